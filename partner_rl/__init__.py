@@ -1,0 +1,1 @@
+"""PARTNER: reinforcement learning that rewrites peer-support responses so that they carry more empathy."""

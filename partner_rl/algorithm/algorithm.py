@@ -1,0 +1,241 @@
+"""The training iteration: sample → score → advantage → update → sync.
+
+How to run: `partner-rl train --preset smoke`. Results to expect: with the toy reward of
+`tests/algorithm/test_learning.py` the mean reward of a tiny model rises within a minute.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from partner_rl.algorithm.advantages.registry import build_estimator
+from partner_rl.algorithm.batch import to_rllib, training_groups
+from partner_rl.algorithm.config import RewriteConfig
+from partner_rl.algorithm.learner import GRAD_NORM, KL, LOG_PROB_GAP, LOSS, POSITION_ENTROPY_MEAN, RewriteLearner
+from partner_rl.algorithm.sampler import examples_of_iteration
+from partner_rl.algorithm.state import TrainingState
+from partner_rl.algorithm.trajectory import Rollout, SampledGroup
+from partner_rl.policy.model import Policy
+from partner_rl.policy.module import RewriteModule
+from partner_rl.types import Example, PartnerError
+
+logger = logging.getLogger(__name__)
+
+MAX_LOG_PROB_GAP = {"float32": 1e-3, "bfloat16": 0.5}
+"""Largest difference between an action's log-probability when sampled and when trained on, in nats a token."""
+
+SAMPLE_ATTEMPTS = 5
+"""Rounds of sampling in which shards lost with their env runner are sampled again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """What an iteration did.
+
+    Attributes:
+        number: Counted from 0.
+        groups: The sampled groups.
+        learner: The learner's figures: loss, KL, entropy, gradient norm, log-probability gap.
+        seconds: Seconds in `generate`, `score`, `update`, `sync`, and `iteration` for all of it.
+    """
+
+    number: int
+    groups: tuple[SampledGroup, ...]
+    learner: dict[str, float]
+    seconds: dict[str, float]
+
+
+class RewriteAlgorithm(Algorithm):
+    """Policy gradient over groups of rewrites."""
+
+    config: RewriteConfig
+    last: Iteration
+
+    @classmethod
+    def get_default_config(cls) -> RewriteConfig:
+        """RLlib's hook."""
+        return RewriteConfig()
+
+    def setup(self, config: Any) -> None:
+        """Builds env runners and learners; env runners start from the learner's weights."""
+        super().setup(config)
+        self._examples = list(self.config.load_examples())
+        if not self._examples:
+            raise PartnerError("no training pair is left: check data.source, data.max_empathy and data.train_fraction")
+        self._estimator = build_estimator(self.config.run.algorithm)
+        self._next_iteration = 0
+        if self._shares_module():
+            self.env_runner.module = self._local_learner().module[DEFAULT_MODULE_ID]
+        self._sync_weights()
+
+    def _shares_module(self) -> bool:
+        return self.config.num_env_runners == 0 and self.config.num_learners == 0
+
+    def _local_learner(self) -> RewriteLearner:
+        learner: RewriteLearner = self.learner_group._learner
+        return learner
+
+    def training_step(self) -> None:
+        """One iteration; its result is left in `self.last`."""
+        started = time.perf_counter()
+        settings = self.config.run.algorithm
+        examples = examples_of_iteration(
+            self._examples, settings.groups_per_iteration, self._next_iteration, self.config.run.seed
+        )
+
+        rollouts = self._sample(examples)
+        groups = tuple(group for rollout in rollouts for group in rollout.groups)
+
+        rewards_GK = np.array([[t.breakdown.total for t in g.trajectories] for g in groups])
+        advantages_GK = self._estimator.advantages(rewards_GK)
+        if settings.scale_advantages:
+            advantages_GK = advantages_GK / (advantages_GK.std() + 1e-8)
+
+        update_started = time.perf_counter()
+        figures = self._update(groups, advantages_GK)
+        sync_started = time.perf_counter()
+        self._sync_weights()
+        ended = time.perf_counter()
+
+        self.last = Iteration(
+            number=self._next_iteration,
+            groups=groups,
+            learner=figures,
+            seconds={
+                "generate": max(r.generate_s for r in rollouts),
+                "score": max(r.score_s for r in rollouts),
+                "update": sync_started - update_started,
+                "sync": ended - sync_started,
+                "iteration": ended - started,
+            },
+        )
+        self._next_iteration += 1
+
+    def _sample(self, examples: Sequence[Example]) -> list[Rollout]:
+        """Samples all groups, shared out over the env runners in order."""
+        shards = max(1, self.config.num_env_runners)
+        size = len(examples) // shards
+        pending = {
+            shard: {
+                "examples": examples[shard * size : (shard + 1) * size],
+                "samples_per_group": self.config.run.algorithm.samples_per_group,
+                "seed": (self.config.run.seed, self._next_iteration, shard),
+            }
+            for shard in range(shards)
+        }
+        done: dict[int, Rollout] = {}
+        for _ in range(SAMPLE_ATTEMPTS):
+            done |= self._sample_shards({s: kwargs for s, kwargs in pending.items() if s not in done})
+            if len(done) == shards:
+                return [done[shard] for shard in range(shards)]
+            # A shard's seed belongs to the shard, so that whoever samples it again draws the same.
+            logger.warning("%d of %d env runners were lost: their groups are sampled again", shards - len(done), shards)
+            self.restore_env_runners(self.env_runner_group)
+            self._sync_weights()
+        raise PartnerError(
+            f"env runners were lost {SAMPLE_ATTEMPTS} times in iteration {self._next_iteration}: see the Ray logs, "
+            "and lower algorithm.groups_per_iteration if they ran out of memory"
+        )
+
+    def _sample_shards(self, shards: dict[int, dict[str, Any]]) -> dict[int, Rollout]:
+        if self.config.num_env_runners == 0:
+            return {shard: self.env_runner.sample(**kwargs) for shard, kwargs in shards.items()}
+        healthy = self.env_runner_group.healthy_worker_ids()
+        assigned = dict(zip(shards, healthy, strict=False))
+
+        def run(shard: int, kwargs: dict[str, Any]) -> Any:
+            return lambda env_runner: (shard, env_runner.sample(**kwargs))
+
+        results = self.env_runner_group.foreach_env_runner(
+            [run(shard, shards[shard]) for shard in assigned],
+            local_env_runner=False,
+            remote_worker_ids=list(assigned.values()),
+        )
+        return dict(results)
+
+    def _update(self, groups: Sequence[SampledGroup], advantages_GK: Any) -> dict[str, float]:
+        """Shares whole groups out over the learners and updates; returns the learners' figures."""
+        learners = max(1, self.config.num_learners)
+        size = len(groups) // learners
+        batches = [
+            to_rllib(training_groups(groups[part], advantages_GK[part]), sum(len(g.trajectories) for g in groups[part]))
+            for part in (slice(i * size, (i + 1) * size) for i in range(learners))
+        ]
+        data = TrainingData(batches=batches) if self.config.num_learners else TrainingData(batch=batches[0])
+        results = self.learner_group.update(
+            training_data=data,
+            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._next_iteration * len(groups)},
+        )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        figures = {
+            name: float(self.metrics.peek((LEARNER_RESULTS, DEFAULT_MODULE_ID, name), default=0.0))
+            for name in (LOSS, KL, POSITION_ENTROPY_MEAN, GRAD_NORM, LOG_PROB_GAP)
+        }
+        limit = MAX_LOG_PROB_GAP[self.config.run.policy.dtype]
+        if not figures[LOG_PROB_GAP] <= limit:
+            raise PartnerError(
+                f"iteration {self._next_iteration}: log-probabilities differ by {figures[LOG_PROB_GAP]:.2g} between "
+                f"sampling and training (limit {limit}): env runners and learners hold different weights"
+            )
+        return figures
+
+    def _sync_weights(self) -> None:
+        """Sends the learner's weights to every env runner and waits until they are set.
+
+        RLlib's own sync drops a message while the last one is in flight; a run then samples with old weights.
+        """
+        if self._shares_module():
+            return
+        state = self.learner_group.get_state(
+            components=[f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"], inference_only=True
+        )[COMPONENT_LEARNER][COMPONENT_RL_MODULE]
+        if self.env_runner is not None:
+            self.env_runner.set_state({COMPONENT_RL_MODULE: state})
+            return
+        reference = ray.put({COMPONENT_RL_MODULE: state})
+        self.env_runner_group.foreach_env_runner(
+            "set_state", kwargs={"state": reference}, local_env_runner=False, mark_healthy=True
+        )
+
+    def policy_in_driver(self) -> Policy:
+        """A policy with the learner's current weights, in the driver's memory; for export and evaluation."""
+        if self.config.num_learners == 0:
+            module: RewriteModule = self._local_learner().module[DEFAULT_MODULE_ID]
+            return module.policy
+        module = self.config.rl_module_spec.build()
+        weights, _ = self._learner_state()
+        module.set_state({name: tensor.numpy() for name, tensor in weights.items()})
+        return module.policy
+
+    def _learner_state(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        states: list[Any] = list(self.learner_group.foreach_learner(lambda learner: learner.training_state()))
+        first = states[0]
+        return first.get() if hasattr(first, "get") else first
+
+    def save_training_state(self, folder: Path) -> None:
+        """Writes what an exact resume needs (see `partner_rl.algorithm.state`)."""
+        weights, moments = self._learner_state()
+        TrainingState(self._next_iteration, self._estimator.state(), weights, moments).save(folder)
+
+    def restore_training_state(self, folder: Path) -> int:
+        """Takes a saved state back and returns the number of iterations that it has behind it."""
+        state = TrainingState.load(folder)
+        weights, moments = state.weights, state.moments
+        self.learner_group.foreach_learner(lambda learner: learner.set_training_state(weights, moments))
+        self._estimator.restore(state.estimator)
+        self._next_iteration = state.iterations
+        self._sync_weights()
+        return state.iterations

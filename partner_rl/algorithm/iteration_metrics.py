@@ -1,0 +1,89 @@
+"""The figures of an iteration under their metric names; pure functions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from statistics import fmean, pstdev
+
+from partner_rl import metric_names as names
+from partner_rl.algorithm.algorithm import Iteration
+from partner_rl.algorithm.learner import GRAD_NORM, KL, LOG_PROB_GAP, LOSS, POSITION_ENTROPY_MEAN
+from partner_rl.algorithm.trajectory import Step, Trajectory
+
+_PHASES = {
+    names.TIME_GENERATE: "generate",
+    names.TIME_SCORE: "score",
+    names.TIME_UPDATE: "update",
+    names.TIME_SYNC: "sync",
+    names.TIME_ITERATION: "iteration",
+}
+_LEARNER = {
+    names.TRAIN_LOSS: LOSS,
+    names.POLICY_KL: KL,
+    names.POLICY_POSITION_ENTROPY: POSITION_ENTROPY_MEAN,
+    names.TRAIN_GRAD_NORM: GRAD_NORM,
+    names.TRAIN_LOGPROB_GAP: LOG_PROB_GAP,
+}
+
+
+def iteration_metrics(iteration: Iteration, window: int) -> dict[str, float]:
+    """All figures of an iteration, by the names in `partner_rl.metric_names`.
+
+    Args:
+        iteration: What the iteration did.
+        window: `k`, for the names of the positions.
+    """
+    trajectories = [t for group in iteration.groups for t in group.trajectories]
+    steps = [step for t in trajectories for step in t.steps]
+    phases = {name: iteration.seconds[phase] for name, phase in _PHASES.items()}
+    covered = sum(iteration.seconds[phase] for phase in ("generate", "score", "update", "sync"))
+    tokens = sum(len(step.action.tokens) for step in steps)
+    return {
+        **_rewards(trajectories),
+        **_policy(trajectories, steps, window),
+        **{name: iteration.learner[key] for name, key in _LEARNER.items()},
+        **phases,
+        names.TIME_OTHER: iteration.seconds["iteration"] - covered,
+        names.EPISODES_PER_SECOND: len(trajectories) / iteration.seconds["iteration"],
+        names.TOKENS_PER_SECOND: tokens / iteration.seconds["iteration"],
+        names.EPISODES_TOTAL: float((iteration.number + 1) * len(trajectories)),
+    }
+
+
+def _rewards(trajectories: list[Trajectory]) -> dict[str, float]:
+    breakdowns = [t.breakdown for t in trajectories]
+    totals = [b.total for b in breakdowns]
+    return {
+        names.REWARD_TOTAL: fmean(totals),
+        names.REWARD_STD: pstdev(totals),
+        **_means((b.raw for b in breakdowns), names.reward_raw),
+        **_means((b.weighted for b in breakdowns), names.reward_weighted),
+        **_means((b.details for b in breakdowns), names.reward_detail),
+    }
+
+
+def _means(rows: Iterable[Mapping[str, float]], name_of: Callable[[str], str]) -> dict[str, float]:
+    columns: dict[str, list[float]] = {}
+    for row in rows:
+        for key, value in row.items():
+            columns.setdefault(key, []).append(value)
+    return {name_of(key): fmean(values) for key, values in columns.items()}
+
+
+def _policy(trajectories: list[Trajectory], steps: list[Step], window: int) -> dict[str, float]:
+    positions = Counter(step.action.position for step in steps)
+    shares = {
+        name: positions[position] / len(steps) for position, name in enumerate(names.position_shares(window))
+    }
+    spoken = [step for step in steps if step.action.tokens]
+    figures = dict(shares)
+    if spoken:
+        # Minus the mean log-probability of what was sampled estimates the entropy.
+        log_probs = [value for step in spoken for value in step.log_probs[1:]]
+        figures[names.POLICY_SENTENCE_ENTROPY] = -fmean(log_probs)
+        figures[names.POLICY_SENTENCE_TOKENS] = fmean(len(step.action.tokens) for step in spoken)
+    sentences = [sentence.casefold() for t in trajectories for sentence in t.request.candidates]
+    if sentences:
+        figures[names.POLICY_DISTINCT_SENTENCES] = len(set(sentences)) / len(sentences)
+    return figures

@@ -1,0 +1,172 @@
+"""The update: one forward and backward pass over each group's shared prompt, gradients accumulated over micro-batches."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+
+from partner_rl.algorithm.batch import EPISODES, TrainingGroup, from_rllib, micro_batches
+from partner_rl.algorithm.losses import kl_divergence, policy_gradient_loss
+from partner_rl.policy.logprobs import PackedBatch, action_log_probs, pack_groups
+from partner_rl.policy.module import LOG_PROBS, MASK, PACKED, POSITION_ENTROPY, RewriteModule
+
+LOSS = "loss"
+KL = "kl"
+POSITION_ENTROPY_MEAN = "position_entropy"
+LOG_PROB_GAP = "logprob_gap"
+GRAD_NORM = "grad_norm"
+
+
+class RewriteLearner(TorchLearner):
+    """Policy gradient with a KL penalty towards the policy that training started from."""
+
+    def build(self) -> None:
+        """Builds module and optimizer and keeps the reference policy."""
+        super().build()
+        module = self._rewrite_module()
+        # With adapters the reference is the same model with the adapters off.
+        needs_copy = self.config.kl_coeff > 0 and module.policy.settings.lora is None
+        self._reference = copy.deepcopy(module.policy.model).requires_grad_(False) if needs_copy else None
+
+    def _rewrite_module(self) -> RewriteModule:
+        module: RewriteModule = self.module[DEFAULT_MODULE_ID].unwrapped()
+        return module
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """AdamW over the trained parameters."""
+        parameters = list(self._module[module_id].trainable_parameters().values())
+        optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        self.register_optimizer(
+            module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
+        )
+
+    def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
+        columns = batch[DEFAULT_MODULE_ID]
+        groups = from_rllib(columns)
+        counts = _Counts.of(groups, episodes=int(columns[EPISODES][0]))
+        module = self.module[DEFAULT_MODULE_ID]
+        for optimizer in self._optimizer_parameters:
+            optimizer.zero_grad(set_to_none=True)
+        self._figures: dict[str, float] = {}
+        parts = micro_batches(groups, self.config.micro_batch_tokens)
+        for index, part in enumerate(parts):
+            # Learners exchange gradients once, with the last micro-batch.
+            hold = self.config.num_learners > 1 and index < len(parts) - 1
+            with module.no_sync() if hold else contextlib.nullcontext():
+                inputs = {DEFAULT_MODULE_ID: self._inputs(part, counts)}
+                outputs = self.module.forward_train(inputs)
+                self.compute_losses(fwd_out=outputs, batch=inputs)[DEFAULT_MODULE_ID].backward()
+        self._figures[GRAD_NORM] = self._apply_clipped()
+        for name, value in self._figures.items():
+            self.metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
+        return {}, {DEFAULT_MODULE_ID: self._figures[LOSS]}, {}
+
+    def _inputs(self, part: list[TrainingGroup], counts: _Counts) -> dict[str, Any]:
+        """A micro-batch as the module and the loss read it."""
+        policy = self._rewrite_module().policy
+        packed = pack_groups([g.group for g in part], policy.vocabulary, policy.pad_id).to(self._device)
+        reference = self._reference_log_probs(packed) if self.config.kl_coeff else None
+        return {PACKED: packed, "groups": part, "counts": counts, "reference_GKT": reference}
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The micro-batch's share of the loss: policy gradient − position entropy + KL to the reference."""
+        counts: _Counts = batch["counts"]
+        advantages_GK, sampled_GKT = _targets(batch["groups"], fwd_out[MASK])
+        loss = policy_gradient_loss(fwd_out[LOG_PROBS], fwd_out[MASK], advantages_GK) / counts.episodes
+        entropy = fwd_out[POSITION_ENTROPY].sum() / counts.prompts
+        self._add(POSITION_ENTROPY_MEAN, entropy)
+        if config.position_entropy_coeff:
+            loss = loss - config.position_entropy_coeff * entropy
+        if batch["reference_GKT"] is not None:
+            kl = kl_divergence(fwd_out[LOG_PROBS], batch["reference_GKT"], fwd_out[MASK]) / counts.tokens
+            loss = loss + config.kl_coeff * kl
+            self._add(KL, kl)
+        self._add(LOSS, loss)
+        gap = torch.where(fwd_out[MASK], fwd_out[LOG_PROBS].detach() - sampled_GKT, 0.0).abs().max().item()
+        self._figures[LOG_PROB_GAP] = max(gap, self._figures.get(LOG_PROB_GAP, 0.0))
+        return loss
+
+    def _add(self, name: str, value: torch.Tensor) -> None:
+        self._figures[name] = self._figures.get(name, 0.0) + value.item()
+
+    @torch.no_grad()
+    def _reference_log_probs(self, packed: PackedBatch) -> torch.Tensor:
+        policy = self._rewrite_module().policy
+        model = policy.model if self._reference is None else self._reference
+        off = model.disable_adapter() if self._reference is None else contextlib.nullcontext()
+        with off, policy.autocast():
+            return action_log_probs(model, packed, policy.vocabulary, policy.settings.temperature).log_probs_GKT
+
+    def _apply_clipped(self) -> float:
+        parameters = list(self._rewrite_module().trainable_parameters().values())
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip))
+        if not np.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient norm is {norm}: lower algorithm.learning_rate, or look for extreme rewards in metrics.jsonl"
+            )
+        for optimizer in self._optimizer_parameters:
+            optimizer.step()
+        return norm
+
+    def training_state(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """The trained parameters and the optimizer's moments, by name, on the CPU."""
+        parameters = self._rewrite_module().trainable_parameters()
+        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        moments = {
+            f"{name}/{key}": value.detach().cpu().clone()
+            for name, parameter in parameters.items()
+            for key, value in optimizer.state[parameter].items()
+        }
+        return {name: p.detach().cpu().clone() for name, p in parameters.items()}, moments
+
+    @torch.no_grad()
+    def set_training_state(self, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor]) -> None:
+        """Takes back what `training_state` returned.
+
+        Raises:
+            ValueError: The names are not those of this learner's parameters.
+        """
+        module = self._rewrite_module()
+        module.set_state({name: tensor.numpy() for name, tensor in weights.items()})
+        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        states: dict[str, dict[str, torch.Tensor]] = {}
+        for path, value in moments.items():
+            name, key = path.rsplit("/", 1)
+            # AdamW keeps its step count on the CPU, its moments beside the parameter.
+            states.setdefault(name, {})[key] = value.clone() if key == "step" else value.to(self._device)
+        for name, parameter in module.trainable_parameters().items():
+            if name in states:
+                optimizer.state[parameter] = states[name]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What sums over an update are divided by."""
+
+    episodes: int
+    prompts: int
+    tokens: int
+
+    @classmethod
+    def of(cls, groups: list[TrainingGroup], episodes: int) -> _Counts:
+        return cls(episodes, len(groups), sum(1 + len(a.tokens) for g in groups for a in g.group.actions))
+
+
+def _targets(part: list[TrainingGroup], mask_GKT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Advantages `[G, K]` and sampling-time log-probabilities `[G, K, T]`, shaped like the forward pass's result."""
+    advantages_GK = torch.zeros(mask_GKT.shape[:2])
+    sampled_GKT = torch.zeros(mask_GKT.shape)
+    for g, item in enumerate(part):
+        advantages_GK[g, : len(item.advantages)] = torch.tensor(item.advantages)
+        for k, values in enumerate(item.log_probs):
+            sampled_GKT[g, k, : len(values)] = torch.tensor(values)
+    return advantages_GK.to(mask_GKT.device), sampled_GKT.to(mask_GKT.device)

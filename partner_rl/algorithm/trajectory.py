@@ -1,0 +1,60 @@
+"""What an env runner returns: the trajectories of whole groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from partner_rl.policy.actions import ActionTokens
+from partner_rl.types import Example, RewardBreakdown, ScoreRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One edit: what the policy saw, did, and how likely that was.
+
+    Attributes:
+        prompt: Prompt token ids.
+        num_sentences: Sentences in the window.
+        action: Position and sentence tokens.
+        log_probs: Log-probability of the position, then of each token, when sampled.
+    """
+
+    prompt: tuple[int, ...]
+    num_sentences: int
+    action: ActionTokens
+    log_probs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """An episode: its steps and what the final response earned.
+
+    Every step earned the final response, so that all of them share its reward.
+    """
+
+    steps: tuple[Step, ...]
+    request: ScoreRequest
+    breakdown: RewardBreakdown
+
+
+@dataclass(frozen=True, slots=True)
+class SampledGroup:
+    """`K` trajectories that start from the same state."""
+
+    example: Example
+    trajectories: tuple[Trajectory, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """The result of one `sample()` call of an env runner.
+
+    Attributes:
+        groups: The groups, in the order of the examples asked for.
+        generate_s: Seconds in which the policy computed.
+        score_s: Seconds in which the env waited for the rewards.
+    """
+
+    groups: tuple[SampledGroup, ...]
+    generate_s: float
+    score_s: float

@@ -1,0 +1,38 @@
+"""An edit as tokens and back: `[POSITION] w_1 … w_T [END]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from partner_rl.policy.model import Policy
+from partner_rl.positions import noop_position
+from partner_rl.types import EditAction
+
+
+@dataclass(frozen=True, slots=True)
+class ActionTokens:
+    """An action in the policy's own terms.
+
+    Attributes:
+        position: Index into the `2k+2` positions.
+        tokens: Sentence token ids, closed by the end token unless the sentence was cut off; empty for the no-op.
+    """
+
+    position: int
+    tokens: tuple[int, ...]
+
+
+def encode_action(policy: Policy, action: EditAction) -> ActionTokens:
+    """The tokens of an edit; a sentence longer than `max_new_tokens` is cut off and then has no end token."""
+    if action.position == noop_position(policy.vocabulary.window):
+        return ActionTokens(action.position, ())
+    words = policy.tokenizer(action.sentence, add_special_tokens=False).input_ids
+    tokens = [*words, policy.vocabulary.end_id][: policy.settings.max_new_tokens]
+    return ActionTokens(action.position, tuple(int(t) for t in tokens))
+
+
+def decode_action(policy: Policy, action: ActionTokens) -> EditAction:
+    """The edit that an action's tokens spell, the sentence on one line."""
+    tokens = [t for t in action.tokens if t != policy.vocabulary.end_id]
+    text = policy.tokenizer.decode(tokens, skip_special_tokens=True)
+    return EditAction(action.position, " ".join(text.split()))

@@ -1,0 +1,198 @@
+"""Log-probabilities of given actions, one row a group: `[prompt | a_1 | a_2 | … | a_K]`.
+
+Every action sees the prompt and itself, never another action; position ids restart after the prompt. The prompt is
+computed once for its `K` actions, so that a group costs `P + ΣT` tokens instead of `K·P + ΣT`. The last prompt token is
+stored once and predicts all `K` positions.
+
+Axes: `G` group, `K` action of a group, `T` token of an action (0 is the position), `P` prompt token, `C` packed action
+column, `L = P + C`, `A` position, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from partner_rl.policy.actions import ActionTokens
+from partner_rl.policy.vocabulary import ActionVocabulary
+from partner_rl.positions import position_mask
+
+
+@dataclass(frozen=True, slots=True)
+class PromptGroup:
+    """A prompt and the actions taken on it.
+
+    Attributes:
+        prompt: Prompt token ids.
+        num_sentences: Sentences in the window, which decide the valid positions.
+        actions: The actions, at least one.
+    """
+
+    prompt: tuple[int, ...]
+    num_sentences: int
+    actions: tuple[ActionTokens, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Groups as tensors, each with the group as its first axis.
+
+    Attributes:
+        prompt_GP: Prompt ids, padded on the left.
+        prompt_mask_GP: True on prompt tokens.
+        valid_GA: Valid positions.
+        position_GK: Chosen positions; -1 where a group has fewer actions.
+        input_GC: Packed inputs: each action's position token, then its tokens but the last.
+        target_GC: The token that follows each input.
+        action_GC: Which action a column belongs to; -1 on padding.
+        step_GC: Place of the column within its action.
+    """
+
+    prompt_GP: torch.Tensor
+    prompt_mask_GP: torch.Tensor
+    valid_GA: torch.Tensor
+    position_GK: torch.Tensor
+    input_GC: torch.Tensor
+    target_GC: torch.Tensor
+    action_GC: torch.Tensor
+    step_GC: torch.Tensor
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The batch on another device."""
+        return PackedBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    @property
+    def num_tokens(self) -> int:
+        """Padded tokens of a forward pass."""
+        return self.prompt_GP.shape[0] * (self.prompt_GP.shape[1] + self.input_GC.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class ActionLogProbs:
+    """What the policy makes of given actions.
+
+    Attributes:
+        log_probs_GKT: Log-probability of the position (`T` = 0) and of each token; 0 on padding.
+        mask_GKT: True on positions and tokens that exist.
+        position_entropy_G: Entropy of the position distribution, in nats.
+    """
+
+    log_probs_GKT: torch.Tensor
+    mask_GKT: torch.Tensor
+    position_entropy_G: torch.Tensor
+
+
+def pack_groups(groups: Sequence[PromptGroup], vocabulary: ActionVocabulary, pad_id: int) -> PackedBatch:
+    """Packs groups into tensors on the CPU.
+
+    Raises:
+        ValueError: There is no group, or a group without actions.
+    """
+    if not groups or any(not g.actions for g in groups):
+        raise ValueError("every batch needs a group and every group an action")
+    rows = [_pack_actions(g.actions, vocabulary) for g in groups]
+    prompt_width = max(len(g.prompt) for g in groups)
+    columns = max(1, max(len(row) for row in rows))
+    samples = max(len(g.actions) for g in groups)
+
+    def column(index: int, fill: int) -> torch.Tensor:
+        return torch.tensor([[c[index] for c in row] + [fill] * (columns - len(row)) for row in rows])
+
+    return PackedBatch(
+        prompt_GP=torch.tensor([[pad_id] * (prompt_width - len(g.prompt)) + list(g.prompt) for g in groups]),
+        prompt_mask_GP=torch.tensor([[i >= prompt_width - len(g.prompt) for i in range(prompt_width)] for g in groups]),
+        valid_GA=torch.stack([torch.from_numpy(position_mask(g.num_sentences, vocabulary.window)) for g in groups]),
+        position_GK=torch.tensor([[a.position for a in g.actions] + [-1] * (samples - len(g.actions)) for g in groups]),
+        input_GC=column(0, pad_id),
+        target_GC=column(1, 0),
+        action_GC=column(2, -1),
+        step_GC=column(3, 0),
+    )
+
+
+def _pack_actions(actions: Sequence[ActionTokens], vocabulary: ActionVocabulary) -> list[tuple[int, int, int, int]]:
+    """Columns `(input, target, action, step)` of a group."""
+    packed = []
+    for index, action in enumerate(actions):
+        inputs = (vocabulary.first_position_id + action.position, *action.tokens[:-1])
+        packed += [
+            (token, target, index, step)
+            for step, (token, target) in enumerate(zip(inputs, action.tokens, strict=False))
+        ]
+    return packed
+
+
+def action_log_probs(
+    model: Any, packed: PackedBatch, vocabulary: ActionVocabulary, temperature: float
+) -> ActionLogProbs:
+    """Log-probabilities of the packed actions under the model, differentiable.
+
+    Args:
+        model: A causal language model with a dense attention over all tokens.
+        packed: The groups, on the model's device.
+        vocabulary: The action vocabulary.
+        temperature: The temperature that the actions were sampled with.
+    """
+    prompt_width = packed.prompt_GP.shape[1]
+    columns = packed.input_GC.shape[1]
+    mask_dtype = next(model.parameters()).dtype
+    output = model(
+        input_ids=torch.cat([packed.prompt_GP, packed.input_GC], 1),
+        attention_mask=_attention_mask(packed, mask_dtype),
+        position_ids=_position_ids(packed),
+        use_cache=False,
+        logits_to_keep=columns + 1,
+    )
+    assert output.logits.shape[1] == columns + 1, (output.logits.shape, prompt_width, columns)
+    log_positions_GA = vocabulary.position_log_probs(output.logits[:, 0], packed.valid_GA, temperature)
+    chosen_GK = log_positions_GA.gather(1, packed.position_GK.clamp(min=0))
+    words_GCV = vocabulary.word_logits(output.logits[:, 1:], temperature)
+    targets_GC = words_GCV.gather(2, packed.target_GC[:, :, None]).squeeze(2) - words_GCV.logsumexp(2)
+    return _unpack(packed, chosen_GK, targets_GC, log_positions_GA)
+
+
+def _attention_mask(packed: PackedBatch, dtype: torch.dtype) -> torch.Tensor:
+    """Additive mask `[G, 1, L, L]`: the prompt is causal; an action sees the prompt and its own earlier columns."""
+    groups, prompt_width = packed.prompt_GP.shape
+    # Segment 0 is the prompt, 1…K are the actions, -1 is padding.
+    prompt_segment_GP = packed.prompt_mask_GP.long() - 1
+    action_segment_GC = torch.where(packed.action_GC >= 0, packed.action_GC + 1, -1)
+    segment_GL = torch.cat([prompt_segment_GP, action_segment_GC], 1)
+    length = segment_GL.shape[1]
+    key, query = segment_GL[:, None, :], segment_GL[:, :, None]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segment_GL.device).tril()
+    allowed = causal & (key >= 0) & ((key == 0) | (key == query))
+    # Padding attends to itself: a row without any key would be NaN.
+    allowed |= torch.eye(length, dtype=torch.bool, device=segment_GL.device)
+    mask = torch.zeros(groups, 1, length, length, dtype=dtype, device=segment_GL.device)
+    return mask.masked_fill(~allowed[:, None], torch.finfo(dtype).min)
+
+
+def _position_ids(packed: PackedBatch) -> torch.Tensor:
+    prompt_GP = (packed.prompt_mask_GP.long().cumsum(1) - 1).clamp(min=0)
+    length_G1 = packed.prompt_mask_GP.sum(1, keepdim=True)
+    return torch.cat([prompt_GP, length_G1 + packed.step_GC], 1)
+
+
+def _unpack(
+    packed: PackedBatch, chosen_GK: torch.Tensor, targets_GC: torch.Tensor, log_positions_GA: torch.Tensor
+) -> ActionLogProbs:
+    groups, samples = packed.position_GK.shape
+    exists_GC = packed.action_GC >= 0
+    steps = int(packed.step_GC.max()) + 1
+    # Column (action, step) goes to flat place action * steps + step; padding goes to one place past the end.
+    place_GC = torch.where(exists_GC, packed.action_GC * steps + packed.step_GC, samples * steps)
+    flat = targets_GC.new_zeros(groups, samples * steps + 1).scatter(1, place_GC, targets_GC)
+    flat_mask = torch.zeros_like(flat, dtype=torch.bool).scatter(1, place_GC, exists_GC)
+    words_GKT = flat[:, :-1].view(groups, samples, steps)
+    words_mask_GKT = flat_mask[:, :-1].view(groups, samples, steps)
+    mask_GK = packed.position_GK >= 0
+    entropy_G = -(log_positions_GA.exp() * log_positions_GA.masked_fill(~packed.valid_GA, 0.0)).sum(1)
+    return ActionLogProbs(
+        log_probs_GKT=torch.cat([chosen_GK.masked_fill(~mask_GK, 0.0)[:, :, None], words_GKT], 2),
+        mask_GKT=torch.cat([mask_GK[:, :, None], words_mask_GKT], 2),
+        position_entropy_G=entropy_G,
+    )

@@ -1,0 +1,124 @@
+"""Loading and saving the policy: a causal language model with position tokens and, if asked for, adapters."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from partner_rl.config.schema import PolicyConfig
+from partner_rl.models.loading import load_causal_lm, load_tokenizer, quiet_transformers
+from partner_rl.policy.vocabulary import ActionVocabulary, add_position_tokens
+from partner_rl.types import PartnerError
+
+METADATA_FILE = "partner_rl.json"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy ready to sample from or to train.
+
+    Attributes:
+        model: Hugging Face causal language model, wrapped by peft when it has adapters.
+        tokenizer: Its tokenizer, with the position tokens.
+        vocabulary: The action vocabulary.
+        settings: Prompt lengths and sampling defaults.
+    """
+
+    model: Any
+    tokenizer: Any
+    vocabulary: ActionVocabulary
+    settings: PolicyConfig
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's parameters."""
+        return next(self.model.parameters()).device
+
+    @property
+    def pad_id(self) -> int:
+        """A token id for padding; padded places are masked, so that any id does."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.vocabulary.end_id if pad is None else pad)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context of every forward pass: bfloat16 autocast when the settings ask for it."""
+        if self.settings.dtype == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+def load_policy(folder: str | Path, settings: PolicyConfig, window: int, device: str = "cpu") -> Policy:
+    """Loads a plain language model or an exported policy, with dropout 0 and float32 weights.
+
+    Args:
+        folder: A local Hugging Face folder.
+        settings: Policy settings; with `lora`, fresh adapters are added and all else is frozen.
+        window: `k`, sentences in the window.
+        device: Torch device.
+
+    Raises:
+        PartnerError: The folder is no causal language model, or was exported with another window.
+    """
+    folder = Path(folder)
+    tokenizer = load_tokenizer(folder)
+    model = load_causal_lm(folder)
+    vocabulary = add_position_tokens(tokenizer, model, window)
+    if settings.lora is not None:
+        model = _add_adapters(model, settings, vocabulary)
+    return Policy(model.to(device).eval(), tokenizer, vocabulary, settings)
+
+
+def _add_adapters(model: Any, settings: PolicyConfig, vocabulary: ActionVocabulary) -> Any:
+    from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    assert settings.lora is not None
+    adapters = LoraConfig(
+        r=settings.lora.rank,
+        lora_alpha=settings.lora.alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        # GPT-2's projections store their weights transposed.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        trainable_token_indices=list(vocabulary.position_ids),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, adapters)
+
+
+def save_policy(policy: Policy, folder: str | Path) -> None:
+    """Writes a folder that `AutoModelForCausalLM.from_pretrained` loads, adapters merged into the weights.
+
+    The folder also holds the tokenizer and `partner_rl.json` with the window and the policy settings.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = policy.model
+    if hasattr(model, "merge_and_unload"):
+        # Merging in place and undoing it would change the weights by rounding, so a copy is merged.
+        model = copy.deepcopy(model).merge_and_unload()
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        policy.tokenizer.save_pretrained(folder)
+    metadata = {"window": policy.vocabulary.window, "policy": policy.settings.model_dump(mode="json")}
+    (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+
+
+def read_metadata(folder: str | Path) -> tuple[int, PolicyConfig]:
+    """The window and the policy settings of an exported policy.
+
+    Raises:
+        PartnerError: The folder holds no exported policy.
+    """
+    path = Path(folder) / METADATA_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return int(content["window"]), PolicyConfig.model_validate(content["policy"])
+    except (OSError, ValueError, KeyError) as error:
+        raise PartnerError(f"{folder} is no exported policy ({METADATA_FILE}: {error}): give a run or its export/") from error

@@ -1,0 +1,75 @@
+"""The policy as an RLlib RLModule."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+
+from partner_rl.config.schema import PolicyConfig
+from partner_rl.policy.logprobs import PackedBatch, action_log_probs
+from partner_rl.policy.model import Policy, load_policy
+
+PACKED = "packed"
+"""Key of the `PackedBatch` in the batch of `forward_train`."""
+LOG_PROBS = "log_probs_GKT"
+MASK = "mask_GKT"
+POSITION_ENTROPY = "position_entropy_G"
+
+
+class RewriteModule(TorchRLModule):
+    """Holds the policy; `forward_train` returns the log-probabilities of the batch's own actions.
+
+    The model config names the policy's `folder`, its `settings` (`PolicyConfig` as a dict) and the `window`. Sampling
+    does not go through `forward_exploration`: the env runner calls `partner_rl.policy.generate` on `self.policy`.
+    """
+
+    policy: Policy
+
+    def setup(self) -> None:
+        """Loads the model from its folder."""
+        settings = PolicyConfig.model_validate(self.model_config["settings"])
+        self.policy = load_policy(self.model_config["folder"], settings, self.model_config["window"])
+        self.language_model = self.policy.model
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        packed: PackedBatch = batch[PACKED]
+        with self.policy.autocast():
+            out = action_log_probs(
+                self.language_model, packed, self.policy.vocabulary, self.policy.settings.temperature
+            )
+        return {LOG_PROBS: out.log_probs_GKT, MASK: out.mask_GKT, POSITION_ENTROPY: out.position_entropy_G}
+
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that are trained, by name: all of them, or the adapters and the position tokens' rows."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        inference_only: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, np.ndarray]:
+        """The trained parameters alone, by name: with adapters, a weight sync sends only these."""
+        # A copy: the learner goes on writing to its own memory while the state travels.
+        return {name: p.detach().cpu().numpy().copy() for name, p in self.trainable_parameters().items()}
+
+    @torch.no_grad()
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Sets the trained parameters.
+
+        Raises:
+            ValueError: The names differ from this module's trained parameters.
+        """
+        parameters = self.trainable_parameters()
+        if parameters.keys() != state.keys():
+            odd = sorted(parameters.keys() ^ state.keys())
+            raise ValueError(f"the state is not this module's: {len(odd)} names differ, such as {odd[0]}")
+        for name, parameter in parameters.items():
+            # Arrays out of the object store are read-only, which torch does not support.
+            parameter.copy_(torch.from_numpy(np.array(state[name])))

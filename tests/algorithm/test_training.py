@@ -1,0 +1,128 @@
+"""The RL loop on a real local Ray: it learns, distributes, resumes, and notices what is wrong."""
+
+import numpy as np
+import pytest
+import torch
+from tests.algorithm.toy import build_toy, examples, toy_config
+
+from partner_rl.algorithm.iteration_metrics import iteration_metrics
+from partner_rl.algorithm.sampler import examples_of_iteration
+from partner_rl.types import PartnerError, RewardBreakdown
+
+
+def run(config, iterations, score=None):
+    algo = build_toy(config) if score is None else build_toy(config, score)
+    try:
+        metrics = []
+        for _ in range(iterations):
+            algo.train()
+            metrics.append(iteration_metrics(algo.last, config.env.window))
+        weights, _ = algo._learner_state()
+        return metrics, weights
+    finally:
+        algo.stop()
+
+
+def test_the_mean_reward_rises_past_the_threshold(local_ray):
+    config = toy_config(groups_per_iteration=4, samples_per_group=8, learning_rate=1e-2)
+    metrics, _ = run(config, 40)
+    start = np.mean([m["reward/total"] for m in metrics[:3]])
+    end = np.mean([m["reward/total"] for m in metrics[-3:]])
+    # A uniform policy writes about one `e` in six tokens; a trained one repeats a token that holds several.
+    assert start < 2.5
+    assert end > start + 2.0
+
+
+def test_several_edits_with_adapters_and_kl_train_too(local_ray):
+    metrics, _ = run(toy_config(lora=True, max_edits=2, kl_coeff=0.05, position_entropy_coeff=0.01), 3)
+    assert metrics[0]["policy/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics[-1]["policy/kl"] > 0
+    assert all(m["train/logprob_gap"] < 1e-4 for m in metrics)
+    shares = sum(v for k, v in metrics[-1].items() if k.startswith("policy/position/"))
+    assert shares == pytest.approx(1.0)
+
+
+def test_micro_batches_do_not_change_the_update(local_ray):
+    _, whole = run(toy_config(micro_batch_tokens=100_000, kl_coeff=0.1), 1)
+    _, parts = run(toy_config(micro_batch_tokens=1, kl_coeff=0.1), 1)
+    for name, weight in whole.items():
+        # AdamW's first step is about the learning rate whatever the gradient's size, so rounding can flip tiny ones.
+        assert ((weight - parts[name]).abs() > 1e-3).float().mean() < 0.01, name
+
+
+@pytest.mark.parametrize(("runners", "learners"), [(0, 1), (1, 0), (2, 2)])
+def test_remote_env_runners_and_learners_train_alike(local_ray, runners, learners):
+    config = toy_config(num_env_runners=runners, num_learners=learners, kl_coeff=0.1)
+    metrics, weights = run(config, 2)
+    assert all(m["train/logprob_gap"] < 1e-4 for m in metrics)
+    assert all(torch.isfinite(w).all() for w in weights.values())
+    if runners < 2:
+        _, local = run(toy_config(kl_coeff=0.1), 2)
+        moved = torch.cat([(weights[n] - local[n]).flatten().abs() for n in local])
+        assert (moved > 1e-3).float().mean() < 0.01
+
+
+def test_two_learners_make_the_step_of_one(local_ray):
+    config = toy_config(num_learners=2, kl_coeff=0.1)
+    _, two = run(config, 1)
+    _, one = run(toy_config(kl_coeff=0.1), 1)
+    moved = torch.cat([(two[n] - one[n]).flatten().abs() for n in one])
+    assert (moved > 1e-3).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "reinforce"])
+def test_a_restored_run_goes_on_bit_for_bit(local_ray, tmp_path, advantage):
+    config = toy_config(advantage=advantage, lora=True, kl_coeff=0.1)
+    _, straight = run(config, 4)
+    algo = build_toy(config)
+    for _ in range(2):
+        algo.train()
+    algo.save_training_state(tmp_path / "checkpoint")
+    algo.stop()
+    resumed = build_toy(config)
+    assert resumed.restore_training_state(tmp_path / "checkpoint") == 2
+    for _ in range(2):
+        resumed.train()
+    weights, _ = resumed._learner_state()
+    resumed.stop()
+    for name, weight in straight.items():
+        assert torch.equal(weight, weights[name]), name
+
+
+def test_a_damaged_checkpoint_is_one_clear_error(local_ray, tmp_path):
+    algo = build_toy(toy_config())
+    algo.save_training_state(tmp_path / "c")
+    (tmp_path / "c" / "weights.safetensors").write_bytes(b"cut off")
+    with pytest.raises(PartnerError, match="cannot be read"):
+        algo.restore_training_state(tmp_path / "c")
+    algo.stop()
+
+
+def test_a_difference_between_sampler_and_learner_stops_the_run(local_ray):
+    algo = build_toy(toy_config(num_env_runners=1))
+    algo.train()
+    # The env runner keeps its weights while the learner moves on.
+    algo._sync_weights = lambda: None
+    algo.train()
+    with pytest.raises(PartnerError, match="different weights"):
+        algo.train()
+    algo.stop()
+
+
+def nan_score(requests):
+    return [RewardBreakdown(float("nan"), {}, {}) for _ in requests]
+
+
+def test_a_nan_reward_stops_the_run_with_the_row(local_ray):
+    algo = build_toy(toy_config(), nan_score)
+    with pytest.raises(PartnerError, match="row"):
+        algo.train()
+    algo.stop()
+
+
+def test_every_epoch_visits_every_example_once():
+    pairs = examples()
+    epoch = [e for i in range(3) for e in examples_of_iteration(pairs, 4, i, seed=5)]
+    assert sorted(e.response_id for e in epoch) == sorted(e.response_id for e in pairs)
+    other = [e for i in range(3) for e in examples_of_iteration(pairs, 4, i, seed=6)]
+    assert other != epoch

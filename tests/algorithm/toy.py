@@ -1,0 +1,41 @@
+"""A toy task for the RL loop: tiny random model, short posts, a reward that counts a letter."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from partner_rl.algorithm.algorithm import RewriteAlgorithm
+from partner_rl.algorithm.config import to_algorithm_config
+from partner_rl.config.schema import AlgorithmConfigSection, EnvConfig, LoraSection, PolicyConfig, RunConfig
+from partner_rl.models.sources import resolve
+from partner_rl.types import Example, RewardBreakdown, ScoreRequest
+
+
+def count_letter(requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
+    """One point for each `e` in the generated sentences."""
+    counts = [float(sum(c.lower().count("e") for c in request.candidates)) for request in requests]
+    return [RewardBreakdown(count, {"letters": count}, {"letters": count}) for count in counts]
+
+
+def examples() -> list[Example]:
+    """Twelve pairs with one to four sentences."""
+    return [
+        Example(f"s{i}", f"r{i}", f"I feel low today, number {i}", " ".join(["Go outside."] * (1 + i % 4)))
+        for i in range(12)
+    ]
+
+
+def toy_config(*, lora: bool = False, max_edits: int = 1, max_new_tokens: int = 6, **algorithm: object) -> RunConfig:
+    """A configuration of seconds."""
+    settings = {"groups_per_iteration": 4, "samples_per_group": 4, "learning_rate": 1e-2, "micro_batch_tokens": 256}
+    return RunConfig(
+        seed=3,
+        env=EnvConfig(window=3, max_edits=max_edits),
+        policy=PolicyConfig(max_new_tokens=max_new_tokens, lora=LoraSection(rank=4) if lora else None),
+        algorithm=AlgorithmConfigSection(**settings | algorithm),
+    )
+
+
+def build_toy(config: RunConfig, score=count_letter, folder: Path | None = None) -> RewriteAlgorithm:
+    """The toy task's algorithm; the caller stops it."""
+    policy = folder or resolve("random:llama", None)
+    return to_algorithm_config(config, policy_folder=str(policy), score=score, load_examples=examples).build_algo()

@@ -1,0 +1,206 @@
+"""The log-probability that is trained is that of exactly the position and the tokens that were sampled."""
+
+import pytest
+import torch
+
+from partner_rl.config.schema import LoraSection, PolicyConfig
+from partner_rl.models.sources import resolve
+from partner_rl.policy.actions import ActionTokens, decode_action, encode_action
+from partner_rl.policy.generate import Sampling, sample_actions
+from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
+from partner_rl.policy.model import Policy, load_policy, save_policy
+from partner_rl.policy.prompt import encode_prompt
+from partner_rl.positions import noop_position, position_mask
+from partner_rl.types import EditAction, PartnerError, RewriteState
+
+WINDOW = 3
+STATES = (
+    RewriteState("My exam is tomorrow and I cannot sleep at all", ("Try tea.", "You could read a book for a while.")),
+    RewriteState("lost", ("ok.",)),
+    RewriteState("Nobody at work talks to me any more", ()),
+)
+
+
+def build(architecture: str, lora: LoraSection | None = None, temperature: float = 0.8) -> Policy:
+    settings = PolicyConfig(max_new_tokens=8, lora=lora, temperature=temperature)
+    return load_policy(resolve(architecture, None), settings, WINDOW)
+
+
+def draw(policy: Policy, samples: int = 6, sampling: Sampling | None = None, seed: int = 1):
+    sampling = sampling or Sampling(policy.settings.temperature)
+    return sample_actions(policy, STATES, samples, sampling, torch.Generator().manual_seed(seed))
+
+
+def groups_of(policy: Policy, samples) -> list[PromptGroup]:
+    return [
+        PromptGroup(
+            tuple(encode_prompt(policy.tokenizer, state, policy.settings)),
+            len(state.span),
+            tuple(s.action for s in group),
+        )
+        for state, group in zip(STATES, samples, strict=True)
+    ]
+
+
+def log_probs(policy: Policy, groups: list[PromptGroup]):
+    packed = pack_groups(groups, policy.vocabulary, policy.pad_id)
+    return action_log_probs(policy.model, packed, policy.vocabulary, policy.settings.temperature)
+
+
+@pytest.mark.parametrize("architecture", ["random:gpt2", "random:llama"])
+@pytest.mark.parametrize("lora", [None, LoraSection(rank=4)], ids=["full", "lora"])
+def test_training_log_probs_equal_sampling_log_probs(architecture, lora):
+    policy = build(architecture, lora)
+    samples = draw(policy)
+    out = log_probs(policy, groups_of(policy, samples))
+    for g, group in enumerate(samples):
+        for k, sample in enumerate(group):
+            trained = out.log_probs_GKT[g, k][out.mask_GKT[g, k]]
+            torch.testing.assert_close(trained, torch.tensor(sample.log_probs), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["random:gpt2", "random:llama"])
+def test_a_shared_prompt_changes_neither_loss_nor_gradient(architecture):
+    policy = build(architecture)
+    groups = groups_of(policy, draw(policy))
+    alone = [PromptGroup(g.prompt, g.num_sentences, (a,)) for g in groups for a in g.actions]
+
+    def loss_and_gradient(batch):
+        policy.model.zero_grad()
+        loss = log_probs(policy, batch).log_probs_GKT.sum()
+        loss.backward()
+        return loss.detach(), torch.cat([p.grad.flatten() for p in policy.model.parameters()])
+
+    shared, shared_gradient = loss_and_gradient(groups)
+    separate, separate_gradient = loss_and_gradient(alone)
+    torch.testing.assert_close(shared, separate, atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(shared_gradient, separate_gradient, atol=1e-3, rtol=1e-3)
+
+
+def test_the_position_distribution_covers_valid_positions_only_and_sums_to_one():
+    policy = build("random:llama")
+    for state in STATES:
+        prompt = tuple(encode_prompt(policy.tokenizer, state, policy.settings))
+        valid = position_mask(len(state.span), WINDOW).nonzero()[0]
+        actions = tuple(ActionTokens(int(p), ()) for p in valid)
+        out = log_probs(policy, [PromptGroup(prompt, len(state.span), actions)])
+        assert out.log_probs_GKT[0, :, 0].exp().sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_sampled_positions_are_valid_and_a_noop_has_no_sentence():
+    policy = build("random:llama")
+    for state, group in zip(STATES, draw(policy, samples=64), strict=True):
+        for sample in group:
+            assert position_mask(len(state.span), WINDOW)[sample.action.position]
+            assert len(sample.log_probs) == 1 + len(sample.action.tokens)
+            if sample.action.position == noop_position(WINDOW):
+                assert sample.action.tokens == ()
+            else:
+                assert 1 <= len(sample.action.tokens) <= policy.settings.max_new_tokens
+
+
+def test_sentences_hold_no_special_or_position_token():
+    policy = build("random:llama")
+    banned = {*policy.vocabulary.special_ids, *policy.vocabulary.position_ids} - {policy.vocabulary.end_id}
+    tokens = {t for group in draw(policy, samples=64) for s in group for t in s.action.tokens}
+    assert tokens
+    assert not tokens & banned
+
+
+def test_sampled_frequencies_follow_the_log_probabilities():
+    policy = build("random:llama", temperature=1.0)
+    samples = draw(policy, samples=4000)[0]
+    position = samples[0].action.position
+    share = sum(s.action.position == position for s in samples) / len(samples)
+    expected = float(torch.tensor(samples[0].log_probs[0]).exp())
+    assert share == pytest.approx(expected, abs=0.04)
+
+
+def test_greedy_sampling_is_the_same_for_every_seed_and_sample():
+    policy = build("random:gpt2")
+    first, second = (draw(policy, 3, Sampling.greedy(), seed) for seed in (1, 2))
+    assert first == second
+    assert all(group[0].action == s.action for group in first for s in group)
+
+
+def test_a_small_nucleus_draws_the_likeliest_position():
+    policy = build("random:llama", temperature=1.0)
+    narrow = draw(policy, 16, Sampling(top_p=1e-6))
+    greedy = draw(policy, 1, Sampling.greedy())
+    assert all(s.action == g[0].action for group, g in zip(narrow, greedy, strict=True) for s in group)
+
+
+def test_rows_in_one_batch_do_not_influence_each_other():
+    policy = build("random:gpt2")
+    together = sample_actions(policy, STATES, 1, Sampling.greedy(), torch.Generator())
+    apart = [sample_actions(policy, [s], 1, Sampling.greedy(), torch.Generator())[0] for s in STATES]
+    assert [g[0].action for g in together] == [g[0].action for g in apart]
+
+
+@pytest.mark.parametrize("lora", [None, LoraSection(rank=4)], ids=["full", "lora"])
+def test_an_exported_policy_scores_the_same(tmp_path, lora):
+    policy = build("random:llama", lora)
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)), alpha=0.05)
+    groups = groups_of(policy, draw(policy))
+    save_policy(policy, tmp_path)
+    exported = load_policy(tmp_path, policy.settings.model_copy(update={"lora": None}), WINDOW)
+    torch.testing.assert_close(
+        log_probs(exported, groups).log_probs_GKT, log_probs(policy, groups).log_probs_GKT, atol=1e-3, rtol=0
+    )
+
+
+def test_plain_transformers_loads_an_exported_policy(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    save_policy(build("random:gpt2", LoraSection(rank=4)), tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert model.get_input_embeddings().weight.shape[0] >= len(tokenizer)
+
+
+def test_a_policy_of_another_window_is_refused(tmp_path):
+    save_policy(build("random:gpt2"), tmp_path)
+    for window in (WINDOW - 1, WINDOW + 1):
+        with pytest.raises(PartnerError, match="another window"):
+            load_policy(tmp_path, PolicyConfig(), window)
+
+
+def test_an_edit_survives_the_way_through_tokens():
+    policy = build("random:gpt2")
+    edit = EditAction(1, "I am so sorry.")
+    tokens = encode_action(policy, edit)
+    assert tokens.tokens[-1] == policy.vocabulary.end_id or len(tokens.tokens) == policy.settings.max_new_tokens
+    assert edit.sentence.startswith(decode_action(policy, tokens).sentence[:4])
+
+
+def test_a_cut_off_sentence_has_no_end_token():
+    policy = build("random:gpt2")
+    tokens = encode_action(policy, EditAction(0, "word " * 50))
+    assert len(tokens.tokens) == policy.settings.max_new_tokens
+    assert policy.vocabulary.end_id not in tokens.tokens
+
+
+def test_a_long_post_keeps_its_end():
+    policy = build("random:gpt2")
+    state = RewriteState("filler " * 500 + "please help", ("ok.",))
+    prompt = encode_prompt(policy.tokenizer, state, policy.settings)
+    assert len(prompt) < policy.settings.max_seeker_tokens + 40
+    assert "please help" in policy.tokenizer.decode(prompt)
+
+
+def test_banned_words_have_no_probability():
+    policy = build("random:llama")
+    logits = torch.zeros(2, 5, policy.vocabulary.position_ids.stop)
+    words = policy.vocabulary.word_logits(logits, 1.0)
+    banned = [i for i in policy.vocabulary.special_ids if i != policy.vocabulary.end_id]
+    assert torch.isinf(words[..., banned]).all()
+    assert torch.isfinite(words[..., policy.vocabulary.end_id]).all()
+
+
+def test_an_empty_group_is_refused():
+    policy = build("random:gpt2")
+    with pytest.raises(ValueError, match="every group an action"):
+        pack_groups([PromptGroup((1, 2), 1, ())], policy.vocabulary, 0)
