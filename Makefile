@@ -1,0 +1,41 @@
+# The newcomer's commands. Everything stands on `make install`, which does nothing when nothing changed.
+#   make quickstart            install, pull the embedded models, train a small policy, show its rewrites
+#   make test ARGS="-k config" install, run the tests
+#   make check                 install, run ruff, mypy, the import layers and the other hooks
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Override with `make install PYTHON=/path/to/python3.12`.
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test check clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+install: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "PARTNER-RL needs Python 3.11 or newer, and '$(PYTHON)' was not found: install it, or name another with 'make install PYTHON=...'" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "PARTNER-RL needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1 | cut -d" " -f2): install it, or name another with 'make install PYTHON=python3.11'" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(STAMP)
+
+quickstart: install
+	$(BIN)/partner-rl models pull
+	$(BIN)/partner-rl quickstart $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find partner_rl envs rewards launch tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,201 @@
+"""`partner-rl`: the command line.
+
+A command's module is imported when the command is invoked, so that `partner-rl --help` answers at once. An error that is
+meant for the user (`PartnerError`) is one line and status 1; Ctrl-C is status 130; anything else is one line too, with a
+traceback under `--debug`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from difflib import unified_diff
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
+
+from launch.console import err, set_up_logging
+from partner_rl.types import PartnerError
+
+DEBUG_VARIABLE: Final = "PARTNER_RL_DEBUG"
+"""Environment variable that `--debug` sets, so that Ray's workers see it too."""
+
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C."""
+
+
+@dataclass(frozen=True, slots=True)
+class LazyCommand:
+    """A command whose module is imported when it is invoked.
+
+    Attributes:
+        module: The module, which exports `command` (a function with Typer's annotations) or `app` (a `typer.Typer`).
+        attribute: Which of the two.
+        summary: The line that `partner-rl --help` shows.
+    """
+
+    module: str
+    attribute: str
+    summary: str
+
+
+COMMANDS: Final = {
+    "quickstart": LazyCommand(
+        "launch.quickstart", "command", "Train a small policy from scratch and show what it learned."
+    ),
+    "train": LazyCommand("launch.train", "command", "Train a policy by reinforcement learning, or resume a run."),
+    "evaluate": LazyCommand("launch.evaluate", "command", "Measure a trained policy on held-out pairs."),
+    "rewrite": LazyCommand("launch.rewrite", "command", "Rewrite one response, or a file of them."),
+    "models": LazyCommand("launch.models", "app", "List the pretrained models and pull them."),
+    "data": LazyCommand("launch.data", "app", "Pull, check and convert corpora."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group that also has the commands of `COMMANDS`, listed first."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: _listed(name) for name in COMMANDS} | dict(self.commands)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the arguments name, imported if it is a lazy one."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _imported(name) if name in COMMANDS else command, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command; Ctrl-C becomes one line (the interrupt's own message, if it has one) and status 130."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            _print_error(str(interrupt) or "interrupted")
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+
+def _listed(name: str) -> TyperCommand:
+    """A lazy command as the help lists it: its name and summary only."""
+    return TyperCommand(name=name, help=COMMANDS[name].summary, callback=lambda: None)
+
+
+def _imported(name: str) -> Any:
+    """The real command behind a lazy one."""
+    lazy = COMMANDS[name]
+    target = getattr(importlib.import_module(lazy.module), lazy.attribute)
+    if isinstance(target, typer.Typer):
+        return typer.main.get_group(target)
+    single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    single.command(name)(target)
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    name="partner-rl",
+    cls=LazyGroup,
+    help="Learn to rewrite peer-support responses with more empathy, by reinforcement learning on Ray RLlib.\n\n"
+    "Example: `partner-rl quickstart`",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Show and document configurations.")
+app.add_typer(config_app, name="config")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"partner-rl {version('partner-rl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help=f"Show tracebacks (as {DEBUG_VARIABLE}=1 does).")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Sets up logging before any command."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+    set_up_logging(logging.DEBUG if verbose else logging.INFO)
+
+
+@config_app.command("show")
+def config_show(
+    preset: Annotated[str, typer.Argument(help="A preset's name or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE, such as algorithm.iterations=5.")] = None,
+) -> None:
+    """Print a configuration with every key, defaults and overrides resolved.
+
+    Example: `partner-rl config show smoke policy.lora.rank=8`
+    """
+    from partner_rl.config.load import config_yaml, load_config
+
+    typer.echo(config_yaml(load_config(preset, overrides or [])), nl=False)
+
+
+@config_app.command("docs")
+def config_docs(
+    check: Annotated[
+        Path | None, typer.Option(help="Compare with this file instead of printing; status 1 if it differs.")
+    ] = None,
+) -> None:
+    """Print the reference of all configuration keys, which is docs/configuration.md.
+
+    Example: `partner-rl config docs > docs/configuration.md`
+    """
+    from partner_rl.config.describe import configuration_markdown
+
+    text = configuration_markdown()
+    if check is None:
+        typer.echo(text, nl=False)
+        return
+    found = check.read_text(encoding="utf-8") if check.exists() else ""
+    changed = sum(line[:1] in "+-" for line in list(unified_diff(found.splitlines(), text.splitlines(), n=0))[2:])
+    if found != text:
+        raise PartnerError(
+            f"{check}: {changed} lines differ from the schema; run `partner-rl config docs > {check}` and commit the result"
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and ends the process with an honest exit status.
+
+    Args:
+        arguments: The arguments after the program's name; None for those of the process.
+    """
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        typer.main.get_command(app).main(args=arguments, prog_name="partner-rl")
+    except SystemExit as request:
+        return request.code if isinstance(request.code, int) else int(request.code is not None)
+    except PartnerError as error:
+        _print_error(str(error))
+        return 1
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE) == "1":
+            raise
+        message = " ".join(str(error).split())
+        _print_error(f"unexpected {type(error).__name__}: {message} (run `partner-rl --debug …` for the traceback)")
+        return 1
+    return 0
+
+
+def _print_error(message: str) -> None:
+    """One red line on standard error."""
+    err.print(Text.assemble(("error: ", "bold red"), (message, "red")), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The terminal: one console for results, one for everything said on the way, logging and progress bars.
+
+Results go to standard output, so that they can be piped; logs, progress and errors go to standard error. Progress is a
+bar on a terminal and a plain line now and then elsewhere, so that the logs of a job stay readable.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+ProgressCallback = Callable[[int, int], None]
+"""`report(done, total)`: what long computations take to say how far they are."""
+
+out: Final = Console(highlight=False)
+"""Results: tables, rewrites, paths."""
+err: Final = Console(stderr=True, highlight=False)
+"""Everything said on the way: logs, progress, errors."""
+
+_PLAIN_INTERVAL_S: Final = 15.0
+_NOISY_LOGGERS: Final = ("urllib3", "filelock", "httpx", "httpcore", "fsspec", "matplotlib", "asyncio", "h5py", "git")
+
+
+def set_up_logging(level: int = logging.INFO) -> None:
+    """Sends the records of all loggers to the terminal; chatty libraries only from warnings on.
+
+    Calling it again changes the level.
+    """
+    handler = RichHandler(console=err, show_path=level <= logging.DEBUG, rich_tracebacks=False, log_time_format="[%X]")
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@contextmanager
+def progress(description: str, console: Console = err) -> Iterator[ProgressCallback]:
+    """Shows how far a computation is, with the time that is left.
+
+    Example:
+        with progress("Training the empathy classifier") as report:
+            train(pairs, progress=report)
+
+    Args:
+        description: What is computed, in a few words.
+        console: Where to show it.
+
+    Yields:
+        A callback to be given (done, total) as the work goes on.
+    """
+    if console.is_terminal:
+        with _bar(console) as bar:
+            task = bar.add_task(description, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
+        yield _PlainProgress(description, console)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+class _PlainProgress:
+    """Progress as lines: at the start, at most one every few seconds, and at the end."""
+
+    def __init__(self, description: str, console: Console) -> None:
+        self._description = description
+        self._console = console
+        self._started = time.monotonic()
+        self._last_line: float | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done < total and self._last_line is not None and now - self._last_line < _PLAIN_INTERVAL_S:
+            return
+        self._last_line = now
+        elapsed = now - self._started
+        left = f", about {_duration(elapsed / done * (total - done))} left" if 0 < done < total else ""
+        line = f"{self._description}: {done}/{total}, {_duration(elapsed)}{left}"
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as `12 s` or `3 min 05 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

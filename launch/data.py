@@ -1,0 +1,164 @@
+"""`partner-rl data`: fetch, convert and describe corpora."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from partner_rl.config.schema import DataConfig
+from partner_rl.data.convert import convert, refuse_rejects
+from partner_rl.data.pull import pull_epitome
+from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS, iter_rows, read_examples, write_rejects
+from partner_rl.data.records import Progress as Callback
+from partner_rl.data.records import Reject, Remark
+from partner_rl.data.splits import split_examples
+from partner_rl.types import MAX_LEVEL, MECHANISMS, Example, PartnerError
+
+app = typer.Typer(help="Fetch, convert and describe corpora of seeker posts and responses.", no_args_is_help=True)
+
+LengthOption = Annotated[
+    int, typer.Option("--max-post-characters", min=1, help="A longer post is a rejected row.", show_default=True)
+]
+
+
+@app.command("pull")
+def pull_command(
+    dataset: Annotated[str, typer.Argument(help="The data set: epitome.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the files.")],
+    source: Annotated[
+        Path | None, typer.Option("--source", help="Copy from this folder instead of the network.")
+    ] = None,
+) -> None:
+    """Fetch the public EPITOME data set (labelled Reddit pairs) from its GitHub repository.
+
+    Example: partner-rl data pull epitome --output data/epitome
+    """
+    if dataset != "epitome":
+        raise PartnerError(f"unknown data set {dataset!r}: the only one is epitome")
+    with _bar(f"Pulling {dataset}") as progress:
+        pairs = pull_epitome(output, source, progress=progress)
+    Console().print(f"{pairs} pairs in {output}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command("convert")
+def convert_command(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="sample, a folder in the EPITOME layout, or a file.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT.parquet", help="The Parquet file to write.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    rejects: Annotated[
+        Path | None, typer.Option("--rejects", help="File for bad rows; default OUTPUT.rejects.jsonl.")
+    ] = None,
+    max_post_characters: LengthOption = DEFAULT_MAX_CHARACTERS,
+) -> None:
+    """Convert a corpus to Parquet; bad rows go to a rejects file with line numbers and reasons.
+
+    Example: partner-rl data convert pairs.csv pairs.parquet --rejects bad.jsonl
+    """
+    with _bar("Converting") as progress:
+        rows = iter_rows(source, max_post_characters, progress)
+        result = convert(refuse_rejects(rows) if strict else rows, source, output)
+    console = Console()
+    console.print(f"{result.written} pairs written to {output}", soft_wrap=True, markup=False, highlight=False)
+    _print_remarks(console, result.remarks)
+    target = rejects or output.with_suffix(".rejects.jsonl")
+    if result.rejects:
+        write_rejects(result.rejects, target)
+        console.print(
+            f"{len(result.rejects)} rows rejected, listed in {target}", soft_wrap=True, markup=False, highlight=False
+        )
+    else:
+        # A list left by an earlier run would contradict what was just said.
+        target.unlink(missing_ok=True)
+        console.print("0 rows rejected")
+
+
+@app.command("stats")
+def stats_command(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="sample, a folder in the EPITOME layout, or a file.")],
+    max_post_characters: LengthOption = DEFAULT_MAX_CHARACTERS,
+) -> None:
+    """Count levels, splits and lengths of a corpus; prints no text of any post.
+
+    Example: partner-rl data stats sample
+    """
+    with _bar("Reading") as progress:
+        result = read_examples(source, max_post_characters, progress)
+    console = Console()
+    seekers = len({example.seeker_id for example in result.examples})
+    console.print(f"{len(result.examples)} pairs of {seekers} seeker posts", highlight=False)
+    _print_remarks(console, result.remarks)
+    _print_rejects(console, result.rejects)
+    console.print(_level_table(result.examples), _split_table(result.examples), _length_table(result.examples))
+
+
+def _level_table(examples: Sequence[Example]) -> Table:
+    levels = range(MAX_LEVEL + 1)
+    table = Table(
+        "mechanism", *(f"level {level}" for level in levels), "rationales", title="Levels", title_justify="left"
+    )
+    for index, mechanism in enumerate(MECHANISMS):
+        labels = [example.labels[index] for example in examples if example.labels is not None]
+        counts = Counter(label.level for label in labels)
+        rationales = sum(len(label.rationales) for label in labels)
+        table.add_row(mechanism, *(str(counts[level]) for level in levels), str(rationales))
+    table.add_row("unlabelled pairs", str(sum(example.labels is None for example in examples)), "", "", "")
+    return table
+
+
+def _split_table(examples: Sequence[Example]) -> Table:
+    config = DataConfig()
+    splits = split_examples(examples, config)
+    table = Table("split", "pairs", "seekers", "mean empathy", title="Default splits", title_justify="left")
+    for name, part in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
+        scores = [example.empathy for example in part if example.empathy is not None]
+        mean = f"{np.mean(scores):.2f}" if scores else "-"
+        table.add_row(name, str(len(part)), str(len({example.seeker_id for example in part})), mean)
+    return table
+
+
+def _length_table(examples: Sequence[Example]) -> Table:
+    table = Table("words", "min", "median", "mean", "95 %", "max", title="Lengths", title_justify="left")
+    texts = {
+        "seeker_post": [example.seeker_post for example in examples],
+        "response_post": [example.response_post for example in examples],
+    }
+    for name, posts in texts.items():
+        words = np.array([len(post.split()) for post in posts])
+        figures = (words.min(), np.median(words), words.mean(), np.percentile(words, 95), words.max())
+        table.add_row(name, *(f"{figure:.0f}" for figure in figures))
+    return table
+
+
+def _print_remarks(console: Console, remarks: Sequence[Remark]) -> None:
+    for reason, count in Counter(remark.reason for remark in remarks).most_common():
+        console.print(f"{count} × {reason}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _print_rejects(console: Console, rejects: Sequence[Reject]) -> None:
+    if rejects:
+        console.print(
+            f"{len(rejects)} rows rejected; `partner-rl data convert` lists them", markup=False, highlight=False
+        )
+
+
+@contextmanager
+def _bar(description: str) -> Iterator[Callback]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(description, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -1,0 +1,231 @@
+"""The phases of a run, in order: data, reward models, warm start, RL, evaluation.
+
+Each phase leaves its result in the run folder under its final name only when it is whole, and is passed over when it
+is already there: that is how `--resume` works.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from envs import text
+from launch.console import progress
+from launch.plan import Plan
+from launch.run_folder import RunFolder, write_folder
+from partner_rl.config.schema import RunConfig
+from partner_rl.data.readers import read_examples
+from partner_rl.data.splits import Splits, select_pairs, split_examples
+from partner_rl.evaluation.embedding import sentence_embedder
+from partner_rl.evaluation.systems import SystemScores, evaluate_system, original_requests
+from partner_rl.models.sources import resolve
+from partner_rl.policy.generate import Sampling
+from partner_rl.policy.model import Policy, load_policy, save_policy
+from partner_rl.rewriter import Rewrite, Rewriter
+from partner_rl.types import Example, PartnerError
+from partner_rl.warmstart.pairs import make_pairs
+from partner_rl.warmstart.train import train_warmstart
+from rewards.pool import RewardClient, RewardPools, create_pools
+from rewards.registry import all_components, coherence_folder, empathy_folder
+from rewards.training.coherence import train_coherence
+from rewards.training.empathy import train_empathy
+
+logger = logging.getLogger(__name__)
+
+WORDS_PER_TOKEN = 0.75
+"""English words in a token, roughly: how long a warm-start sentence may be for it to fit `max_new_tokens`."""
+
+
+def device_of(config: RunConfig) -> str:
+    """The driver's torch device."""
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise PartnerError("device=cuda, but torch sees no GPU: set device=auto, or install a CUDA build of torch")
+    return config.device
+
+
+def cache_dir_of(config: RunConfig) -> Path | None:
+    """The folder of converted models that the configuration names, if any."""
+    return None if config.models.cache_dir is None else Path(config.models.cache_dir).expanduser()
+
+
+def load_splits(config: RunConfig) -> Splits:
+    """Reads the corpus and splits it by seeker; says how many rows were unusable."""
+    with progress("Reading the corpus") as report:
+        result = read_examples(config.data.source, config.data.max_post_characters, report)
+    if result.rejects:
+        logger.warning(
+            "%d rows of %s cannot be used; `partner-rl data convert` lists them", len(result.rejects), config.data.source
+        )
+    splits = split_examples(result.examples, config.data)
+    train = select_pairs(splits.train, config.data.max_train_pairs, config.data.split_salt)
+    if not train or not splits.test:
+        raise PartnerError(
+            f"{config.data.source} leaves {len(train)} training and {len(splits.test)} test pairs: "
+            "give more pairs or other data.train_fraction"
+        )
+    logger.info("%d training, %d dev and %d test pairs", len(train), len(splits.dev), len(splits.test))
+    return Splits(train=train, dev=splits.dev, test=splits.test)
+
+
+def rewritable(pairs: Sequence[Example], config: RunConfig) -> list[Example]:
+    """The pairs whose responses are to be rewritten: labelled at most `data.max_empathy`, or not labelled."""
+    return [p for p in pairs if p.empathy is None or p.empathy <= config.data.max_empathy]
+
+
+def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> None:
+    """Trains the classifiers that the configuration gives no checkpoint for."""
+    encoder = resolve(config.models.encoder, cache_dir_of(config))
+    empathy, coherence = empathy_folder(config, run.path), coherence_folder(config, run.path)
+    settings, device = config.reward_training, device_of(config)
+    if not empathy.exists():
+        with progress("Training the empathy classifier") as report:
+            result = train_empathy(
+                splits.train, splits.dev, encoder, settings, empathy, config.seed, device, progress=report
+            )
+        for name, scores in result.mechanisms.items():
+            logger.info(
+                "%s on dev pairs: accuracy %.2f, macro-F1 %.2f", name.replace("_", " "), scores.accuracy, scores.macro_f1
+            )
+    if not coherence.exists():
+        with progress("Training the coherence classifier") as report:
+            train_coherence(
+                splits.train,
+                splits.dev,
+                encoder,
+                settings,
+                coherence,
+                config.seed,
+                split_sentences=lambda post: text.split(post).sentences,
+                device=device,
+                progress=report,
+            )
+
+
+def warm_start(config: RunConfig, run: RunFolder, splits: Splits) -> Path:
+    """Trains the warm-started policy, unless there is one; returns its folder."""
+    if config.warmstart.checkpoint is not None:
+        return Path(config.warmstart.checkpoint).expanduser()
+    if run.warm_start.exists():
+        return run.warm_start
+    longest = max(4, int(config.policy.max_new_tokens * WORDS_PER_TOKEN))
+    train, counts = make_pairs(splits.train, config.env, config.warmstart, config.seed, max_words=longest)
+    dev, _ = make_pairs(splits.dev, config.env, config.warmstart, config.seed, max_words=longest)
+    logger.info(
+        "warm start on %d examples: %d insert, %d replace, %d leave alone",
+        len(train),
+        counts.inserts,
+        counts.replaces,
+        counts.noops,
+    )
+    policy = load_policy(
+        resolve(config.models.policy, cache_dir_of(config)), config.policy, config.env.window, device_of(config)
+    )
+    temporary = run.path / f".warm_start.{os.getpid()}"
+    with progress("Warm start") as report:
+        result = train_warmstart(policy, train, dev, config.warmstart, temporary, config.seed, report)
+    (temporary / "warm_start.json").write_text(json.dumps(result.as_json(), indent=2) + "\n", encoding="utf-8")
+    write_folder(run.warm_start, temporary)
+    return run.warm_start
+
+
+@contextmanager
+def reward_pools(config: RunConfig, run: RunFolder, plan: Plan) -> Iterator[RewardPools]:
+    """The reward actors, for the time of a block."""
+    group = plan.reward_group("empathy")
+    threads = group.threads if group is not None else 1
+    run_id = f"{run.path.name}-{ray.get_runtime_context().get_job_id()}"
+    with progress("Starting the reward actors") as report:
+        pools = create_pools(all_components(config, run.path), config.rewards, run_id, threads, report)
+    with pools:
+        yield pools
+
+
+class Evaluation:
+    """Scores systems on the same held-out pairs with the same rewards."""
+
+    def __init__(self, config: RunConfig, run: RunFolder, pairs: Sequence[Example], client: RewardClient) -> None:
+        """Chooses the pairs and loads the sentence encoder."""
+        self._config = config
+        self._client = client
+        self.pairs = select_pairs(rewritable(pairs, config), config.evaluation.max_pairs, config.data.split_salt)
+        if not self.pairs:
+            raise PartnerError(
+                f"no held-out pair has an empathy of at most data.max_empathy={config.data.max_empathy}: raise it"
+            )
+        self._definitions = {name: c.definition for name, c in all_components(config, run.path).items()}
+        encoder = resolve(config.models.encoder, cache_dir_of(config))
+        self._embed = sentence_embedder(encoder, config.rewards.max_tokens, device_of(config))
+
+    def originals(self) -> SystemScores:
+        """The responses as their supporters wrote them."""
+        requests = original_requests(self.pairs, self._config.env)
+        return evaluate_system("original", requests, self._client, self._definitions, self._embed)
+
+    def policy(self, name: str, policy: Policy) -> tuple[SystemScores, list[Rewrite]]:
+        """Rewrites the pairs with a policy and scores the rewrites."""
+        rewrites = self.rewrite(name, policy)
+        requests = [rewrite.request for rewrite in rewrites]
+        with progress(f"Scoring {name}") as report:
+            report(0, len(requests))
+            scores = evaluate_system(name, requests, self._client, self._definitions, self._embed)
+            report(len(requests), len(requests))
+        return scores, rewrites
+
+    def rewrite(self, name: str, policy: Policy) -> list[Rewrite]:
+        """Rewrites the pairs with a policy; rows that cannot be rewritten are an error, since they were read as good."""
+        settings = self._config.evaluation
+        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
+        rewriter = Rewriter(policy, self._config.env, sampling, self._config.seed, settings.batch_size)
+        with progress(f"Rewriting with {name}") as report:
+            results = rewriter.rewrite(self.pairs, report)
+        rewrites = [result for result in results if isinstance(result, Rewrite)]
+        if len(rewrites) < len(results):
+            raise PartnerError(f"{len(results) - len(rewrites)} held-out pairs have no visible text: remove them")
+        return rewrites
+
+    def records(self, rewrites: Sequence[Rewrite]) -> list[dict[str, Any]]:
+        """The rewrites with edits and scores, as `partner-rl rewrite` writes them."""
+        breakdowns = self._client.score([rewrite.request for rewrite in rewrites])
+        return [
+            rewrite_record(rewrite, {"total": b.total, **b.raw}) for rewrite, b in zip(rewrites, breakdowns, strict=True)
+        ]
+
+
+def rewrite_record(rewrite: Rewrite, scores: dict[str, float] | None) -> dict[str, Any]:
+    """A rewrite as one JSON object."""
+    edits = [
+        {"kind": str(edit.kind), "sentence_index": edit.sentence_index, "sentence": edit.sentence, "replaced": edit.replaced}
+        for edit in rewrite.edits
+    ]
+    return {
+        "seeker_post": rewrite.example.seeker_post,
+        "response_post": rewrite.example.response_post,
+        "rewritten_response": rewrite.rewritten_response,
+        "edits": edits,
+        "scores": scores,
+    }
+
+
+def write_jsonl(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """Writes records, one JSON object a line, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.replace(path)
+
+
+def export_policy(policy: Policy, run: RunFolder) -> None:
+    """Writes the trained policy to `export/`, whole or not at all."""
+    temporary = run.path / f".export.{os.getpid()}"
+    save_policy(policy, temporary)
+    write_folder(run.export, temporary)

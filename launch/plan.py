@@ -1,0 +1,188 @@
+"""Who gets which CPUs, GPUs and threads: the resource plan of a run.
+
+Two torch processes that each start a thread per core slow each other down several times over, and an actor that asks
+for a GPU which is not there waits in silence. So the plan is made, checked and shown before Ray starts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.table import Table
+
+from partner_rl.config.schema import RewardSection, RunConfig
+from partner_rl.types import PartnerError
+
+DRIVER: Final = "driver"
+ENV_RUNNERS: Final = "env runners"
+LEARNERS: Final = "learners"
+_WORKER_CPUS: Final = 1.0
+_CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True, slots=True)
+class ActorGroup:
+    """Processes of one kind that share their resources' shape.
+
+    Attributes:
+        name: `driver`, `env runners`, `learners` or `reward NAME`.
+        count: Number of processes.
+        cpus: Logical CPUs that each reserves in Ray; the driver reserves none.
+        gpus: GPUs, or a fraction of one, that each reserves in Ray.
+        threads: Torch threads of each.
+    """
+
+    name: str
+    count: int
+    cpus: float
+    gpus: float
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The processes of a run.
+
+    Attributes:
+        groups: The driver first, then env runners, learners (where there are remote ones) and the reward pools.
+        machine_cores: Cores of the machine that the plan was made for.
+        machine_gpus: GPUs of that machine.
+    """
+
+    groups: tuple[ActorGroup, ...]
+    machine_cores: int
+    machine_gpus: int
+
+    @property
+    def total_cpus(self) -> float:
+        """Logical CPUs that all actors reserve together."""
+        return sum(group.count * group.cpus for group in self.groups)
+
+    @property
+    def total_gpus(self) -> float:
+        """GPUs that all actors reserve together."""
+        return sum(group.count * group.gpus for group in self.groups)
+
+    @property
+    def local_ray_cpus(self) -> int:
+        """The `num_cpus` to start a local Ray with: at least the machine's cores, and room for every actor."""
+        return max(self.machine_cores, math.ceil(self.total_cpus))
+
+    def group(self, name: str) -> ActorGroup | None:
+        """The group of a name, or None when the run has no such actors."""
+        return next((group for group in self.groups if group.name == name), None)
+
+    def reward_group(self, component: str) -> ActorGroup | None:
+        """The actor pool of a reward component, such as `empathy`, or None when the run has none."""
+        return self.group(reward_group_name(component))
+
+    def table(self) -> Table:
+        """The plan as a table to print."""
+        table = Table(title=f"Resources ({self.machine_cores} cores, {self.machine_gpus} GPUs on this machine)")
+        table.add_column("actors")
+        for column in ("count", "CPUs each", "GPUs each", "threads each"):
+            table.add_column(column, justify="right")
+        for group in self.groups:
+            table.add_row(group.name, str(group.count), f"{group.cpus:g}", f"{group.gpus:g}", str(group.threads))
+        table.add_section()
+        processes = sum(group.count for group in self.groups)
+        table.add_row("together", str(processes), f"{self.total_cpus:g}", f"{self.total_gpus:g}", "")
+        return table
+
+
+def reward_group_name(component: str) -> str:
+    """The name in a plan of a reward component's actor pool."""
+    return f"reward {component}"
+
+
+def resource_plan(config: RunConfig, machine_cores: int, machine_gpus: int) -> Plan:
+    """Shares a machine out among the processes of a run.
+
+    The driver gets all cores, because it computes while the reward actors wait and waits while they compute. Reward
+    actors share the cores among themselves, as do env runners and learners: each kind works in its own phase of an
+    iteration.
+
+    Args:
+        config: The run.
+        machine_cores: Cores of the machine.
+        machine_gpus: GPUs of the machine; other machines of a cluster are not looked at.
+
+    Raises:
+        PartnerError: A local run asks for more GPUs than the machine has.
+    """
+    algorithm, resources = config.algorithm, config.resources
+
+    def threads_each(actors: int) -> int:
+        return resources.actor_threads or max(1, machine_cores // max(1, actors))
+
+    def workers(name: str, count: int, gpus: float) -> list[ActorGroup]:
+        return [ActorGroup(name, count, _WORKER_CPUS, gpus, threads_each(count))] if count else []
+
+    pools = _reward_sections(config)
+    replicas = {name: section.replicas or config.rewards.replicas for name, section in pools.items()}
+    groups = [
+        ActorGroup(DRIVER, 1, 0.0, 0.0, resources.driver_threads or machine_cores),
+        *workers(ENV_RUNNERS, algorithm.num_env_runners, algorithm.num_gpus_per_env_runner),
+        *workers(LEARNERS, algorithm.num_learners, algorithm.num_gpus_per_learner),
+        *(
+            ActorGroup(
+                name=reward_group_name(name),
+                count=replicas[name],
+                cpus=config.rewards.num_cpus,
+                gpus=section.num_gpus,
+                threads=threads_each(sum(replicas.values())),
+            )
+            for name, section in pools.items()
+        ),
+    ]
+    if resources.address is None:
+        _check_gpus(groups, machine_gpus)
+    return Plan(groups=tuple(groups), machine_cores=machine_cores, machine_gpus=machine_gpus)
+
+
+def _reward_sections(config: RunConfig) -> dict[str, RewardSection]:
+    """Reward component → its section of the configuration."""
+    sections = ((name, getattr(config.rewards, name)) for name in type(config.rewards).model_fields)
+    return {name: section for name, section in sections if isinstance(section, RewardSection)}
+
+
+def _check_gpus(groups: Sequence[ActorGroup], machine_gpus: int) -> None:
+    """Checks that every actor finds its share of a GPU, the largest first.
+
+    Raises:
+        PartnerError: One does not.
+    """
+    free = [1.0] * machine_gpus
+    for group in sorted(groups, key=lambda group: -group.gpus):
+        for _ in range(group.count if group.gpus else 0):
+            if not _take(free, group.gpus):
+                asked = ", ".join(f"{group.name} {group.count} × {group.gpus:g}" for group in groups if group.gpus)
+                raise PartnerError(
+                    f"the run asks for more GPUs than this machine's {machine_gpus} ({asked}): lower "
+                    "algorithm.num_gpus_per_env_runner, algorithm.num_gpus_per_learner or rewards.*.num_gpus, "
+                    "or join a cluster with resources.address=auto"
+                )
+
+
+def _take(free: list[float], gpus: float) -> bool:
+    """Takes an actor's share from the first GPUs that have room; False when there is none."""
+    share = gpus if gpus < 1 else 1.0
+    devices = [index for index, room in enumerate(free) if room >= share - 1e-9][: math.ceil(gpus)]
+    for index in devices:
+        free[index] -= share
+    return len(devices) == math.ceil(gpus)
+
+
+def machine_cores() -> int:
+    """Cores that this process may use: those it is bound to, within the container's quota."""
+    cores = len(os.sched_getaffinity(0))
+    if _CPU_QUOTA_FILE.exists():
+        quota, period = _CPU_QUOTA_FILE.read_text(encoding="ascii").split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    return cores

@@ -1,0 +1,67 @@
+"""`partner-rl train`: reward models, warm start, RL, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.clock import PhaseClock
+from launch.console import err, out
+from launch.run_folder import RunFolder
+from partner_rl.config.schema import RunConfig
+from partner_rl.types import PartnerError
+
+
+def command(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE, such as rewards.empathy.weight=0.5.", show_default=False)
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
+    ] = "embedded",
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run folder from its newest checkpoint.", show_default=False)
+    ] = None,
+) -> None:
+    """Train a policy by reinforcement learning, or resume a run.
+
+    Example: `partner-rl train --preset smoke algorithm.iterations=5 name=first`
+    """
+    from partner_rl.config.load import load_config
+
+    if resume is not None:
+        if overrides:
+            raise PartnerError("--resume goes on with the run's own configuration: leave the overrides out")
+        run, config = RunFolder.open(resume)
+    else:
+        config = load_config(preset, overrides or [])
+        run = RunFolder.create(config, default_name=Path(preset).stem)
+    train(config, run)
+    out.print(f"exported to {run.export}", soft_wrap=True)
+
+
+def train(config: RunConfig, run: RunFolder) -> None:
+    """Runs all phases up to the export."""
+    from launch import pipeline
+    from launch.ray_session import plan_for_this_machine, ray_session
+    from launch.training import trained
+    from partner_rl.evaluation.plots import plot_curves, read_metrics
+
+    clock = PhaseClock()
+    plan = plan_for_this_machine(config)
+    err.print(plan.table())
+    splits = pipeline.load_splits(config)
+    with clock.phase("rewards", "training the reward models"):
+        pipeline.train_reward_models(config, run, splits)
+    with clock.phase("warm_start", "warm start"):
+        policy_folder = pipeline.warm_start(config, run, splits)
+    with ray_session(config, plan), pipeline.reward_pools(config, run, plan) as pools:
+        pairs = pipeline.rewritable(splits.train, config)
+        with (
+            clock.phase("rl", "reinforcement learning"),
+            trained(config, run, policy_folder, pairs, pools.client()) as result,
+        ):
+            pipeline.export_policy(result.algorithm.policy_in_driver(), run)
+    plot_curves(read_metrics(run.metrics), run.curves)

@@ -1,0 +1,133 @@
+"""The RL phase: iterations, tracking, checkpoints and Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from launch.console import err
+from launch.run_folder import RunFolder
+from launch.tracking import SampleRow, Tracker
+from partner_rl.algorithm.algorithm import Iteration, RewriteAlgorithm
+from partner_rl.algorithm.config import to_algorithm_config
+from partner_rl.algorithm.iteration_metrics import iteration_metrics
+from partner_rl.config.schema import RunConfig
+from partner_rl.types import Example, PartnerError
+from rewards.pool import RewardClient
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainedRun:
+    """What the RL phase leaves.
+
+    Attributes:
+        algorithm: The algorithm, still running.
+        episodes: Episodes sampled in this process.
+        seconds: Seconds of the iterations of this process.
+    """
+
+    algorithm: RewriteAlgorithm
+    episodes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def episodes_per_second(self) -> float | None:
+        """Throughput, or None when a resumed run had nothing left to do."""
+        return self.episodes / self.seconds if self.seconds else None
+
+
+@dataclass
+class _Interrupt:
+    requested: bool = field(default=False)
+
+
+@contextmanager
+def trained(
+    config: RunConfig, run: RunFolder, policy_folder: Path, pairs: Sequence[Example], client: RewardClient
+) -> Iterator[TrainedRun]:
+    """Trains to the last iteration, from the newest checkpoint if there is one; yields the result.
+
+    Ctrl-C lets the iteration finish, writes a checkpoint and raises KeyboardInterrupt with the command to resume.
+    """
+    algorithm = to_algorithm_config(
+        config, policy_folder=str(policy_folder.absolute()), score=client.score, load_examples=lambda: pairs
+    ).build_algo()
+    try:
+        result = TrainedRun(algorithm)
+        done = _restore(algorithm, run)
+        tracker = Tracker(run.path, config, config.tracking, resume_step=done or None)
+        with tracker, _interruptible() as interrupt:
+            for step in range(done + 1, config.algorithm.iterations + 1):
+                algorithm.train()
+                _log(tracker, step, algorithm.last, config)
+                result.episodes += sum(len(g.trajectories) for g in algorithm.last.groups)
+                result.seconds += algorithm.last.seconds["iteration"]
+                last = step == config.algorithm.iterations or interrupt.requested
+                if last or step % config.checkpoint.every == 0:
+                    algorithm.save_training_state(run.checkpoint(step))
+                    run.drop_old_checkpoints(config.checkpoint.keep)
+                if interrupt.requested:
+                    raise KeyboardInterrupt(
+                        f"interrupted after iteration {step}; go on with: partner-rl train --resume {run.path}"
+                    )
+        yield result
+    finally:
+        algorithm.stop()
+
+
+def _restore(algorithm: RewriteAlgorithm, run: RunFolder) -> int:
+    """Restores the newest checkpoint that can be read; returns the iterations done."""
+    for path in reversed(run.saved_checkpoints()):
+        try:
+            done = algorithm.restore_training_state(path)
+        except PartnerError as error:
+            logger.warning("%s; trying the one before", error)
+            continue
+        logger.info("resuming after iteration %d", done)
+        return done
+    return 0
+
+
+def _log(tracker: Tracker, step: int, iteration: Iteration, config: RunConfig) -> None:
+    if tracker.wants(step):
+        tracker.log(step, iteration_metrics(iteration, config.env.window), _rows(iteration))
+
+
+def _rows(iteration: Iteration) -> list[SampleRow]:
+    """The first sample of each group, before and after."""
+    firsts = [group.trajectories[0] for group in iteration.groups]
+    return [
+        SampleRow(
+            t.request.seeker_post,
+            t.request.original_response,
+            t.request.rewritten_response,
+            {"total": t.breakdown.total, **t.breakdown.weighted},
+        )
+        for t in firsts
+    ]
+
+
+@contextmanager
+def _interruptible() -> Iterator[_Interrupt]:
+    """Turns the first Ctrl-C into a request; the second one interrupts at once."""
+    interrupt = _Interrupt()
+
+    def handle(number: int, frame: FrameType | None) -> Any:
+        if interrupt.requested:
+            raise KeyboardInterrupt("interrupted at once; the last checkpoint is kept")
+        interrupt.requested = True
+        err.print("Ctrl-C: finishing this iteration and saving; press it again to stop at once")
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,374 @@
+"""The typed configuration of a run: every key that a YAML file, an override or a sweep may set.
+
+Sections mirror the packages that read them. Values are strict: an unknown key, a wrong type or a contradiction is an
+error before anything starts (see `partner_rl.config.load`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+DType = Literal["float32", "bfloat16"]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class DataConfig(Section):
+    """Where the pairs come from and how they are split."""
+
+    source: str = "sample"
+    """`sample` (the corpus that ships with the package), a folder in the EPITOME CSV layout, or a .csv, .tsv or .parquet file."""
+    train_fraction: Fraction = 0.8
+    """Share of seekers whose pairs are trained on."""
+    dev_fraction: Fraction = 0.05
+    """Share of seekers held out for model selection; what is left is the test split."""
+    split_salt: str = "partner"
+    """Changes which seekers fall into which split."""
+    max_train_pairs: Positive | None = None
+    """Train on at most this many pairs (chosen by hash, so the same ones each time); null for all."""
+    max_empathy: Annotated[int, Field(ge=0, le=6)] = 6
+    """Rewrite only responses whose labelled empathy is at most this; unlabelled pairs are kept."""
+    max_post_characters: Positive = 20_000
+    """A longer post is a rejected row."""
+
+    @model_validator(mode="after")
+    def _fractions_leave_a_test_split(self) -> DataConfig:
+        if self.train_fraction <= 0 or self.train_fraction + self.dev_fraction >= 1:
+            raise ValueError(
+                f"train_fraction {self.train_fraction} + dev_fraction {self.dev_fraction} must leave a test split: "
+                "train_fraction must be above 0 and the sum below 1"
+            )
+        return self
+
+
+class ModelsConfig(Section):
+    """Pretrained models, each a local path, `hf:ORG/NAME`, `pypi:NAME` or `random:ARCHITECTURE` (see `partner-rl models list`)."""
+
+    policy: str = "pypi:smollm2-135m-instruct"
+    """The causal language model that is warm-started and trained."""
+    reward_lm: str = "pypi:smollm2-135m-instruct"
+    """The causal language model behind fluency and mutual information."""
+    encoder: str = "pypi:all-minilm-l6-v2"
+    """The encoder behind the empathy and coherence classifiers and the specificity metric."""
+    cache_dir: str | None = None
+    """Folder of converted models; null for `$PARTNER_RL_CACHE`, else `~/.cache/partner-rl`."""
+
+
+class EnvConfig(Section):
+    """The rewriting task (`envs/`)."""
+
+    window: Annotated[int, Field(ge=1, le=16)] = 4
+    """`k`: sentences of the response that the policy sees at once; there are `2k+2` positions."""
+    max_edits: Positive = 1
+    """An episode ends after this many edits, or when the last window was left alone."""
+
+
+class LoraSection(Section):
+    """Low-rank adapters (peft)."""
+
+    rank: Positive = 16
+    """Rank of each adapter."""
+    alpha: PositiveFloat = 32.0
+    """Adapters are scaled by `alpha / rank`."""
+
+
+class PolicyConfig(Section):
+    """The policy: prompt lengths, sampling and what is trained."""
+
+    max_seeker_tokens: Positive = 80
+    """The seeker's post is cut to this many tokens in the prompt (the end of the post is kept)."""
+    max_sentence_tokens: Positive = 40
+    """Each sentence of the window is cut to this many tokens in the prompt."""
+    max_new_tokens: Positive = 24
+    """Longest generated sentence, in tokens."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature of position and sentence; log-probabilities are those of the scaled distribution."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus sampling while training; below 1 the sampled distribution differs from the one whose log-probability is trained."""
+    top_k: NonNegative = 0
+    """Sample among this many likeliest tokens while training; 0 for all."""
+    lora: LoraSection | None = None
+    """Train low-rank adapters and the new token rows only; null trains every weight."""
+    dtype: DType = "float32"
+    """Compute type; with bfloat16 the trained weights stay float32 and the forward pass runs under autocast."""
+
+
+class RewardSection(Section):
+    """What every reward component has."""
+
+    weight: float
+    """Weight of the component in the reward."""
+    replicas: Positive | None = None
+    """Actors of this component's pool; null for `rewards.replicas`."""
+    num_gpus: NonNegativeFloat = 0.0
+    """GPUs, or a fraction of one, that each actor reserves."""
+    micro_batch: Positive = 16
+    """Items that one call to an actor scores."""
+
+
+class EmpathyConfig(RewardSection):
+    """Change in empathy (PARTNER, section 4.4)."""
+
+    weight: float = 1.0
+    """Weight `w_e`."""
+    checkpoint: str | None = None
+    """Folder of a trained classifier; null trains one into the run folder."""
+    score: Literal["expected", "argmax"] = "expected"
+    """Use the expected level of each mechanism, or the likeliest one as the paper does."""
+    micro_batch: Positive = 32
+    """Items that one call to an actor scores."""
+
+
+class FluencyConfig(RewardSection):
+    """Fluency: inverse perplexity of the rewritten response."""
+
+    weight: float = 10.0
+    """Weight `w_f`."""
+
+
+class CoherenceConfig(RewardSection):
+    """Sentence coherence: do candidate and other sentences belong to one response?"""
+
+    weight: float = 0.1
+    """Weight `w_c`."""
+    checkpoint: str | None = None
+    """Folder of a trained classifier; null trains one into the run folder."""
+    micro_batch: Positive = 64
+    """Items that one call to an actor scores."""
+
+
+class MutualInformationConfig(RewardSection):
+    """Mutual information between seeker post and rewritten response."""
+
+    weight: float = 0.1
+    """Weight `w_m`."""
+    lambda_mi: Fraction = 0.5
+    """Share of the forward model: `λ log p→(R̂|S) + (1−λ) log p←(S|R̂)`."""
+    forward_checkpoint: str | None = None
+    """Folder of a fine-tuned forward model; null for `models.reward_lm`."""
+    backward_checkpoint: str | None = None
+    """Folder of a fine-tuned backward model; null for `models.reward_lm`."""
+
+
+class RewardsConfig(Section):
+    """The four rewards and the actor pools that compute them (`rewards/`)."""
+
+    empathy: EmpathyConfig = EmpathyConfig()
+    """Change in empathy."""
+    fluency: FluencyConfig = FluencyConfig()
+    """Inverse perplexity."""
+    coherence: CoherenceConfig = CoherenceConfig()
+    """Sentence coherence."""
+    mutual_information: MutualInformationConfig = MutualInformationConfig()
+    """Mutual information."""
+    replicas: Positive = 1
+    """Actors of each pool, unless the component says otherwise."""
+    num_cpus: NonNegativeFloat = 0.5
+    """Logical CPUs that each reward actor reserves in Ray."""
+    max_tokens: Positive = 128
+    """Each post is cut to this many tokens by the scorers."""
+    timeout_s: PositiveFloat = 300.0
+    """A micro-batch that takes longer counts as failed: its actor is killed, restarted and the batch sent again."""
+    max_retries: NonNegative = 3
+    """Attempts after the first before a failing micro-batch ends the run."""
+    cache_size: NonNegative = 100_000
+    """Scores kept per client, so that what repeats (the originals) is computed once; 0 for none."""
+
+
+class RewardTrainingConfig(Section):
+    """Training of the small reward classifiers when no checkpoint is given."""
+
+    empathy_epochs: Positive = 4
+    """Passes over the labelled pairs (paper: 4)."""
+    empathy_learning_rate: PositiveFloat = 2e-5
+    """Learning rate of the encoders (paper: 2e-5)."""
+    head_learning_rate: PositiveFloat = 1e-3
+    """Learning rate of attention and heads."""
+    batch_size: Positive = 32
+    """Pairs in a step (paper: 32)."""
+    max_tokens: Positive = 64
+    """Tokens of each post (paper: 64)."""
+    frozen_layers: NonNegative = 0
+    """Lowest encoder layers (with the embeddings) that are not trained."""
+    level_loss_weight: NonNegativeFloat = 1.0
+    """`lambda_EI`, weight of the level loss."""
+    rationale_loss_weight: NonNegativeFloat = 0.5
+    """`lambda_RE`, weight of the rationale loss."""
+    coherence_epochs: Positive = 4
+    """Passes over the sentence pairs."""
+    max_pairs: Positive | None = None
+    """Train on at most this many pairs; null for all."""
+
+
+class WarmStartConfig(Section):
+    """Supervised warm start of position and sentence."""
+
+    checkpoint: str | None = None
+    """Folder of a warm-started policy; null trains one into the run folder."""
+    epochs: NonNegative = 2
+    """Passes over the examples; 0 starts RL from the pretrained model."""
+    max_examples: Positive | None = None
+    """Use at most this many examples; null for all."""
+    noop_fraction: Fraction = 0.1
+    """Share of examples in which an already empathic response is to be left alone."""
+    batch_size: Positive = 8
+    """Examples in an optimizer step."""
+    learning_rate: PositiveFloat = 1e-4
+    """Peak learning rate, reached after a tenth of the steps and decayed linearly to zero."""
+
+
+class AlgorithmConfigSection(Section):
+    """The RL algorithm and its distribution over Ray."""
+
+    iterations: Positive = 20
+    """Iterations of sample → score → advantage → update → sync."""
+    groups_per_iteration: Positive = 4
+    """Distinct states sampled in an iteration, over all env runners."""
+    samples_per_group: Positive = 8
+    """`K`: samples of each state."""
+    advantage: Literal["reinforce", "rloo"] = "rloo"
+    """Estimator: `reinforce` with a moving-average baseline (paper), or leave-one-out within the group."""
+    baseline_window: Positive = 20
+    """Iterations in the moving average of `reinforce` (paper's code: 20)."""
+    scale_advantages: bool = False
+    """Divide an iteration's advantages by their standard deviation."""
+    learning_rate: PositiveFloat = 1e-5
+    """Learning rate of AdamW (paper: 1e-5)."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Weight decay of AdamW."""
+    grad_clip: PositiveFloat = 1.0
+    """Gradients are clipped to this global norm."""
+    kl_coeff: NonNegativeFloat = 0.0
+    """Weight of the KL divergence from the warm-started policy, in nats a token (k3 estimator)."""
+    position_entropy_coeff: NonNegativeFloat = 0.0
+    """Weight of the entropy bonus on the position, in nats."""
+    micro_batch_tokens: Positive = 4096
+    """Padded tokens in one forward and backward pass of the update; gradients accumulate over passes."""
+    num_env_runners: NonNegative = 0
+    """Remote env runners; 0 samples in the driver."""
+    num_learners: NonNegative = 0
+    """Remote learners; 0 updates in the driver."""
+    num_gpus_per_env_runner: NonNegativeFloat = 0.0
+    """GPUs, or a fraction of one, of each remote env runner."""
+    num_gpus_per_learner: NonNegativeFloat = 0.0
+    """GPUs, or a fraction of one, of each remote learner."""
+
+    @model_validator(mode="after")
+    def _group_estimators_need_groups(self) -> AlgorithmConfigSection:
+        if self.advantage == "rloo" and self.samples_per_group < 2:
+            raise ValueError("advantage 'rloo' compares samples of one state: samples_per_group must be at least 2")
+        for workers, name in ((self.num_env_runners, "num_env_runners"), (self.num_learners, "num_learners")):
+            if workers and self.groups_per_iteration % workers:
+                raise ValueError(
+                    f"groups_per_iteration {self.groups_per_iteration} must be a multiple of {name} {workers}, "
+                    "so that whole groups are shared out evenly"
+                )
+        return self
+
+
+class EvaluationConfig(Section):
+    """Evaluation on held-out pairs."""
+
+    max_pairs: Positive | None = 64
+    """Evaluate on at most this many test pairs (chosen by hash); null for all."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature (released code: 1)."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.92
+    """Nucleus sampling (released code: 0.92)."""
+    top_k: NonNegative = 60
+    """Sample among this many likeliest tokens (released code: 60); 0 for all."""
+    batch_size: Positive = 32
+    """Responses that are rewritten together."""
+
+
+class CheckpointConfig(Section):
+    """Checkpoints of the training state."""
+
+    every: Positive = 10
+    """Iterations between checkpoints; the last iteration and Ctrl-C write one too."""
+    keep: Positive = 2
+    """Newest checkpoints that are kept."""
+
+
+class TrackingConfig(Section):
+    """Where metrics go besides `metrics.jsonl`."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online when `WANDB_API_KEY` is set and offline otherwise."""
+    project: str = "partner-rl"
+    """W&B project."""
+    entity: str | None = None
+    """W&B user or team; null for the default one."""
+    group: str | None = None
+    """W&B group."""
+    tags: tuple[str, ...] = ()
+    """W&B tags."""
+    tensorboard: bool = True
+    """Write TensorBoard event files into the run folder."""
+    sample_rows: NonNegative = 4
+    """Rows of the before/after table at each logged step; 0 keeps texts out of the trackers."""
+    log_every: Positive = 1
+    """Iterations between logged steps."""
+
+
+class ResourcesConfig(Section):
+    """Ray cluster and threads."""
+
+    address: str | None = None
+    """Ray cluster to join (`auto` or HOST:PORT); null starts a local Ray."""
+    driver_threads: Positive | None = None
+    """Torch threads of the driver; null for all cores of the machine."""
+    actor_threads: Positive | None = None
+    """Torch threads of each actor; null shares the cores out evenly."""
+    object_store_mb: Positive = 256
+    """Object store of a locally started Ray, in MiB."""
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    name: str | None = None
+    """Name of the run folder; null for the preset's name and the time."""
+    runs_dir: str = "runs"
+    """Folder of run folders."""
+    seed: NonNegative = 0
+    """Seed of everything random."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of the driver's policy; `auto` takes a GPU when there is one."""
+    data: DataConfig = DataConfig()
+    """Pairs and splits."""
+    models: ModelsConfig = ModelsConfig()
+    """Pretrained models."""
+    env: EnvConfig = EnvConfig()
+    """The rewriting task."""
+    policy: PolicyConfig = PolicyConfig()
+    """The policy."""
+    rewards: RewardsConfig = RewardsConfig()
+    """Rewards and their pools."""
+    reward_training: RewardTrainingConfig = RewardTrainingConfig()
+    """Training of the reward classifiers."""
+    warmstart: WarmStartConfig = WarmStartConfig()
+    """Supervised warm start."""
+    algorithm: AlgorithmConfigSection = AlgorithmConfigSection()
+    """The RL algorithm."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Evaluation."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Checkpoints."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Tracking."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """Ray and threads."""

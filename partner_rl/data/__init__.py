@@ -1,0 +1,1 @@
+"""Pairs in and out: readers that reject bad rows, Parquet, deterministic splits."""

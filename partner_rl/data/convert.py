@@ -1,0 +1,77 @@
+"""Any source → one Parquet file, with the rows that could not be used set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from partner_rl.data.readers import describe, no_pairs_message
+from partner_rl.data.records import Reject, Remark
+from partner_rl.data.schema import write_parquet
+from partner_rl.types import Example, PartnerError
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertResult:
+    """What a conversion did.
+
+    Attributes:
+        written: Pairs in the new file.
+        rejects: Rows left out.
+        remarks: What was mended in rows that were written.
+    """
+
+    written: int
+    rejects: tuple[Reject, ...]
+    remarks: tuple[Remark, ...]
+
+
+@dataclass(slots=True)
+class _Sieve:
+    """Lets the pairs through and keeps the rest."""
+
+    rejects: list[Reject] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+
+    def pairs(self, rows: Iterable[Example | Reject | Remark]) -> Iterator[Example]:
+        for row in rows:
+            if isinstance(row, Example):
+                yield row
+            elif isinstance(row, Reject):
+                self.rejects.append(row)
+            else:
+                self.remarks.append(row)
+
+
+def refuse_rejects(rows: Iterable[Example | Reject | Remark]) -> Iterator[Example | Remark]:
+    """The same rows, stopping at the first that cannot be used.
+
+    Raises:
+        PartnerError: A row is rejected; names its line and the reason.
+    """
+    for row in rows:
+        if isinstance(row, Reject):
+            raise PartnerError(f"{describe(row)}; mend the row, or convert without --strict")
+        yield row
+
+
+def convert(rows: Iterable[Example | Reject | Remark], source: str, output: Path) -> ConvertResult:
+    """Write the pairs among the rows (see `readers.iter_rows`) to a Parquet file as they come.
+
+    Args:
+        rows: What a reader yields.
+        source: Names the source in error messages.
+        output: The Parquet file; it appears complete or not at all.
+
+    Raises:
+        PartnerError: Not one pair can be used (no file is written then), or the file cannot be written.
+    """
+    sieve = _Sieve()
+    pairs = sieve.pairs(rows)
+    first = next(pairs, None)
+    if first is None:
+        raise PartnerError(no_pairs_message(source, sieve.rejects))
+    written = write_parquet(chain((first,), pairs), output)
+    return ConvertResult(written, tuple(sieve.rejects), tuple(sieve.remarks))

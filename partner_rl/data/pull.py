@@ -1,0 +1,84 @@
+"""Fetch the public EPITOME data set from its repository, or copy it from a folder."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Final
+
+from partner_rl.data.epitome import EPITOME_FILES, epitome_folder
+from partner_rl.data.readers import read_examples
+from partner_rl.data.records import Progress
+from partner_rl.types import PartnerError
+
+EPITOME_URL: Final = "https://raw.githubusercontent.com/behavioral-data/Empathy-Mental-Health/HEAD/dataset"
+"""Where the three public files are."""
+
+_TIMEOUT_S: Final = 60.0
+_CHUNK_BYTES: Final = 1 << 16
+
+
+def pull_epitome(
+    output: Path, source: Path | None = None, url: str = EPITOME_URL, progress: Progress | None = None
+) -> int:
+    """Put the three EPITOME files into a folder; each is checked before any appears there.
+
+    Args:
+        output: The folder that receives the files.
+        source: Copy them from this folder; None fetches them.
+        url: Where to fetch them.
+        progress: Called with (done, total) bytes.
+
+    Returns:
+        The number of pairs that the files hold.
+
+    Raises:
+        PartnerError: The files cannot be fetched, read or written, or hold no pairs.
+    """
+    report = progress or (lambda done, total: None)
+    place = None if source is None else epitome_folder(source.expanduser())
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".pull-", dir=output) as folder:
+            temporary = Path(folder)
+            for index, name in enumerate(EPITOME_FILES):
+                if place is None:
+                    _fetch(f"{url}/{name}", temporary / name, _part_of(report, index))
+                else:
+                    shutil.copyfile(Path(str(place.joinpath(name))), temporary / name)
+            pairs = len(read_examples(str(temporary)).examples)
+            for name in EPITOME_FILES:
+                (temporary / name).replace(output / name)
+    except OSError as error:
+        raise PartnerError(f"cannot write {output}: {error.strerror or error}; choose another folder") from error
+    report(1, 1)
+    return pairs
+
+
+def _part_of(progress: Progress, index: int) -> Progress:
+    """Progress of one of the files as a part of all."""
+    return lambda done, total: progress(index * total + done, len(EPITOME_FILES) * total)
+
+
+def _fetch(url: str, target: Path, progress: Progress) -> None:
+    name, done = target.name, 0
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, target.open("wb") as file:
+            announced = int(response.headers.get("Content-Length") or 0)
+            while chunk := response.read(_CHUNK_BYTES):
+                done += file.write(chunk)
+                progress(done, max(done, announced))
+    except urllib.error.HTTPError as error:
+        raise PartnerError(f"cannot fetch {name}: {url} answered {error.code} {error.reason}") from error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise PartnerError(
+            f"cannot fetch {name} from {url}: {reason}; is this machine online? "
+            "Copy the files from elsewhere and use --source FOLDER"
+        ) from error
+    if done < announced:
+        raise PartnerError(f"fetching {name} broke off at {done} of {announced} bytes; try again")

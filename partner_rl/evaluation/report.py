@@ -1,0 +1,107 @@
+"""What an evaluation shows on the console: the table of systems and some rewrites."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Final, Protocol
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from envs.rewriting import Edit
+from partner_rl.evaluation.systems import SystemScores
+from partner_rl.types import MECHANISMS, ScoreRequest
+
+INSERTED: Final = "bold green"
+"""Style of a sentence that the policy wrote."""
+STRUCK: Final = "red strike"
+"""Style of the supporter's sentence that it replaced."""
+
+
+class ShownRewrite(Protocol):
+    """What is shown of a rewrite; `partner_rl.rewriter.Rewrite` has it."""
+
+    @property
+    def request(self) -> ScoreRequest:
+        """The rewritten response and its sentences."""
+        ...
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """Its net edits in reading order."""
+        ...
+
+
+_ROWS: Final[tuple[tuple[str, Callable[[SystemScores], float | None], str], ...]] = (
+    ("change in empathy ↑", lambda scores: scores.change_in_empathy, "+.3f"),
+    *(
+        (f"  {name.replace('_', ' ')}", lambda scores, name=name: scores.change_by_mechanism[name], "+.3f")
+        for name in MECHANISMS
+    ),
+    ("perplexity ↓", lambda scores: scores.perplexity, ".1f"),
+    ("coherence ↑", lambda scores: scores.coherence, ".3f"),
+    ("specificity ↑", lambda scores: scores.specificity, ".3f"),
+    ("mutual information ↑ (nats/token)", lambda scores: scores.mutual_information, ".3f"),
+    ("distinct-1 ↑", lambda scores: scores.distinct_1, ".3f"),
+    ("distinct-2 ↑", lambda scores: scores.distinct_2, ".3f"),
+    ("distinct sentences ↑", lambda scores: scores.distinct_sentences, ".1%"),
+    ("commonest sentence ↓", lambda scores: scores.commonest_sentence, ".1%"),
+    ("edit rate ↓", lambda scores: scores.edit_rate, ".3f"),
+    ("unchanged", lambda scores: scores.unchanged, ".1%"),
+    ("length (words)", lambda scores: scores.length, ".1f"),
+    ("responses", lambda scores: float(scores.n), ".0f"),
+)
+
+
+def systems_table(systems: Sequence[SystemScores]) -> Table:
+    """The systems side by side, one metric a row; "–" where a metric does not apply."""
+    table = Table(title="Held-out pairs")
+    table.add_column("metric")
+    for scores in systems:
+        table.add_column(Text(scores.name), justify="right")
+    for label, value_of, form in _ROWS:
+        values = [value_of(scores) for scores in systems]
+        table.add_row(label, *("–" if value is None else format(value, form) for value in values))
+    return table
+
+
+def print_rewrites(rewrites: Sequence[ShownRewrite], console: Console, limit: int = 5) -> None:
+    """Prints the first rewrites: generated sentences in green, those that they replaced struck out in red.
+
+    Args:
+        rewrites: Rewrites; unchanged responses are passed over while there are enough others.
+        console: Where to print.
+        limit: At most this many.
+    """
+    edited_first = sorted(rewrites, key=lambda rewrite: not rewrite.edits)
+    for number, rewrite in enumerate(islice(edited_first, limit), start=1):
+        seeker = Text(_printable(rewrite.request.seeker_post.strip()), style="dim")
+        console.print(Panel(Group(seeker, Rule(style="dim"), marked_response(rewrite)), title=f"rewrite {number}"))
+
+
+def marked_response(rewrite: ShownRewrite) -> Text:
+    """The rewritten response with its edits marked; markup in a post is plain text here."""
+    request = rewrite.request
+    edits = {edit.sentence_index: edit for edit in rewrite.edits}
+    own = iter(request.other_sentences)
+    marked, rest = Text(), request.rewritten_response
+    for index in range(len(request.candidates) + len(request.other_sentences)):
+        edit = edits.get(index)
+        sentence = next(own) if edit is None else edit.sentence
+        gap, _, rest = rest.partition(sentence)
+        marked.append(_printable(gap))
+        if edit is not None and edit.replaced is not None:
+            marked.append(_printable(edit.replaced), STRUCK).append(" ")
+        marked.append(_printable(sentence), "" if edit is None else INSERTED)
+    marked.append(_printable(rest))
+    return marked
+
+
+def _printable(post: str) -> str:
+    """The text without control characters: a post must not steer the terminal."""
+    return "".join(" " if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t" else char for char in post)

@@ -1,0 +1,108 @@
+"""The run's `summary.json`: how good each system is, how long it took, and on what it ran."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from partner_rl.evaluation.systems import SystemScores
+
+VERSIONED_PACKAGES: Final = (
+    "partner-rl",
+    "ray",
+    "torch",
+    "transformers",
+    "gymnasium",
+    "peft",
+    "accelerate",
+    "numpy",
+)
+"""Packages whose versions can change the figures."""
+
+_CPU_INFO: Final = Path("/proc/cpuinfo")
+
+
+def build_summary(
+    systems: Sequence[SystemScores],
+    seconds: Mapping[str, float],
+    episodes_per_second: float | None,
+    seed: int,
+) -> dict[str, object]:
+    """The content of `summary.json`.
+
+    Args:
+        systems: The systems' scores, in the order of the table (`original`, `warm_start`, `rl`).
+        seconds: Phase of the run → wall-clock seconds.
+        episodes_per_second: Episodes of the RL phase over its seconds, or None for a run without RL.
+        seed: The run's seed.
+
+    Returns:
+        JSON-able values; `versions` and `device` describe the machine that this process runs on.
+    """
+    return {
+        "systems": {scores.name: scores.as_json() for scores in systems},
+        "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
+        "episodes_per_second": episodes_per_second,
+        "seed": seed,
+        "versions": package_versions(),
+        "device": describe_device(),
+    }
+
+
+def write_summary(path: Path, summary: Mapping[str, object]) -> None:
+    """Writes a summary so that a reader sees the old file or the new one and never half of it.
+
+    Raises:
+        ValueError: A figure is NaN or infinite, which JSON cannot hold.
+    """
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that decide the figures; absent ones are left out."""
+    versions = {"python": platform.python_version()}
+    installed = {(dist.name or "").lower(): dist.version for dist in importlib.metadata.distributions()}
+    versions.update({name: installed[name] for name in VERSIONED_PACKAGES if name in installed})
+    return versions
+
+
+def describe_device() -> dict[str, object]:
+    """What the run computed on: CPU model, cores of this process, GPU models, operating system."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"cpu": _cpu_model(), "cores": _cores(), "gpus": gpus, "system": platform.system()}
+
+
+def _cores() -> int:
+    # Containers and job schedulers give a process fewer cores than the machine has; only Linux tells.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_model() -> str:
+    if _CPU_INFO.exists():
+        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()

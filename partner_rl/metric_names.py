@@ -1,0 +1,93 @@
+"""The keys of every metric that a run logs, in one place.
+
+`metrics.jsonl`, TensorBoard and W&B all use them. Values are floats; the unit is in the comment of the key, else the
+figure has none. A key with a suffix is made by a function.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from partner_rl.positions import PositionKind, decode_position, num_positions
+
+STEP: Final = "step"
+"""The iteration, counted from 1: the horizontal axis of every curve."""
+
+REWARD_TOTAL: Final = "reward/total"
+"""Mean over the iteration's episodes of the reward that is trained on."""
+REWARD_STD: Final = "reward/std"
+"""Standard deviation of the total reward over the iteration's episodes."""
+
+POLICY_KL: Final = "policy/kl"
+"""KL divergence from the warm-started policy, nats a token."""
+POLICY_POSITION_ENTROPY: Final = "policy/position_entropy"
+"""Entropy of the position, nats."""
+POLICY_SENTENCE_ENTROPY: Final = "policy/sentence_entropy"
+"""Entropy of the sentence's tokens, nats a token."""
+POLICY_SENTENCE_TOKENS: Final = "policy/sentence_tokens"
+"""Mean length of the generated sentences, tokens."""
+POLICY_DISTINCT_SENTENCES: Final = "policy/distinct_sentences"
+"""Share of the iteration's generated sentences that are unique."""
+
+TRAIN_LOSS: Final = "train/loss"
+TRAIN_GRAD_NORM: Final = "train/grad_norm"
+"""Global gradient norm before clipping."""
+TRAIN_LOGPROB_GAP: Final = "train/logprob_gap"
+"""Largest |log-probability at training − at sampling| before the iteration's update, nats."""
+TRAIN_ADVANTAGE_STD: Final = "train/advantage_std"
+TRAIN_BASELINE: Final = "train/baseline"
+
+TIME_GENERATE: Final = "time/generate"
+"""Seconds of an iteration spent sampling positions and sentences."""
+TIME_SCORE: Final = "time/score"
+"""Seconds spent waiting for the rewards."""
+TIME_UPDATE: Final = "time/update"
+"""Seconds of forward and backward passes and optimizer steps."""
+TIME_SYNC: Final = "time/sync"
+"""Seconds of bringing new weights to the env runners."""
+TIME_OTHER: Final = "time/other"
+"""Seconds of the iteration that none of the other times covers: the framework's share."""
+TIME_ITERATION: Final = "time/iteration"
+"""Seconds of the whole iteration."""
+
+EPISODES_PER_SECOND: Final = "throughput/episodes_per_second"
+TOKENS_PER_SECOND: Final = "throughput/tokens_per_second"
+"""Generated tokens a second of the iteration."""
+EPISODES_TOTAL: Final = "throughput/episodes_total"
+"""Episodes since the run began."""
+
+
+def reward_raw(component: str) -> str:
+    """Mean score of a reward component as the component defines it."""
+    return f"reward/raw/{component}"
+
+
+def reward_weighted(component: str) -> str:
+    """Mean contribution of a reward component to the total reward."""
+    return f"reward/weighted/{component}"
+
+
+def reward_detail(name: str) -> str:
+    """Mean of a further figure of a component (`RewardBreakdown.details`); the name starts with the component's."""
+    return f"reward/detail/{name}"
+
+
+def position_share(position: int, window: int) -> str:
+    """Share of episodes' edits at one position of a window: `insert_0`, `replace_0`, … or `noop`.
+
+    Raises:
+        ValueError: The position is outside `0…2k+1`.
+    """
+    decoded = decode_position(position, window)
+    name = decoded.kind.value if decoded.kind is PositionKind.NOOP else f"{decoded.kind.value}_{decoded.index}"
+    return f"policy/position/{name}"
+
+
+def position_shares(window: int) -> tuple[str, ...]:
+    """The keys of all `2k+2` positions of a window of `k` sentences, in the order of their numbers."""
+    return tuple(position_share(position, window) for position in range(num_positions(window)))
+
+
+def evaluation(system: str, metric: str) -> str:
+    """A metric of the evaluation on held-out pairs of one system (`original`, `warm_start`, `rl`)."""
+    return f"evaluation/{system}/{metric}"

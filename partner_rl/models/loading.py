@@ -1,0 +1,150 @@
+"""Local folders → tokenizers and models, quietly, from safetensors only and never running code from the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from partner_rl.types import PartnerError
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
+_UNUSED_ENCODER_WEIGHTS = ("pooler.",)
+_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' warnings and progress bars inside the block; errors stay."""
+    settings: Any = transformers_logging  # most of it has no type annotations
+    verbosity, bars = settings.get_verbosity(), settings.is_progress_bar_enabled()
+    settings.set_verbosity_error()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        settings.set_verbosity(verbosity)
+        if bars:
+            settings.enable_progress_bar()
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder; one without a padding token (the GPT-2 family) pads with its end token.
+
+    Raises:
+        PartnerError: The folder holds no tokenizer, or one that cannot be read or cannot pad.
+    """
+    if not any((path / name).is_file() for name in _TOKENIZER_FILES):
+        raise PartnerError(
+            f"no tokenizer in {path}: expected one of {', '.join(_TOKENIZER_FILES)}; see `partner-rl models list`"
+        )
+    with quiet_transformers():
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                str(path), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # tokenizers raises bare Exception for a file that it cannot parse
+            raise PartnerError(f"cannot read the tokenizer in {path}: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise PartnerError(
+                f"tokenizer in {path} has neither a padding nor an end token; add one to its tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_causal_lm(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A causal language model in evaluation mode with every dropout set to 0.
+
+    Dropout would make log-probabilities at training time differ from those at sampling time.
+
+    Raises:
+        PartnerError: The folder holds no such model, or weights are missing.
+    """
+    config = _load_config(path)
+    _zero_dropout(config)
+    model = _load_weights(AutoModelForCausalLM, path, config, dtype, may_miss=())
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def load_encoder(path: Path) -> PreTrainedModel:
+    """A text encoder in float32 and evaluation mode, with the dropout of its configuration.
+
+    A pooling layer that the weights do not hold is initialised at random: use the last hidden state, not the pooler.
+
+    Raises:
+        PartnerError: The folder holds no such model, or weights are missing.
+    """
+    return _load_weights(AutoModel, path, _load_config(path), torch.float32, may_miss=_UNUSED_ENCODER_WEIGHTS)
+
+
+def _load_config(path: Path) -> PreTrainedConfig:
+    if not (path / "config.json").is_file():
+        raise PartnerError(f"no model in {path}: config.json is missing; see `partner-rl models list` for names")
+    if not any(path.glob("*.safetensors")):
+        raise PartnerError(
+            f"no safetensors weights in {path}: pickled weights are not read; save the model with save_pretrained"
+        )
+    with quiet_transformers():
+        try:
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                str(path), local_files_only=True, trust_remote_code=False
+            )
+        except _LOADING_ERRORS as error:
+            raise PartnerError(f"cannot read {path / 'config.json'}: {first_line(error)}") from error
+    return config
+
+
+def _load_weights(
+    auto: Any, path: Path, config: PreTrainedConfig, dtype: torch.dtype, may_miss: tuple[str, ...]
+) -> PreTrainedModel:
+    with quiet_transformers():
+        try:
+            model, report = auto.from_pretrained(
+                str(path),
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except Exception as error:  # safetensors raises its own, bare subclass of Exception for a damaged file
+            raise PartnerError(f"cannot load the model in {path}: {first_line(error)}") from error
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(may_miss))
+    if missing:
+        raise PartnerError(
+            f"model in {path} lacks {len(missing)} weights of a {config.model_type} model, such as {missing[0]}; "
+            "is it a model of another kind?"
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def _zero_dropout(config: PreTrainedConfig) -> None:
+    for key, value in config.to_dict().items():
+        if key.endswith(("dropout", "pdrop")) and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(config, key, 0.0)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

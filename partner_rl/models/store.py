@@ -1,0 +1,207 @@
+"""The folder of installed models: all or nothing, one process at a time.
+
+A model is built in a temporary folder beside its final place, described by a manifest that is written last, flushed to
+the disk and renamed. So a folder with a valid manifest is complete, whatever was killed and when; anything else is
+rebuilt. A file lock per model lets several processes ask for the same model at once: one builds, the others wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from partner_rl.types import PartnerError
+
+logger = logging.getLogger(__name__)
+
+MANIFEST_NAME: Final = "partner_manifest.json"
+"""The file that marks a folder as complete."""
+
+CACHE_VARIABLE: Final = "PARTNER_RL_CACHE"
+"""Environment variable that names the cache folder."""
+
+Progress = Callable[[int, int], None]
+"""Called with (work done, total work), in arbitrary units, from the thread that works."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file of an installed model.
+
+    Attributes:
+        size: Bytes.
+        sha256: Hexadecimal SHA-256 of the content.
+    """
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an installed model folder consists of.
+
+    Attributes:
+        source: What the folder was made from, with its version; another source makes the folder out of date.
+        files: Path relative to the folder, with `/` → size and checksum.
+    """
+
+    source: str
+    files: Mapping[str, StoredFile]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files.values())
+
+
+def cache_folder(cache_dir: Path | None) -> Path:
+    """The cache folder: the argument, else `$PARTNER_RL_CACHE`, else `~/.cache/partner-rl`."""
+    if cache_dir is not None:
+        return cache_dir.expanduser().absolute()
+    from_environment = os.environ.get(CACHE_VARIABLE)
+    return (
+        Path(from_environment).expanduser() if from_environment else Path.home() / ".cache" / "partner-rl"
+    ).absolute()
+
+
+def sha256_of(stream: BufferedReader) -> str:
+    """Hexadecimal SHA-256 of what is left to read of a binary stream."""
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of an installed folder, or None where there is none that can be read."""
+    try:
+        content = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+        files = {name: StoredFile(int(file["size"]), str(file["sha256"])) for name, file in content["files"].items()}
+        return Manifest(source=str(content["source"]), files=files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.debug("no usable manifest in %s: %s", folder, error)
+        return None
+
+
+def find_damage(folder: Path, source: str) -> str | None:
+    """Why an installed folder cannot be used, by cheap facts (manifest, source, sizes), or None if it can."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return "no manifest"
+    if manifest.source != source:
+        return f"made from {manifest.source}, wanted {source}"
+    for name, file in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != file.size:
+            return f"{name} is missing or has another size"
+    return None
+
+
+def find_corruption(folder: Path, source: str) -> str | None:
+    """Like `find_damage`, but reads every file and compares its checksum."""
+    damage = find_damage(folder, source)
+    manifest = read_manifest(folder)
+    if damage is not None or manifest is None:
+        return damage or "no manifest"
+    for name, file in manifest.files.items():
+        with (folder / name).open("rb") as stream:
+            if sha256_of(stream) != file.sha256:
+                return f"checksum of {name} differs"
+    return None
+
+
+def install(folder: Path, source: str, build: Callable[[Path], None]) -> Path:
+    """Make sure that `folder` holds a complete model, building it when it does not.
+
+    Args:
+        folder: Final place of the model.
+        source: What it is made from (see `Manifest.source`).
+        build: Fills the empty folder that it is given; runs at most once, under the model's lock.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        PartnerError: The cache folder cannot be written; whatever `build` raises passes through.
+    """
+    if find_damage(folder, source) is None:
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            damage = find_damage(folder, source)
+            if damage is not None:
+                _rebuild(folder, source, build, damage)
+    except OSError as error:
+        reason = error.strerror or error
+        raise PartnerError(
+            f"cannot write model cache {folder.parent}: {reason}; set ${CACHE_VARIABLE} to a folder with room"
+        ) from error
+    return folder
+
+
+def _rebuild(folder: Path, source: str, build: Callable[[Path], None], damage: str) -> None:
+    prefix = f".{folder.name}.tmp-"
+    # The lock is held, so temporary folders of this model belong to processes that were killed.
+    for leftover in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(leftover)
+    if folder.exists():
+        logger.warning("rebuilding model folder %s: %s", folder, damage)
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    try:
+        build(temporary)
+        _write_manifest(temporary, source)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+        _fsync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_manifest(folder: Path, source: str) -> None:
+    files: dict[str, StoredFile] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        path.chmod(0o644)
+        with path.open("rb") as stream:
+            files[path.relative_to(folder).as_posix()] = StoredFile(path.stat().st_size, sha256_of(stream))
+        _fsync(path)
+    content = {"source": source, "files": {name: asdict(file) for name, file in files.items()}}
+    manifest = folder / MANIFEST_NAME
+    manifest.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    _fsync(manifest)
+    # mkdtemp makes folders that only their owner can enter; a cache may be shared.
+    folder.chmod(0o755)
+    _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("another process is preparing %s; waiting for it", folder.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,330 @@
+"""Supervised examples from real responses (PARTNER, section 4.5).
+
+A sentence that carries empathy is taken out of a real response; the example is the response without it and the edit
+that brings it back. That recipe yields insertions alone. So that the policy also meets the replace positions, a small
+share of examples puts a neutral sentence of another response in the empathic sentence's place, to be replaced by it;
+and some show an already empathic response, to be left alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from envs import rewriting, text
+from partner_rl.config.schema import EnvConfig, WarmStartConfig
+from partner_rl.positions import Position, PositionKind, decode_position, encode_position, noop_position
+from partner_rl.types import MECHANISMS, EditAction, Example, RewriteState
+from partner_rl.warmstart.annotate import AnnotatedResponse, SentenceScorer, annotate, is_usable
+from partner_rl.warmstart.balance import grouped, interleaved
+
+MIN_WORDS: Final = 4
+"""A shorter sentence is no target: it is rarely more than a greeting."""
+
+MAX_WORDS: Final = 40
+"""A longer sentence is no target, unless the caller sets another limit."""
+
+MIN_LEVEL: Final = 1.0
+"""A sentence of at least this level in a mechanism carries empathy; a stronger one comes first."""
+
+NEUTRAL_EMPATHY: Final = 0.5
+"""Responses below this empathy lend their sentences as neutral ones: labelled 0, or scored close to it."""
+
+NOOP_EMPATHY: Final = 4.0
+"""Responses of at least this empathy are to be left alone."""
+
+REPLACE_SHARE: Final = 0.15
+"""Share of the edits that replace a sentence."""
+
+NEUTRAL_DRAWS: Final = 20
+"""Neutral sentences drawn for a place; the one that shares the most words with the seeker's post is put there."""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStartExample:
+    """A state and the edit that the policy should make in it."""
+
+    state: RewriteState
+    action: EditAction
+
+
+@dataclass(frozen=True, slots=True)
+class PairCounts:
+    """What a corpus gave, in numbers.
+
+    Attributes:
+        responses: Responses that were labelled or scored.
+        empathic_sentences: Mechanism → sentences that carry it (each counted for its strongest mechanism).
+        unusable_sentences: Empathic sentences too short, too long or with a web address.
+        inserts: Insert examples.
+        replaces: Replace examples.
+        noops: No-op examples.
+        by_mechanism: Mechanism → insert and replace examples.
+        by_position: Position, such as `insert 0`, → examples.
+    """
+
+    responses: int
+    empathic_sentences: dict[str, int]
+    unusable_sentences: int
+    inserts: int
+    replaces: int
+    noops: int
+    by_mechanism: dict[str, int]
+    by_position: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """An empathic sentence of a response that could be an example's answer."""
+
+    response: AnnotatedResponse
+    index: int
+    mechanism: str
+    level: float
+
+    @property
+    def sentence(self) -> str:
+        return self.response.split.sentences[self.index]
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """An example before selection, with what it is balanced by."""
+
+    example: WarmStartExample
+    mechanism: str
+    level: float
+
+
+def make_pairs(
+    examples: Sequence[Example],
+    env: EnvConfig,
+    settings: WarmStartConfig,
+    seed: int,
+    scorer: SentenceScorer | None = None,
+    max_words: int = MAX_WORDS,
+) -> tuple[list[WarmStartExample], PairCounts]:
+    """Makes supervised examples in random order, balanced over mechanisms and positions.
+
+    The balance holds when `settings.max_examples` leaves a choice; without a limit every usable sentence is an example.
+
+    Args:
+        examples: Real pairs. Sentences of labelled ones carry empathy where a rationale says so.
+        env: The task; states are windows as `envs.rewriting` cuts them.
+        settings: Number of examples and share of no-ops.
+        seed: The same seed and examples give the same result.
+        scorer: Levels of sentences and responses without labels; None leaves unlabelled pairs out.
+        max_words: Longest target sentence; choose it so that a sentence fits the policy's `max_new_tokens`.
+
+    Returns:
+        The examples, and counts for the log.
+
+    Raises:
+        PartnerError: The scorer's answer has the wrong shape or is not finite.
+    """
+    rng = np.random.default_rng(seed)
+    responses = annotate(examples, scorer)
+    targets = _find_targets(responses)
+    usable = [target for target in targets if is_usable(target.sentence, MIN_WORDS, max_words)]
+    inserts, replaces = _draft_edits(usable, _neutral_sentences(responses, max_words), env, rng)
+    chosen = _choose_edits(inserts, replaces, settings)
+    noops = _draft_noops(responses, env, rng)[: _noop_count(len(chosen), settings)]
+    pairs = [*(draft.example for draft in chosen), *noops]
+    counts = PairCounts(
+        responses=len(responses),
+        empathic_sentences=_tally([target.mechanism for target in targets]),
+        unusable_sentences=len(targets) - len(usable),
+        inserts=sum(_kind(draft.example, env) is PositionKind.INSERT for draft in chosen),
+        replaces=sum(_kind(draft.example, env) is PositionKind.REPLACE for draft in chosen),
+        noops=len(noops),
+        by_mechanism=_tally([draft.mechanism for draft in chosen]),
+        by_position=_tally_positions(pairs, env),
+    )
+    return [pairs[row] for row in rng.permutation(len(pairs))], counts
+
+
+def _find_targets(responses: Sequence[AnnotatedResponse]) -> list[_Target]:
+    """Every empathic sentence, filed under its strongest mechanism; the rarer one when two are equally strong."""
+    found = [
+        (response, index, levels)
+        for response in responses
+        for index, levels in enumerate(response.levels)
+        if max(levels) >= MIN_LEVEL
+    ]
+    frequency = [sum(levels[m] >= MIN_LEVEL for _, _, levels in found) for m in range(len(MECHANISMS))]
+    targets = []
+    for response, index, levels in found:
+        strongest = max(range(len(MECHANISMS)), key=lambda m: (levels[m], -frequency[m]))
+        targets.append(_Target(response, index, MECHANISMS[strongest], levels[strongest]))
+    return targets
+
+
+def _neutral_sentences(responses: Sequence[AnnotatedResponse], max_words: int) -> list[tuple[str, str]]:
+    """Usable sentences of responses without empathy, each with its response's id."""
+    return [
+        (response.example.response_id, sentence)
+        for response in responses
+        if response.empathy < NEUTRAL_EMPATHY
+        for sentence in response.split.sentences
+        if is_usable(sentence, MIN_WORDS, max_words)
+    ]
+
+
+def _draft_edits(
+    targets: Sequence[_Target], neutral: Sequence[tuple[str, str]], env: EnvConfig, rng: np.random.Generator
+) -> tuple[list[_Draft], list[_Draft]]:
+    """Each target as an insertion; for a random share, and where nothing else would be left, as a replacement."""
+    drafts: dict[PositionKind, list[_Draft]] = {PositionKind.INSERT: [], PositionKind.REPLACE: []}
+    for row in rng.permutation(len(targets)):
+        target = targets[row]
+        kinds = [PositionKind.INSERT, PositionKind.REPLACE]
+        if rng.random() < REPLACE_SHARE:
+            kinds.reverse()
+        for kind in kinds:
+            example = (
+                _insertion(target, env, rng) if kind is PositionKind.INSERT else _replacement(target, neutral, env, rng)
+            )
+            if example is not None:
+                drafts[kind].append(_Draft(example, target.mechanism, target.level))
+                break
+    return drafts[PositionKind.INSERT], drafts[PositionKind.REPLACE]
+
+
+def _insertion(target: _Target, env: EnvConfig, rng: np.random.Generator) -> WarmStartExample | None:
+    """The response without its empathic sentences, or without this one where no other kind is left."""
+    removed = _empathic(target.response)
+    if len(removed) == len(target.response.levels):
+        removed = frozenset({target.index})
+    rest = _without(target.response.split, removed)
+    place = target.index - sum(index < target.index for index in removed)
+    return _example_at(target, rest, place, PositionKind.INSERT, env, rng)
+
+
+def _replacement(
+    target: _Target, neutral: Sequence[tuple[str, str]], env: EnvConfig, rng: np.random.Generator
+) -> WarmStartExample | None:
+    """The response without its other empathic sentences and with a neutral sentence in the place of this one."""
+    filler = _draw_neutral(target, neutral, rng)
+    if filler is None:
+        return None
+    removed = _empathic(target.response) - {target.index}
+    changed = _without(text.replace_sentence(target.response.split, target.index, filler), removed)
+    place = target.index - sum(index < target.index for index in removed)
+    return _example_at(target, changed, place, PositionKind.REPLACE, env, rng)
+
+
+def _empathic(response: AnnotatedResponse) -> frozenset[int]:
+    return frozenset(index for index, levels in enumerate(response.levels) if max(levels) >= MIN_LEVEL)
+
+
+def _without(split: text.SplitText, removed: frozenset[int]) -> text.SplitText:
+    for index in sorted(removed, reverse=True):
+        split = text.remove_sentence(split, index)
+    return split
+
+
+def _draw_neutral(target: _Target, neutral: Sequence[tuple[str, str]], rng: np.random.Generator) -> str | None:
+    """Of some random neutral sentences of other responses, the one nearest to the seeker's words.
+
+    A sentence from nowhere would teach the policy to replace what is off topic, not what lacks empathy.
+    """
+    if not neutral:
+        return None
+    drawn = [neutral[row] for row in rng.integers(len(neutral), size=NEUTRAL_DRAWS)]
+    others = [sentence for response_id, sentence in drawn if response_id != target.response.example.response_id]
+    seeker = _long_words(target.response.example.seeker_post)
+    return max(others, key=lambda sentence: len(_long_words(sentence) & seeker), default=None)
+
+
+def _long_words(post: str) -> frozenset[str]:
+    return frozenset(word for word in post.casefold().split() if len(word) > MIN_WORDS)
+
+
+def _example_at(
+    target: _Target, split: text.SplitText, place: int, kind: PositionKind, env: EnvConfig, rng: np.random.Generator
+) -> WarmStartExample | None:
+    """The window that holds a place of the changed response, and the edit that puts the target there.
+
+    None when the changed response has no sentence left, or falls into other sentences when it is cut anew.
+    """
+    start_state = rewriting.reset(replace(target.response.example, response_post=text.join(split)), env)
+    if not split.sentences or start_state.current.sentences != split.sentences:
+        return None
+    start = min(place, len(split.sentences) - 1) // env.window * env.window
+    # A gap between two windows belongs to both.
+    if kind is PositionKind.INSERT and 0 < place == start and rng.random() < 0.5:
+        start -= env.window
+    state = _observe_window(start_state, start, env)
+    position = encode_position(Position(kind, place - start), env.window)
+    return WarmStartExample(state, EditAction(position, text.clean_sentence(target.sentence)))
+
+
+def _observe_window(state: rewriting.EpisodeState, start: int, env: EnvConfig) -> RewriteState:
+    noop = EditAction(noop_position(env.window))
+    while state.window_start < start:
+        state = rewriting.step(state, noop, env)
+    return rewriting.observe(state)
+
+
+def _draft_noops(
+    responses: Sequence[AnnotatedResponse], env: EnvConfig, rng: np.random.Generator
+) -> list[WarmStartExample]:
+    """A random window of each response that is empathic already, in random order."""
+    empathic = [response for response in responses if response.empathy >= NOOP_EMPATHY]
+    action = EditAction(noop_position(env.window))
+    drafts = []
+    for row in rng.permutation(len(empathic)):
+        response = empathic[row]
+        start = int(rng.integers(-(-len(response.split.sentences) // env.window))) * env.window
+        drafts.append(WarmStartExample(_observe_window(rewriting.reset(response.example, env), start, env), action))
+    return drafts
+
+
+def _choose_edits(inserts: list[_Draft], replaces: list[_Draft], settings: WarmStartConfig) -> list[_Draft]:
+    if settings.noop_fraction == 1.0:
+        return []
+    wanted = len(inserts) + len(replaces)
+    if settings.max_examples is not None:
+        wanted = min(wanted, round(settings.max_examples * (1.0 - settings.noop_fraction)))
+    chosen = _balanced(inserts)[: wanted - min(len(replaces), round(REPLACE_SHARE * wanted))]
+    of_each_insert = REPLACE_SHARE / (1.0 - REPLACE_SHARE)
+    return chosen + _balanced(replaces)[: round(of_each_insert * len(chosen))]
+
+
+def _balanced(drafts: list[_Draft]) -> list[_Draft]:
+    """The drafts ordered so that any beginning is balanced over mechanisms and, within each, over positions."""
+    mechanisms = [
+        interleaved(
+            [
+                sorted(cell, key=lambda draft: -draft.level)
+                for cell in grouped(group, key=lambda draft: draft.example.action.position)
+            ]
+        )
+        for group in grouped(drafts, key=lambda draft: draft.mechanism)
+    ]
+    return interleaved(mechanisms)
+
+
+def _noop_count(edits: int, settings: WarmStartConfig) -> int | None:
+    """How many no-ops make up their share beside the edits; None for all there are."""
+    if settings.noop_fraction == 1.0:
+        return settings.max_examples
+    return round(edits * settings.noop_fraction / (1.0 - settings.noop_fraction))
+
+
+def _kind(example: WarmStartExample, env: EnvConfig) -> PositionKind:
+    return decode_position(example.action.position, env.window).kind
+
+
+def _tally(names: Sequence[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def _tally_positions(pairs: Sequence[WarmStartExample], env: EnvConfig) -> dict[str, int]:
+    counts = Counter(pair.action.position for pair in pairs)
+    decoded = {number: decode_position(number, env.window) for number in sorted(counts)}
+    return {f"{position.kind} {position.index}": counts[number] for number, position in decoded.items()}

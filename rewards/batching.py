@@ -1,0 +1,35 @@
+"""Orders and cuts batches so that padding is small and memory is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rewards.scorer import Item
+
+
+def item_order(item: Item) -> tuple[tuple[int, str], ...]:
+    """The key to sort items by: by length, with equal leading texts side by side.
+
+    Neighbours then share what scorers compute once per leading text (the seeker's states, a prompt's KV cache).
+    """
+    return tuple((len(text), text) for text in item)
+
+
+def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Cut indices `0…n-1` into batches of similar length.
+
+    Args:
+        lengths: Tokens of each row.
+        budget: Most padded tokens (rows times the longest row) in a batch; a single longer row is a batch alone.
+
+    Yields:
+        Indices of one batch, shortest row first; every index occurs exactly once over all batches.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and (len(batch) + 1) * lengths[index] > budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

@@ -1,0 +1,121 @@
+"""Folders of trained classifiers: safetensors, JSON and the tokenizer, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from partner_rl.models.loading import load_tokenizer
+from partner_rl.types import PartnerError
+
+WEIGHTS = "model.safetensors"
+METADATA = "partner_rl.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredClassifier:
+    """A classifier's folder, opened.
+
+    Attributes:
+        folder: The folder.
+        tokenizer: Tokenizer of its encoder.
+        config: Configuration of its encoder.
+        settings: What else was stored.
+    """
+
+    folder: Path
+    tokenizer: Tokenizer
+    config: PreTrainedConfig
+    settings: Mapping[str, object]
+
+    def new_encoder(self) -> PreTrainedModel:
+        """An encoder of the stored architecture, its weights yet to be loaded."""
+        encoder: PreTrainedModel = AutoModel.from_config(self.config)  # type: ignore[no-untyped-call]
+        encoder.train(False)
+        return encoder
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Load the stored weights; every tensor must match.
+
+        Raises:
+            PartnerError: Names or shapes differ, or the file is damaged.
+        """
+        try:
+            model.load_state_dict(load_file(str(self.folder / WEIGHTS)))
+        except Exception as error:
+            raise PartnerError(
+                f"{self.folder / WEIGHTS} does not fit its configuration ({type(error).__name__}): "
+                "delete the folder and train the classifier again"
+            ) from error
+
+
+def write_classifier(
+    folder: Path,
+    kind: str,
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    encoder_config: PreTrainedConfig,
+    settings: Mapping[str, object],
+) -> None:
+    """Write a classifier so that the folder is complete or absent, replacing an older one.
+
+    Args:
+        folder: Where to.
+        kind: `empathy` or `coherence`.
+        model: Its weights.
+        tokenizer: Tokenizer of its encoder.
+        encoder_config: Configuration of its encoder.
+        settings: JSON values to keep beside it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        partial.chmod(0o755)
+        # Copies: safetensors refuses tensors that share memory.
+        weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, str(partial / WEIGHTS))
+        encoder_config.save_pretrained(str(partial))
+        tokenizer.save_pretrained(str(partial))
+        metadata = {"format": FORMAT, "kind": kind, "settings": dict(settings)}
+        (partial / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_classifier(folder: Path, kind: str) -> StoredClassifier:
+    """Open a classifier's folder.
+
+    Raises:
+        PartnerError: It is not there, incomplete, or holds something else.
+    """
+    if not (folder / METADATA).is_file() or not (folder / WEIGHTS).is_file():
+        raise PartnerError(
+            f"no {kind} classifier in {folder}: leave rewards.{kind}.checkpoint empty to train one, "
+            "or name a folder that a run has trained"
+        )
+    try:
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        found, version = metadata["kind"], metadata["format"]
+        settings = dict(metadata["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise PartnerError(f"{folder / METADATA} is damaged: train the {kind} classifier again") from error
+    if (found, version) != (kind, FORMAT):
+        raise PartnerError(
+            f"{folder} holds a {found!r} classifier of format {version}, not {kind!r} of format {FORMAT}: "
+            f"name another folder in rewards.{kind}.checkpoint"
+        )
+    config: PreTrainedConfig = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    return StoredClassifier(folder, load_tokenizer(folder), config, settings)

@@ -1,0 +1,97 @@
+"""The reward for empathy: how much the rewriting changes the response's empathy (PARTNER, section 4.3).
+
+`r_e = empathy(S, R̂) − empathy(S, R)`, each the sum of three mechanisms' levels and so within 0…6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from partner_rl.types import MECHANISMS, ScoreRequest
+from rewards.batching import item_order
+from rewards.device import check_device
+from rewards.empathy_model import NUM_LEVELS, EmpathyClassifier
+from rewards.scorer import ComponentScore, FloatArray, Item
+
+NAME = "empathy"
+
+
+@dataclass(frozen=True, slots=True)
+class EmpathyReward:
+    """Asks for the levels of the rewritten and of the original response; item: (seeker post, response)."""
+
+    name: str = NAME
+    width: int = len(MECHANISMS)
+
+    def items(self, request: ScoreRequest) -> tuple[Item, ...]:
+        """The rewritten and the original response, each with the seeker's post."""
+        return (
+            (request.seeker_post, request.rewritten_response),
+            (request.seeker_post, request.original_response),
+        )
+
+    def combine(self, request: ScoreRequest, values: FloatArray) -> ComponentScore:
+        """Rewritten minus original, summed over the mechanisms; details: the change of each."""
+        change_M = values[0].astype(np.float64) - values[1].astype(np.float64)
+        return ComponentScore(
+            float(change_M.sum()), {name: float(x) for name, x in zip(MECHANISMS, change_M, strict=True)}
+        )
+
+
+class EmpathyScorer:
+    """Level of each mechanism, 0…2, of (seeker post, response) items.
+
+    A response without any text expresses nothing: its levels are 0, whatever the classifier would say.
+    """
+
+    name = NAME
+
+    def __init__(self, classifier: EmpathyClassifier, score: Literal["expected", "argmax"]) -> None:
+        """Take a classifier; `score` is the expected level of each mechanism or the likeliest one."""
+        self.classifier = classifier
+        self._level = _expected_levels if score == "expected" else _likeliest_levels
+
+    def score(self, items: Sequence[Item]) -> FloatArray:
+        """Levels, shape `[n_items, 3]`, in the order of `MECHANISMS`."""
+        levels = np.zeros((len(items), len(MECHANISMS)), dtype=np.float32)
+        order = sorted((i for i, item in enumerate(items) if item[1].strip()), key=lambda i: item_order(items[i]))
+        if order:
+            probabilities_BML = self.classifier.level_probabilities([(items[i][0], items[i][1]) for i in order])
+            levels[order] = self._level(probabilities_BML).numpy()
+        return levels
+
+
+def _expected_levels(probabilities_BML: torch.Tensor) -> torch.Tensor:
+    return probabilities_BML @ torch.arange(NUM_LEVELS, dtype=probabilities_BML.dtype)
+
+
+def _likeliest_levels(probabilities_BML: torch.Tensor) -> torch.Tensor:
+    return probabilities_BML.argmax(-1).float()
+
+
+@dataclass(frozen=True, slots=True)
+class EmpathyBuilder:
+    """Loads the classifier.
+
+    Attributes:
+        folder: A trained classifier's folder, readable where the scorer runs.
+        score: `expected` or `argmax` level.
+        max_tokens: Each post is cut to its first this many tokens.
+        device: `cpu` or `cuda`.
+    """
+
+    folder: Path
+    score: Literal["expected", "argmax"] = "expected"
+    max_tokens: int = 128
+    device: str = "cpu"
+
+    def build(self) -> EmpathyScorer:
+        """Load the classifier."""
+        check_device(self.device, NAME)
+        return EmpathyScorer(EmpathyClassifier.load(self.folder, self.max_tokens, self.device), self.score)

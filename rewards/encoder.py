@@ -1,0 +1,173 @@
+"""Texts into token states with a bidirectional encoder: what the empathy and coherence classifiers stand on.
+
+Shapes: `_B` text, `_T` token, `_D` hidden unit. States of a text are kept unpadded, `[T, D]`, so that what is cached
+or shared does not depend on its neighbours in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.masking_utils import create_bidirectional_mask
+
+from partner_rl.types import PartnerError
+from rewards.batching import length_batches
+
+TOKENS_PER_PASS = 4096
+"""Most padded tokens in one forward pass of an encoder."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """A tokenised text.
+
+    Attributes:
+        ids: Token ids with the encoder's special tokens, T of them.
+        offsets: Per token, its first and one-past-last character in the text; (0, 0) for special tokens.
+        special: Per token, whether it is a special token.
+    """
+
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    special: tuple[bool, ...]
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int) -> list[EncodedText]:
+    """Tokenise texts, keeping the first `max_tokens` tokens of each (special tokens included)."""
+    if not texts:
+        return []
+    batch = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_tokens,
+        padding=False,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+    return [
+        EncodedText(tuple(ids), tuple((int(a), int(b)) for a, b in offsets), tuple(bool(x) for x in special))
+        for ids, offsets, special in zip(
+            batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True
+        )
+    ]
+
+
+def token_limit(encoder: PreTrainedModel, max_tokens: int) -> int:
+    """`max_tokens`, or fewer where the encoder has fewer positions."""
+    positions = getattr(encoder.config, "max_position_embeddings", None)
+    if positions is None:
+        return max_tokens
+    # RoBERTa numbers its positions from padding_idx + 1: two of those it declares cannot be used.
+    return min(max_tokens, int(positions) - 2)
+
+
+def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills up short rows; any id serves, as padding is masked."""
+    return int(tokenizer.pad_token_id) if isinstance(tokenizer.pad_token_id, int) else 0
+
+
+def pad_ids(encoded: Sequence[EncodedText], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of a batch, each `[B, T]`, padded on the right; the mask is True on tokens."""
+    longest = max(len(text.ids) for text in encoded)
+    ids_BT = torch.full((len(encoded), longest), pad_id, dtype=torch.long)
+    mask_BT = torch.zeros((len(encoded), longest), dtype=torch.bool)
+    for row, text in enumerate(encoded):
+        ids_BT[row, : len(text.ids)] = torch.tensor(text.ids)
+        mask_BT[row, : len(text.ids)] = True
+    return ids_BT.to(device), mask_BT.to(device)
+
+
+def pad_states(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """States of several texts, each `[T, D]`, as one `[B, T, D]` with its mask `[B, T]`."""
+    states_BTD = nn.utils.rnn.pad_sequence(list(states), batch_first=True)
+    lengths = torch.tensor([len(state) for state in states], device=states_BTD.device)
+    mask_BT = torch.arange(states_BTD.shape[1], device=states_BTD.device)[None, :] < lengths[:, None]
+    return states_BTD, mask_BT
+
+
+def mean_pool(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean state over a text's tokens, special tokens included, `[B, D]`."""
+    weight_BT1 = mask_BT.unsqueeze(-1).to(states_BTD.dtype)
+    return (states_BTD * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1.0)
+
+
+def num_layers(encoder: PreTrainedModel) -> int:
+    """Transformer layers of the encoder."""
+    return int(encoder.config.num_hidden_layers)
+
+
+def encode_states(
+    encoder: PreTrainedModel,
+    encoded: Sequence[EncodedText],
+    pad_id: int,
+    device: torch.device,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Tensor]:
+    """Last hidden states of each text, `[T, D]` without padding, in the order given; no gradient.
+
+    Args:
+        encoder: The encoder, in evaluation mode.
+        encoded: The texts.
+        pad_id: Fills up short rows.
+        device: Where the encoder is.
+        advance: Called after each forward pass.
+    """
+    states: list[Tensor | None] = [None] * len(encoded)
+    # Not inference_mode: training keeps these states as inputs of layers that need gradients.
+    with torch.no_grad():
+        for batch in state_batches(encoded):
+            ids_BT, mask_BT = pad_ids([encoded[i] for i in batch], pad_id, device)
+            hidden_BTD = encoder(input_ids=ids_BT, attention_mask=mask_BT.long()).last_hidden_state
+            for row, index in enumerate(batch):
+                # A copy: a view would keep the whole padded batch alive.
+                states[index] = hidden_BTD[row, : len(encoded[index].ids)].clone()
+            advance()
+    return cast(list[Tensor], states)
+
+
+def state_batches(encoded: Sequence[EncodedText]) -> Iterator[list[int]]:
+    """The batches of `encode_states`, as indices."""
+    return length_batches([len(text.ids) for text in encoded], TOKENS_PER_PASS)
+
+
+@contextmanager
+def lowest_layers(encoder: PreTrainedModel, count: int) -> Iterator[None]:
+    """Within the block the encoder ends after its lowest `count` layers."""
+    stack = layer_stack(encoder)
+    layers = stack.layer
+    stack.layer = layers[:count]
+    try:
+        yield
+    finally:
+        stack.layer = layers
+
+
+def run_upper_layers(encoder: PreTrainedModel, states_BTD: Tensor, mask_BT: Tensor, first: int) -> Tensor:
+    """Run layers `first…` of the encoder on the states below them; equals the full encoder's last hidden states."""
+    attention_mask = create_bidirectional_mask(
+        config=encoder.config, inputs_embeds=states_BTD, attention_mask=mask_BT.long()
+    )
+    for layer in list(layer_stack(encoder).layer)[first:]:
+        states_BTD = layer(states_BTD, attention_mask)
+    return states_BTD
+
+
+def layer_stack(encoder: PreTrainedModel) -> Any:
+    """The module that holds the encoder's layers as `layer`, in encoders of BERT's and RoBERTa's build.
+
+    Raises:
+        PartnerError: The encoder is built otherwise.
+    """
+    stack = getattr(encoder, "encoder", None)
+    if not isinstance(getattr(stack, "layer", None), nn.ModuleList) or not hasattr(encoder, "embeddings"):
+        raise PartnerError(
+            f"layers of {type(encoder).__name__} cannot be frozen one by one: "
+            "set reward_training.frozen_layers to 0, or take an encoder of BERT's or RoBERTa's build"
+        )
+    return stack

@@ -1,0 +1,46 @@
+"""The rewards in this process, without Ray: the same answers as `rewards.pool`, one component after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from partner_rl.types import RewardBreakdown, ScoreRequest
+from rewards.assembly import assemble, check_rows, collect_items
+from rewards.scorer import FloatArray, Item, RewardComponent
+
+
+class LocalRewards:
+    """Scorers of the components that have a weight, built at once and called directly."""
+
+    def __init__(self, components: Mapping[str, RewardComponent]) -> None:
+        """Build the scorers.
+
+        Raises:
+            PartnerError: A model cannot be found or loaded.
+        """
+        self._components = {name: c for name, c in components.items() if c.settings.weight != 0.0}
+        self._scorers = {name: component.builder.build() for name, component in self._components.items()}
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
+        """The reward of each request.
+
+        Raises:
+            PartnerError: A scorer's answer is malformed; names the scorer and the request.
+        """
+        definitions = [component.definition for component in self._components.values()]
+        tables = {definition.name: collect_items(definition, requests) for definition in definitions}
+        values = {name: self._score(name, table.items, table.first_request) for name, table in tables.items()}
+        weights = {name: component.settings.weight for name, component in self._components.items()}
+        return assemble(requests, definitions, tables, values, weights)
+
+    def score_items(self, component: str, items: Sequence[Item]) -> FloatArray:
+        """A component's scores of any items, shape `[n_items, width]`; errors name the item by its index."""
+        return self._score(component, items, range(len(items)))
+
+    def _score(self, name: str, items: Sequence[Item], rows: Sequence[int]) -> FloatArray:
+        width = self._components[name].definition.width
+        if not items:
+            return np.zeros((0, width), dtype=np.float32)
+        return check_rows(self._scorers[name].score(items), name, width, rows)

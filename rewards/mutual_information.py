@@ -1,0 +1,147 @@
+"""The reward for mutual information between the seeker's post and the rewritten response (PARTNER, section 4.3).
+
+`r_m = λ log p→(R̂|S) + (1−λ) log p←(S|R̂)`: specificity and diversity. Both log-probabilities are means over the target's
+tokens, in nats, so that long responses are not punished for their length (our choice).
+
+The models are conditioned through a short plain-text dialogue, not a chat template: its system prompt and markers
+would cost more tokens than the posts. A model fine-tuned for one direction must be trained on the same prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from partner_rl.types import ScoreRequest
+from rewards.device import check_device
+from rewards.fluency import load_language_model
+from rewards.language_model import LanguageModel, Tokens
+from rewards.scorer import ComponentScore, FloatArray, Item
+
+NAME = "mutual_information"
+
+
+@dataclass(frozen=True, slots=True)
+class DialoguePrompt:
+    """The context `before + " " + post + after`, which `" " + target` follows.
+
+    Attributes:
+        before: Text before the post that is conditioned on.
+        after: Text between that post and the target.
+    """
+
+    before: str
+    after: str
+
+    def context(self, language_model: LanguageModel, post: str, max_tokens: int) -> Tokens:
+        """Tokens of the context with the post cut to its first `max_tokens` tokens."""
+        return (
+            language_model.start,
+            *language_model.encode(self.before),
+            *language_model.encode(f" {post.strip()}", max_tokens),
+            *language_model.encode(self.after),
+        )
+
+
+FORWARD_PROMPT = DialoguePrompt("Post:", "\n\nReply:")
+BACKWARD_PROMPT = DialoguePrompt("Reply:", "\n\nPost that this answers:")
+
+
+@dataclass(frozen=True, slots=True)
+class MutualInformationReward:
+    """Asks for the two mean log-probabilities; item: (seeker post, rewritten response).
+
+    Attributes:
+        lambda_mi: Share `λ` of the forward model, 0…1.
+    """
+
+    lambda_mi: float = 0.5
+    name: str = NAME
+    width: int = 2
+
+    def items(self, request: ScoreRequest) -> tuple[Item, ...]:
+        """The seeker's post with the rewritten response."""
+        return ((request.seeker_post, request.rewritten_response),)
+
+    def combine(self, request: ScoreRequest, values: FloatArray) -> ComponentScore:
+        """The weighted sum of both directions; details: each of them."""
+        forward, backward = (float(x) for x in values[0])
+        value = self.lambda_mi * forward + (1.0 - self.lambda_mi) * backward
+        return ComponentScore(value, {"forward": forward, "backward": backward})
+
+
+class MutualInformationScorer:
+    """Mean log-probability a token of the response given the post and of the post given the response.
+
+    An empty target has no tokens to average over. It counts as a uniform guess over the vocabulary, `−log V`, the
+    value of a model that knows nothing; 0, the sum over no tokens, would be the best score there is.
+    """
+
+    name = NAME
+
+    def __init__(self, forward: LanguageModel, backward: LanguageModel, max_tokens: int) -> None:
+        """Take the two models, possibly one and the same; posts are cut to their first `max_tokens` tokens."""
+        self.forward = forward
+        self.backward = backward
+        self.max_tokens = max_tokens
+
+    def score(self, items: Sequence[Item]) -> FloatArray:
+        """Forward and backward mean log-probabilities in nats, shape `[n_items, 2]`."""
+        seekers = [seeker for seeker, _ in items]
+        responses = [response for _, response in items]
+        columns = (
+            _mean_log_probs(self.forward, FORWARD_PROMPT, seekers, responses, self.max_tokens),
+            _mean_log_probs(self.backward, BACKWARD_PROMPT, responses, seekers, self.max_tokens),
+        )
+        return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _mean_log_probs(
+    language_model: LanguageModel,
+    prompt: DialoguePrompt,
+    posts: Sequence[str],
+    targets: Sequence[str],
+    max_tokens: int,
+) -> FloatArray:
+    """Mean log-probability a token of each target after its post, shape `[n]`."""
+    overhead = len(prompt.context(language_model, "", 0))
+    limit = min(max_tokens, (language_model.max_positions - overhead) // 2)
+    contexts = [prompt.context(language_model, post, limit) for post in posts]
+    target_tokens = [language_model.encode(f" {text.strip()}", limit) if text.strip() else () for text in targets]
+    uniform = -math.log(language_model.vocabulary_size)
+    found = language_model.log_probs(contexts, target_tokens)
+    return np.array([x.mean(dtype=np.float64) if x.size else uniform for x in found], dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class MutualInformationBuilder:
+    """Loads the two language models; one copy serves both directions when their names are equal.
+
+    Attributes:
+        forward: Name of the model of `p→(R̂|S)` (see `partner_rl.models.sources`), resolved where the scorer runs.
+        backward: Name of the model of `p←(S|R̂)`.
+        cache_dir: Cache of converted models; None for the default.
+        max_tokens: Each post is cut to its first this many tokens.
+        device: `cpu` or `cuda`.
+    """
+
+    forward: str
+    backward: str
+    cache_dir: Path | None = None
+    max_tokens: int = 128
+    device: str = "cpu"
+
+    def build(self) -> MutualInformationScorer:
+        """Load the language models."""
+        check_device(self.device, NAME)
+        forward = load_language_model(self.forward, self.cache_dir, self.device)
+        backward = (
+            forward
+            if self.backward == self.forward
+            else load_language_model(self.backward, self.cache_dir, self.device)
+        )
+        return MutualInformationScorer(forward, backward, self.max_tokens)

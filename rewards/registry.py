@@ -1,0 +1,116 @@
+"""Every reward component by name: from the configuration of a run to definitions and builders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from partner_rl.config.schema import RewardSection, RunConfig
+from rewards import coherence, empathy, fluency, mutual_information
+from rewards.coherence import CoherenceBuilder, CoherenceReward
+from rewards.empathy import EmpathyBuilder, EmpathyReward
+from rewards.fluency import FluencyBuilder, FluencyReward
+from rewards.mutual_information import MutualInformationBuilder, MutualInformationReward
+from rewards.scorer import RewardComponent
+
+
+def empathy_folder(config: RunConfig, run_folder: Path) -> Path:
+    """Where the run's empathy classifier is, or is to be written when the configuration names none."""
+    return _classifier_folder(config.rewards.empathy.checkpoint, run_folder, empathy.NAME)
+
+
+def coherence_folder(config: RunConfig, run_folder: Path) -> Path:
+    """Where the run's coherence classifier is, or is to be written when the configuration names none."""
+    return _classifier_folder(config.rewards.coherence.checkpoint, run_folder, coherence.NAME)
+
+
+def _classifier_folder(checkpoint: str | None, run_folder: Path, name: str) -> Path:
+    # Absolute: actors do not share the driver's working directory.
+    return (Path(checkpoint).expanduser() if checkpoint is not None else run_folder / "rewards" / name).absolute()
+
+
+def _empathy(config: RunConfig, run_folder: Path) -> RewardComponent:
+    section = config.rewards.empathy
+    builder = EmpathyBuilder(
+        folder=empathy_folder(config, run_folder),
+        score=section.score,
+        max_tokens=config.rewards.max_tokens,
+        device=_device(section),
+    )
+    return RewardComponent(EmpathyReward(), builder, section)
+
+
+def _fluency(config: RunConfig, run_folder: Path) -> RewardComponent:
+    section = config.rewards.fluency
+    builder = FluencyBuilder(
+        model=_model_name(config.models.reward_lm),
+        cache_dir=_cache_dir(config),
+        max_tokens=config.rewards.max_tokens,
+        device=_device(section),
+    )
+    return RewardComponent(FluencyReward(), builder, section)
+
+
+def _coherence(config: RunConfig, run_folder: Path) -> RewardComponent:
+    section = config.rewards.coherence
+    builder = CoherenceBuilder(
+        folder=coherence_folder(config, run_folder),
+        max_tokens=config.rewards.max_tokens,
+        device=_device(section),
+    )
+    return RewardComponent(CoherenceReward(), builder, section)
+
+
+def _mutual_information(config: RunConfig, run_folder: Path) -> RewardComponent:
+    section = config.rewards.mutual_information
+    builder = MutualInformationBuilder(
+        forward=_model_name(section.forward_checkpoint or config.models.reward_lm),
+        backward=_model_name(section.backward_checkpoint or config.models.reward_lm),
+        cache_dir=_cache_dir(config),
+        max_tokens=config.rewards.max_tokens,
+        device=_device(section),
+    )
+    return RewardComponent(MutualInformationReward(section.lambda_mi), builder, section)
+
+
+COMPONENTS: Final[Mapping[str, Callable[[RunConfig, Path], RewardComponent]]] = MappingProxyType(
+    {
+        empathy.NAME: _empathy,
+        fluency.NAME: _fluency,
+        coherence.NAME: _coherence,
+        mutual_information.NAME: _mutual_information,
+    }
+)
+"""Component name → how to make it from a run's configuration and folder. A new reward is added here."""
+
+
+def all_components(config: RunConfig, run_folder: Path) -> dict[str, RewardComponent]:
+    """Every component, also those that weigh nothing.
+
+    Args:
+        config: The run's configuration.
+        run_folder: The run's folder, which holds the classifiers that the run trains.
+    """
+    return {name: make(config, run_folder) for name, make in COMPONENTS.items()}
+
+
+def active_components(config: RunConfig, run_folder: Path) -> dict[str, RewardComponent]:
+    """The components that have a weight, which are those that a reward is made of."""
+    return {name: c for name, c in all_components(config, run_folder).items() if c.settings.weight != 0.0}
+
+
+def _device(section: RewardSection) -> str:
+    # An actor without GPUs may still see the machine's: Ray hides them only from actors that reserve one.
+    return "cuda" if section.num_gpus > 0.0 else "cpu"
+
+
+def _cache_dir(config: RunConfig) -> Path | None:
+    return None if config.models.cache_dir is None else Path(config.models.cache_dir).expanduser().absolute()
+
+
+def _model_name(name: str) -> str:
+    """The name with a local path made absolute: actors do not share the driver's working directory."""
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else name

@@ -1,0 +1,83 @@
+"""The order of the examples, the learning rate and the progress of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, all steps)."""
+
+WARMUP = 0.1
+"""Share of the steps in which the learning rate rises."""
+GRAD_CLIP = 1.0
+"""Global norm that gradients are clipped to."""
+SORTED_BATCHES = 8
+"""Batches whose examples are sorted by length together: little padding, and still another mix each epoch."""
+
+
+class StepCounter:
+    """Counts steps and passes them on."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        """Count to `total`; no callback is fine."""
+        self._progress = progress or (lambda done, total: None)
+        self._total = total
+        self._done = 0
+        self._progress(0, total)
+
+    def advance(self) -> None:
+        """One more step is done."""
+        self._done += 1
+        self._progress(self._done, self._total)
+
+
+def num_batches(size: int, batch_size: int) -> int:
+    """Batches of `shuffled_batches`."""
+    return -(-size // batch_size)
+
+
+def shuffled_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[list[int]]:
+    """Indices in random batches of similar length; every index occurs exactly once."""
+    order = rng.permutation(len(lengths))
+    pool = batch_size * SORTED_BATCHES
+    batches = []
+    for start in range(0, len(order), pool):
+        indices = sorted((int(i) for i in order[start : start + pool]), key=lambda i: lengths[i])
+        batches += [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class Trainer:
+    """AdamW with two learning rates that rise over the first tenth of the steps and then fall linearly to zero."""
+
+    def __init__(
+        self,
+        encoder: Sequence[nn.Parameter],
+        heads: Sequence[nn.Parameter],
+        encoder_rate: float,
+        head_rate: float,
+        steps: int,
+    ) -> None:
+        """Train `encoder` at peak rate `encoder_rate` and `heads` at `head_rate` for `steps` steps."""
+        groups = [{"params": list(heads), "lr": head_rate}]
+        if encoder:
+            groups.append({"params": list(encoder), "lr": encoder_rate})
+        self._parameters = [*encoder, *heads]
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+        warmup = max(1, round(WARMUP * steps))
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer,
+            lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup))),
+        )
+
+    def step(self, loss: Tensor) -> None:
+        """One update down the gradient of `loss`."""
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._parameters, GRAD_CLIP)
+        self._optimizer.step()
+        self._schedule.step()

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.tracking import METRICS_FILE, RUN_FILE, SAMPLES_FILE, SampleRow, Tracker
+from partner_rl import metric_names
+from partner_rl.config.load import load_config
+from partner_rl.config.schema import RunConfig
+from partner_rl.types import PartnerError
+
+ROW = SampleRow(
+    seeker_post="My exam went badly and I feel like giving up.",
+    response_post="Try again next year.",
+    rewritten_response="I am sorry, that must hurt. Try again next year.",
+    rewards={"total": 1.5, "empathy": 1.2},
+)
+
+
+def make_config(*overrides: str) -> RunConfig:
+    return load_config("smoke", ["tracking.wandb=disabled", *overrides])
+
+
+def open_tracker(run_dir: Path, config: RunConfig, resume_step: int | None = None) -> Tracker:
+    return Tracker(run_dir, config, config.tracking, resume_step=resume_step)
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def log_steps(tracker: Tracker, first: int, last: int) -> None:
+    for step in range(first, last + 1):
+        tracker.log(step, {metric_names.REWARD_TOTAL: step / 10}, [ROW])
+
+
+def test_each_step_is_a_line_at_once(tmp_path: Path) -> None:
+    tracker = open_tracker(tmp_path, make_config("tracking.tensorboard=false"))
+    tracker.log(1, {metric_names.REWARD_TOTAL: 0.5, metric_names.TRAIN_LOSS: float("nan")}, [ROW])
+    assert records(tmp_path / METRICS_FILE) == [{"step": 1, "reward/total": 0.5, "train/loss": None}]
+    assert records(tmp_path / SAMPLES_FILE)[0]["rewritten_response"] == ROW.rewritten_response
+    tracker.close(0)
+    tracker.close(0)
+
+
+def test_no_text_is_written_at_zero_sample_rows(tmp_path: Path) -> None:
+    config = make_config("tracking.sample_rows=0", "tracking.wandb=offline")
+    with open_tracker(tmp_path, config) as tracker:
+        tracker.log(1, {metric_names.REWARD_TOTAL: 0.5}, [ROW])
+    assert records(tmp_path / METRICS_FILE) == [{"step": 1, "reward/total": 0.5}]
+    assert _files_with(tmp_path, ROW.seeker_post) == []
+
+
+def test_at_most_sample_rows_are_written(tmp_path: Path) -> None:
+    with open_tracker(tmp_path, make_config("tracking.sample_rows=2", "tracking.tensorboard=false")) as tracker:
+        tracker.log(1, {}, [ROW] * 5)
+    assert len(records(tmp_path / SAMPLES_FILE)) == 2
+
+
+def test_log_every_says_which_steps_to_log(tmp_path: Path) -> None:
+    with open_tracker(tmp_path, make_config("tracking.log_every=3", "tracking.tensorboard=false")) as tracker:
+        assert [step for step in range(1, 10) if tracker.wants(step)] == [3, 6, 9]
+
+
+def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    config = make_config("tracking.tensorboard=false")
+    with open_tracker(tmp_path, config) as tracker:
+        log_steps(tracker, 1, 5)
+    with (tmp_path / METRICS_FILE).open("a", encoding="utf-8") as file:
+        file.write('{"step": 6, "rew')
+    with open_tracker(tmp_path, config, resume_step=3) as tracker:
+        assert [record["step"] for record in records(tmp_path / METRICS_FILE)] == [1, 2, 3]
+        assert [record["step"] for record in records(tmp_path / SAMPLES_FILE)] == [1, 2, 3]
+        log_steps(tracker, 4, 4)
+    assert [record["step"] for record in records(tmp_path / METRICS_FILE)] == [1, 2, 3, 4]
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_broken_line_inside_the_metrics_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_text('{"step": 1}\nbroken\n{"step": 2}\n', encoding="utf-8")
+    with pytest.raises(PartnerError, match="line 2 is no JSON"):
+        open_tracker(tmp_path, make_config(), resume_step=2)
+
+
+def test_a_new_run_does_not_write_into_an_old_ones_metrics(tmp_path: Path) -> None:
+    config = make_config("tracking.tensorboard=false")
+    open_tracker(tmp_path, config).close(0)
+    with pytest.raises(PartnerError, match="exists already"):
+        open_tracker(tmp_path, config)
+
+
+def test_tensorboard_holds_the_curves(tmp_path: Path) -> None:
+    with open_tracker(tmp_path, make_config()) as tracker:
+        log_steps(tracker, 1, 3)
+        tracker.log(4, {metric_names.REWARD_TOTAL: float("inf")})
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    assert content.count(metric_names.REWARD_TOTAL.encode()) == 3
+    assert ROW.seeker_post.encode() not in content
+
+
+def test_the_terminal_gets_a_line_without_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_tracker(tmp_path, make_config("tracking.tensorboard=false")) as tracker:
+        tracker.log(2, {metric_names.REWARD_TOTAL: 0.25, metric_names.TIME_ITERATION: 1.25}, [ROW])
+    printed = capsys.readouterr().err
+    assert printed == "iteration 2/2 · reward +0.250 · took 1.2 s\n"
+
+
+def test_an_offline_wandb_run_holds_curves_config_and_every_row(tmp_path: Path) -> None:
+    config = make_config("tracking.wandb=auto", "tracking.tags=[test]")
+    with open_tracker(tmp_path, config) as tracker:
+        log_steps(tracker, 1, 2)
+        tracker.summary({"rl": {"change_in_empathy": 1.0}})
+    identifier = json.loads((tmp_path / RUN_FILE).read_text(encoding="utf-8"))["wandb_run_id"]
+    (folder,) = (tmp_path / "wandb").glob(f"offline-run-*-{identifier}")
+    increments = sorted(folder.glob("files/media/table/samples_*.table.json"))
+    tables = [json.loads(path.read_text(encoding="utf-8")) for path in increments]
+    assert tables[0]["columns"] == ["step", "seeker_post", "response_post", "rewritten_response", "total", "empathy"]
+    assert [row[0] for table in tables for row in table["data"]] == [1, 2]
+    log = (folder / f"run-{identifier}.wandb").read_bytes()
+    assert metric_names.REWARD_TOTAL.encode() in log
+    assert b"samples_per_group" in log
+
+    with open_tracker(tmp_path, config, resume_step=1) as tracker:
+        log_steps(tracker, 2, 3)
+    assert json.loads((tmp_path / RUN_FILE).read_text(encoding="utf-8"))["wandb_run_id"] == identifier
+    resumed = max((tmp_path / "wandb").glob(f"offline-run-*-{identifier}"))
+    assert resumed != folder
+    tables = [json.loads(path.read_text(encoding="utf-8")) for path in resumed.glob("files/media/table/*.table.json")]
+    assert sorted(row[0] for table in tables for row in table["data"]) == [1, 2, 3]
+
+
+def test_a_run_goes_on_when_wandb_cannot_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with (
+        caplog.at_level(logging.WARNING, logger="launch.tracking"),
+        open_tracker(tmp_path / "run", make_config("tracking.wandb=online")) as tracker,
+    ):
+        log_steps(tracker, 1, 2)
+        tracker.summary({"rl": {}})
+    assert len(records(tmp_path / "run" / METRICS_FILE)) == 2
+    assert len([record for record in caplog.records if "goes on without it" in record.message]) == 1
+
+
+def test_leaving_after_an_error_closes_the_files(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        open_tracker(tmp_path, make_config("tracking.tensorboard=false")) as tracker,
+    ):
+        tracker.log(1, {metric_names.REWARD_TOTAL: 0.0})
+        raise RuntimeError("stop")
+    with pytest.raises(ValueError, match="closed file"):
+        tracker.log(2, {})
+
+
+def test_metric_names_of_positions() -> None:
+    assert metric_names.position_shares(1) == (
+        "policy/position/insert_0",
+        "policy/position/insert_1",
+        "policy/position/replace_0",
+        "policy/position/noop",
+    )
+
+
+def _files_with(folder: Path, text: str) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]

@@ -1,0 +1,137 @@
+"""Log-probabilities against a model called on one whole sequence at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from partner_rl.models.sources import resolve
+from rewards import language_model
+from rewards.fluency import FluencyBuilder, FluencyScorer, load_language_model
+from rewards.language_model import LanguageModel, Tokens
+from rewards.mutual_information import (
+    BACKWARD_PROMPT,
+    FORWARD_PROMPT,
+    MutualInformationBuilder,
+    MutualInformationScorer,
+)
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def lm(request: pytest.FixtureRequest, model_cache: Path) -> LanguageModel:
+    return load_language_model(f"random:{request.param}", model_cache, "cpu")
+
+
+def naive(lm: LanguageModel, context: Tokens, target: Tokens) -> list[float]:
+    """Log-probabilities by the model's own full forward pass, one sequence, no padding, no cache."""
+    with torch.inference_mode():
+        logits_TV = lm.model(input_ids=torch.tensor([context + target])).logits[0]
+    log_probs_TV = logits_TV.log_softmax(-1)
+    return [float(log_probs_TV[len(context) - 1 + i, token]) for i, token in enumerate(target)]
+
+
+def rows(lm: LanguageModel, texts: Sequence[str]) -> tuple[list[Tokens], list[Tokens]]:
+    """Every text as context of every text: contexts of different lengths that repeat."""
+    pairs = [(a, b) for a in texts for b in texts]
+    return [FORWARD_PROMPT.context(lm, a, 40) for a, _ in pairs], [lm.encode(b, 30) for _, b in pairs]
+
+
+def test_log_probs_equal_the_naive_ones(lm: LanguageModel, texts: tuple[str, ...]):
+    contexts, targets = rows(lm, texts)
+    found = lm.log_probs(contexts, targets)
+    for context, target, log_probs in zip(contexts, targets, found, strict=True):
+        np.testing.assert_allclose(log_probs, naive(lm, context, target), atol=TOLERANCE)
+
+
+def test_sharing_the_context_changes_nothing(
+    lm: LanguageModel, texts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    contexts, targets = rows(lm, texts)
+    expected = lm.unshared_log_probs(contexts, targets)
+    for rows_per_context, tokens_per_pass in ((32, 4096), (3, 300), (1, 1)):
+        monkeypatch.setattr(language_model, "ROWS_PER_CONTEXT", rows_per_context)
+        monkeypatch.setattr(language_model, "TOKENS_PER_PASS", tokens_per_pass)
+        for shared, alone in zip(lm.log_probs(contexts, targets), expected, strict=True):
+            np.testing.assert_allclose(shared, alone, atol=TOLERANCE)
+
+
+def test_chunks_of_the_head_change_nothing(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    context, target = (lm.start,), lm.encode("Nobody talks to me, and I eat alone every day.")
+    expected = lm.log_probs([context], [target])[0]
+    monkeypatch.setattr(language_model, "HEAD_ROWS", 3)
+    np.testing.assert_allclose(lm.log_probs([context], [target])[0], expected, atol=TOLERANCE)
+
+
+def test_fluency_is_the_inverse_perplexity_of_all_tokens(lm: LanguageModel, texts: tuple[str, ...]):
+    found = FluencyScorer(lm, 50).score([(text,) for text in texts])
+    for text, value in zip(texts, found[:, 0], strict=True):
+        log_probs = naive(lm, (lm.start,), lm.encode(text.strip(), 50))
+        assert value == pytest.approx(math.exp(sum(log_probs) / len(log_probs)), abs=TOLERANCE)
+    assert found.dtype == np.float32
+
+
+def test_fluency_of_a_sure_model_is_one_and_of_nothing_is_zero(model_cache: Path):
+    scorer = FluencyBuilder("random:gpt2", model_cache).build()
+    assert scorer.score([("",), (" \n",)]).tolist() == [[0.0], [0.0]]
+    assert scorer.score([]).shape == (0, 1)
+    assert 0.0 < scorer.score([("ok",)])[0, 0] < 1.0
+
+
+def test_mutual_information_is_the_mean_log_probability_in_both_directions(lm: LanguageModel, texts: tuple[str, ...]):
+    items = [(seeker, response) for seeker in texts[:3] for response in texts]
+    found = MutualInformationScorer(lm, lm, 40).score(items)
+    for (seeker, response), (forward, backward) in zip(items, found, strict=True):
+        there = naive(lm, FORWARD_PROMPT.context(lm, seeker, 40), lm.encode(f" {response.strip()}", 40))
+        back = naive(lm, BACKWARD_PROMPT.context(lm, response, 40), lm.encode(f" {seeker.strip()}", 40))
+        assert forward == pytest.approx(np.mean(there), abs=TOLERANCE)
+        assert backward == pytest.approx(np.mean(back), abs=TOLERANCE)
+
+
+def test_an_empty_target_counts_as_a_uniform_guess(lm: LanguageModel):
+    (forward, backward), (other_forward, other_backward) = MutualInformationScorer(lm, lm, 40).score(
+        [("I am tired.", ""), (" ", "ok")]
+    )
+    uniform = -math.log(lm.model.config.vocab_size)
+    assert forward == pytest.approx(uniform)
+    assert other_backward == pytest.approx(uniform)
+    assert math.isfinite(backward)
+    assert math.isfinite(other_forward)
+
+
+def test_scores_do_not_depend_on_batch_order_or_neighbours(lm: LanguageModel, texts: tuple[str, ...]):
+    items = [(seeker, response) for seeker in texts[:4] for response in texts]
+    order = np.random.default_rng(0).permutation(len(items))
+    for scorer in (MutualInformationScorer(lm, lm, 40), FluencyScorer(lm, 40)):
+        asked = items if scorer.name == "mutual_information" else [(response,) for _, response in items]
+        together = scorer.score(asked)
+        shuffled = scorer.score([asked[i] for i in order])
+        alone = np.concatenate([scorer.score([item]) for item in asked])
+        np.testing.assert_allclose(shuffled, together[order], atol=TOLERANCE)
+        np.testing.assert_allclose(alone, together, atol=TOLERANCE)
+
+
+def test_posts_longer_than_the_model_fit(model_cache: Path):
+    scorer = MutualInformationBuilder("random:gpt2", "random:gpt2", model_cache, max_tokens=100_000).build()
+    assert scorer.forward is scorer.backward
+    assert np.isfinite(scorer.score([("word " * 3000, "other " * 3000)])).all()
+    fluency = FluencyBuilder("random:gpt2", model_cache, max_tokens=100_000).build()
+    assert np.isfinite(fluency.score([("word " * 3000,)])).all()
+
+
+def test_the_start_token_separates_documents_before_it_opens_a_turn(model_cache: Path):
+    lm = load_language_model("random:gpt2", model_cache, "cpu")
+    assert lm.start == lm.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    lm = load_language_model("random:llama", model_cache, "cpu")
+    assert lm.start == lm.tokenizer.bos_token_id
+
+
+def test_a_builder_takes_a_folder(model_cache: Path):
+    folder = str(resolve("random:gpt2", model_cache))
+    assert FluencyBuilder(folder).build().score([("ok",)]).shape == (1, 1)

@@ -1,0 +1,89 @@
+"""The pure halves of the components against sums done by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from partner_rl.types import MECHANISMS, PartnerError, ScoreRequest
+from rewards.coherence import NEUTRAL, CoherenceReward, mean_probability, whole_response_items
+from rewards.empathy import EmpathyReward
+from rewards.fluency import FluencyReward
+from rewards.mixing import mix
+from rewards.mutual_information import MutualInformationReward
+from rewards.scorer import ComponentScore
+
+
+def request(candidates: tuple[str, ...] = ("New.",), others: tuple[str, ...] = ("Old one.", "Old two.")) -> ScoreRequest:
+    return ScoreRequest("Seeker.", "Old one. Old two.", "New. Old one. Old two.", candidates, others)
+
+
+def test_empathy_is_rewritten_minus_original_summed_over_mechanisms():
+    reward = EmpathyReward()
+    assert reward.items(request()) == (("Seeker.", "New. Old one. Old two."), ("Seeker.", "Old one. Old two."))
+    score = reward.combine(request(), np.array([[2.0, 0.5, 1.0], [0.5, 0.5, 1.25]], np.float32))
+    assert score.value == pytest.approx(1.25)
+    assert score.details == pytest.approx(dict(zip(MECHANISMS, (1.5, 0.0, -0.25), strict=True)))
+
+
+def test_fluency_is_the_score_itself():
+    reward = FluencyReward()
+    assert reward.items(request()) == (("New. Old one. Old two.",),)
+    assert reward.combine(request(), np.array([[0.125]], np.float32)).value == 0.125
+
+
+def test_coherence_is_the_mean_over_candidates_and_others():
+    reward = CoherenceReward()
+    two = request(("A.", "B."), ("x.", "y.", "z."))
+    items = reward.items(two)
+    assert items == (("A.", "x."), ("A.", "y."), ("A.", "z."), ("B.", "x."), ("B.", "y."), ("B.", "z."))
+    values = np.array([[0.1], [0.2], [0.3], [0.4], [0.5], [0.9]], np.float32)
+    assert reward.combine(two, values).value == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("nothing", [request((), ("x.",)), request(("A.",), ()), request((" ",), ("x.", "\n"))])
+def test_coherence_of_nothing_to_compare_is_neutral(nothing: ScoreRequest):
+    reward = CoherenceReward()
+    assert reward.items(nothing) == ()
+    assert reward.combine(nothing, np.zeros((0, 1), np.float32)).value == NEUTRAL
+
+
+def test_whole_response_coherence_asks_for_all_ordered_pairs():
+    assert set(whole_response_items(["a.", "b.", " "])) == {("a.", "b."), ("b.", "a.")}
+    assert len(whole_response_items(["a.", "b.", "c."])) == 6
+    assert mean_probability(np.zeros((0, 1), np.float32)) == NEUTRAL
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, -4.0), (0.5, -3.0), (1.0, -2.0)])
+def test_mutual_information_weighs_forward_and_backward(share: float, expected: float):
+    reward = MutualInformationReward(share)
+    assert reward.items(request()) == (("Seeker.", "New. Old one. Old two."),)
+    score = reward.combine(request(), np.array([[-2.0, -4.0]], np.float32))
+    assert score.value == pytest.approx(expected)
+    assert score.details == {"forward": -2.0, "backward": -4.0}
+
+
+def test_mix_weighs_and_sums():
+    breakdown = mix({"a": ComponentScore(2.0, {"x": 7.0}), "b": ComponentScore(0.5)}, {"a": 1.5, "b": -4.0, "c": 0.0})
+    assert breakdown.total == pytest.approx(1.0)
+    assert breakdown.raw == {"a": 2.0, "b": 0.5}
+    assert breakdown.weighted == {"a": 3.0, "b": -2.0}
+    assert breakdown.details == {"a/x": 7.0}
+    assert sum(breakdown.weighted.values()) == breakdown.total
+
+
+@pytest.mark.parametrize(
+    "score", [ComponentScore(math.nan), ComponentScore(math.inf), ComponentScore(1.0, {"detail": -math.inf})]
+)
+def test_mix_refuses_what_is_not_finite(score: ComponentScore):
+    with pytest.raises(PartnerError, match="'a"):
+        mix({"a": score}, {"a": 1.0})
+
+
+def test_mix_needs_a_score_for_each_weight_and_a_weight_for_each_score():
+    with pytest.raises(PartnerError, match="no score for"):
+        mix({}, {"a": 1.0})
+    with pytest.raises(PartnerError, match="no weight for"):
+        mix({"a": ComponentScore(1.0)}, {})
