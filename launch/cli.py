@@ -1,8 +1,8 @@
 """`partner-rl`: the command line.
 
-A command's module is imported when the command is invoked, so that `partner-rl --help` answers at once. An error that is
-meant for the user (`PartnerError`) is one line and status 1; Ctrl-C is status 130; anything else is one line too, with a
-traceback under `--debug`.
+A command's module is imported when the command is invoked, so that `partner-rl --help` answers at once. An error that
+is meant for the user (`PartnerError`) is one line and status 1; Ctrl-C is status 130; anything else is one line too,
+with a traceback under `--debug`.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def config_docs(
     changed = sum(line[:1] in "+-" for line in list(unified_diff(found.splitlines(), text.splitlines(), n=0))[2:])
     if found != text:
         raise PartnerError(
-            f"{check}: {changed} lines differ from the schema; run `partner-rl config docs > {check}` and commit the result"
+            f"{check}: {changed} lines differ from the schema; write it anew with `partner-rl config docs > {check}`"
         )
 
 

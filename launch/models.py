@@ -34,7 +34,6 @@ class _Row:
     name: str
     origin: str
     licence: str
-    parameters: str
     folder: Path
     source: str
 
@@ -79,8 +78,8 @@ def list_command(
     """
     console = Console()
     table = Table(box=SIMPLE_HEAD, title=f"Models in {cache_folder(cache_dir)}", title_justify="left")
-    for heading in ("name", "source", "licence", "weights", "size", "cached"):
-        justify: Literal["left", "right"] = "right" if heading in ("weights", "size") else "left"
+    for heading in ("name", "source", "licence", "size", "cached"):
+        justify: Literal["left", "right"] = "right" if heading == "size" else "left"
         table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading in ("name", "licence", "size"))
     corrupt: list[str] = []
     for row in _rows(cache_dir):
@@ -94,7 +93,7 @@ def list_command(
             state = damage
             corrupt.append(row.name)
         size = f"{manifest.size / 1e6:,.1f} MB" if manifest else ""
-        table.add_row(row.name, row.origin, row.licence, row.parameters, size, state)
+        table.add_row(row.name, row.origin, row.licence, size, state)
     console.print(table)
     console.print("Any local folder and hf:ORG/NAME[@REVISION] (needs the hub) are names too.", markup=False)
     if corrupt:
@@ -115,9 +114,7 @@ def _with_scheme(name: str) -> str:
 def _rows(cache_dir: Path | None) -> Iterator[_Row]:
     for name, model in EMBEDDED.items():
         folder = embedded_folder(model, cache_dir)
-        yield _Row(
-            f"pypi:{name}", model.requirement, model.licence, f"{model.parameters / 1e6:.1f} M", folder, model.source
-        )
+        yield _Row(f"pypi:{name}", model.requirement, model.licence, folder, model.source)
     for name in RANDOM_MODELS:
         folder = random_folder(name, cache_dir)
-        yield _Row(f"random:{name}", "built here", "-", "-", folder, random_source(name))
+        yield _Row(f"random:{name}", "built here", "-", folder, random_source(name))

@@ -1,7 +1,7 @@
 """Where a run's figures go: `metrics.jsonl` and `samples.jsonl`, TensorBoard, W&B and a line on the terminal.
 
-Only the driver tracks; Ray's workers never see a tracker. Texts (the before/after rows) are written to the run folder and
-to W&B, at most `tracking.sample_rows` a step; none at 0.
+Only the driver tracks; Ray's workers never see a tracker. Texts (the before/after rows) are written to the run folder
+and to W&B, at most `tracking.sample_rows` a step; none at 0.
 """
 
 from __future__ import annotations
@@ -73,14 +73,15 @@ class Sink(Protocol):
 class Tracker:
     """Hands each step's figures to every sink; a context manager that closes them.
 
-    Leaving the context after an exception closes with the exit code that the command will have: 130 after Ctrl-C, else 1.
+    Leaving the context after an exception closes with the exit code that the command will have: 130 after Ctrl-C,
+    else 1.
 
     Args:
         run_dir: The run folder; made if it is missing.
         config: The run's configuration, which goes to W&B.
         tracking: Which sinks there are.
-        resume_step: The step that the run was restored at: what was logged after it is dropped, and the W&B run goes on.
-            None for a new run.
+        resume_step: The step that the run was restored at: what was logged after it is dropped, and the W&B run goes
+            on. None for a new run.
 
     Raises:
         PartnerError: A new run's folder already holds metrics, or the metrics to go on with cannot be read.
@@ -286,7 +287,7 @@ class WandbSink:
         import wandb
 
         if self._table is None:
-            columns = list(dict.fromkeys(key for record in records for key in record))
+            columns: list[str | int] = list(dict.fromkeys(key for record in records for key in record))
             self._table = wandb.Table(columns=columns, log_mode="INCREMENTAL", allow_mixed_types=True)
         for record in records:
             self._table.add_data(*(record.get(column) for column in self._table.columns))

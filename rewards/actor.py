@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-import torch
-
 from rewards.scorer import Item, Scorer, ScorerBuilder
 
 SNIPPET = 12
@@ -38,10 +36,9 @@ class Reply:
 class ScorerActor:
     """The process of one scorer. It builds the model at the first call, so that failures reach the caller."""
 
-    def __init__(self, builder: ScorerBuilder, threads: int, timeout_s: float) -> None:
+    def __init__(self, builder: ScorerBuilder, timeout_s: float) -> None:
         """Keep the recipe; `timeout_s` is the time limit of one micro-batch."""
         self._builder = builder
-        self._threads = threads
         self._timeout_s = timeout_s
         self._scorer: Scorer | None = None
 
@@ -68,7 +65,6 @@ class ScorerActor:
 
     def _built(self) -> Scorer:
         if self._scorer is None:
-            torch.set_num_threads(self._threads)
             self._scorer = self._builder.build()
         return self._scorer
 

@@ -47,8 +47,8 @@ class DialoguePrompt:
         )
 
 
-FORWARD_PROMPT = DialoguePrompt("Post:", "\n\nReply:")
-BACKWARD_PROMPT = DialoguePrompt("Reply:", "\n\nPost that this answers:")
+FORWARD_PROMPT = DialoguePrompt("User:", "\nReply:")
+BACKWARD_PROMPT = DialoguePrompt("The reply:", "\nThe post:")
 
 
 @dataclass(frozen=True, slots=True)

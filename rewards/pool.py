@@ -152,6 +152,7 @@ def create_pools(
 
 
 def _start_actor(actor_name: str, component: RewardComponent, settings: RewardsConfig, threads: int) -> Any:
+    # Torch takes its thread count from here, as the variables are set before the actor's process starts.
     environment = {
         "OMP_NUM_THREADS": str(threads),
         # Idle threads that spin would take the cores of the other actors.
@@ -168,7 +169,7 @@ def _start_actor(actor_name: str, component: RewardComponent, settings: RewardsC
         runtime_env={"env_vars": environment},
     )
     try:
-        return actor_class.remote(component.builder, threads, settings.timeout_s)
+        return actor_class.remote(component.builder, settings.timeout_s)
     except ValueError as error:
         raise PartnerError(
             f"reward actor {actor_name!r} exists already: another run uses this name; choose another run name"
@@ -220,7 +221,7 @@ def _cause(error: RayTaskError) -> str:
 
 
 def _free_resources() -> str:
-    free, total = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
+    free, total = ray.available_resources(), ray.cluster_resources()
     return ", ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s free" for kind in ("CPU", "GPU"))
 
 

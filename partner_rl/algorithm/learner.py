@@ -102,7 +102,7 @@ class RewriteLearner(TorchLearner):
     def _reference_log_probs(self, packed: PackedBatch) -> torch.Tensor:
         policy = self._rewrite_module().policy
         model = policy.model if self._reference is None else self._reference
-        off = model.disable_adapter() if self._reference is None else contextlib.nullcontext()
+        off = policy.adapters_off() if self._reference is None else contextlib.nullcontext()
         with off, policy.autocast():
             return action_log_probs(model, packed, policy.vocabulary, policy.settings.temperature).log_probs_GKT
 

@@ -30,7 +30,8 @@ class DataConfig(Section):
     """Where the pairs come from and how they are split."""
 
     source: str = "sample"
-    """`sample` (the corpus that ships with the package), a folder in the EPITOME CSV layout, or a .csv, .tsv or .parquet file."""
+    """`sample` (the corpus that ships with the package), a folder in the EPITOME CSV layout, or a .csv, .tsv or
+    .parquet file."""
     train_fraction: Fraction = 0.8
     """Share of seekers whose pairs are trained on."""
     dev_fraction: Fraction = 0.05
@@ -55,7 +56,10 @@ class DataConfig(Section):
 
 
 class ModelsConfig(Section):
-    """Pretrained models, each a local path, `hf:ORG/NAME`, `pypi:NAME` or `random:ARCHITECTURE` (see `partner-rl models list`)."""
+    """Pretrained models, each a local path, `hf:ORG/NAME`, `pypi:NAME` or `random:ARCHITECTURE`.
+
+    `partner-rl models list` shows those that need no hub.
+    """
 
     policy: str = "pypi:smollm2-135m-instruct"
     """The causal language model that is warm-started and trained."""
@@ -97,7 +101,8 @@ class PolicyConfig(Section):
     temperature: PositiveFloat = 1.0
     """Sampling temperature of position and sentence; log-probabilities are those of the scaled distribution."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Nucleus sampling while training; below 1 the sampled distribution differs from the one whose log-probability is trained."""
+    """Nucleus sampling while training; below 1 the sampled distribution differs from the one whose log-probability is
+    trained."""
     top_k: NonNegative = 0
     """Sample among this many likeliest tokens while training; 0 for all."""
     lora: LoraSection | None = None

@@ -152,10 +152,25 @@ def _pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.devic
 def _draw(probs_BV: torch.Tensor, samples: int, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
     """Draws `samples` indices a row, shape `[B, samples]`, from the distribution truncated by top-k, then top-p."""
     if sampling.top_k == 0 and sampling.top_p >= 1.0:
-        return torch.multinomial(probs_BV, samples, replacement=True, generator=generator)
+        return _invert(probs_BV, samples, generator)
     width = min(sampling.top_k or probs_BV.shape[-1], probs_BV.shape[-1])
     top_BW, index_BW = probs_BV.topk(width, -1)
     top_BW = top_BW / top_BW.sum(-1, keepdim=True)
     # A token stays if the mass before it is still below top_p: the likeliest one always does.
     top_BW = top_BW.masked_fill(top_BW.cumsum(-1) - top_BW >= sampling.top_p, 0.0)
-    return index_BW.gather(1, torch.multinomial(top_BW, samples, replacement=True, generator=generator))
+    return index_BW.gather(1, _invert(top_BW, samples, generator))
+
+
+def _invert(weights_BV: torch.Tensor, samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Draws indices by inverting the cumulative distribution: one random number a draw.
+
+    `torch.multinomial` draws one for every word of the vocabulary, which takes longer than the decoder's last layer.
+    Indices of weight 0 are never drawn: their cumulative weight is that of the index before.
+    """
+    cumulative_BV = weights_BV.double().cumsum(-1)
+    uniform_BS = torch.rand(
+        len(weights_BV), samples, generator=generator, device=weights_BV.device, dtype=torch.float64
+    )
+    return torch.searchsorted(cumulative_BV, uniform_BS * cumulative_BV[:, -1:], right=True).clamp(
+        max=weights_BV.shape[-1] - 1
+    )

@@ -149,9 +149,46 @@ def action_log_probs(
     assert output.logits.shape[1] == columns + 1, (output.logits.shape, prompt_width, columns)
     log_positions_GA = vocabulary.position_log_probs(output.logits[:, 0], packed.valid_GA, temperature)
     chosen_GK = log_positions_GA.gather(1, packed.position_GK.clamp(min=0))
-    words_GCV = vocabulary.word_logits(output.logits[:, 1:], temperature)
-    targets_GC = words_GCV.gather(2, packed.target_GC[:, :, None]).squeeze(2) - words_GCV.logsumexp(2)
+    words_GCV = output.logits[:, 1:, : vocabulary.first_position_id]
+    targets_GC = _TargetLogProbs.apply(words_GCV, packed.target_GC, vocabulary.banned_ids, temperature)
     return _unpack(packed, chosen_GK, targets_GC, log_positions_GA)
+
+
+class _TargetLogProbs(torch.autograd.Function):
+    """Log-probability of one target a column, without keeping a copy of the logits.
+
+    The logits of a packed batch are its largest tensor by far; autograd's own chain of scaling, masking and logsumexp
+    would keep three more of the same size.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits_GCV: torch.Tensor, target_GC: torch.Tensor, banned: list[int], temperature: float
+    ) -> torch.Tensor:
+        """Log-probabilities `[G, C]` under the scaled distribution over the words that are not banned."""
+        normalizer_GC = _scaled(logits_GCV, banned, temperature).logsumexp(2)
+        chosen_GC = logits_GCV.gather(2, target_GC[:, :, None]).squeeze(2).float() / temperature
+        ctx.save_for_backward(logits_GCV, target_GC, normalizer_GC)
+        ctx.banned, ctx.temperature = banned, temperature
+        return chosen_GC - normalizer_GC
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        """`(one-hot target − softmax) · gradient / temperature`."""
+        (gradient_GC,) = gradients
+        logits_GCV, target_GC, normalizer_GC = ctx.saved_tensors
+        result = _scaled(logits_GCV, ctx.banned, ctx.temperature)
+        result.sub_(normalizer_GC[:, :, None]).exp_().neg_()
+        result.scatter_add_(2, target_GC[:, :, None], torch.ones_like(target_GC, dtype=result.dtype)[:, :, None])
+        result.mul_(gradient_GC[:, :, None] / ctx.temperature)
+        return result.to(logits_GCV.dtype), None, None, None
+
+
+def _scaled(logits_GCV: torch.Tensor, banned: list[int], temperature: float) -> torch.Tensor:
+    """A float32 copy of the logits, scaled, with banned words at -inf."""
+    scaled = logits_GCV.float() / temperature
+    scaled[..., banned] = float("-inf")
+    return scaled
 
 
 def _attention_mask(packed: PackedBatch, dtype: torch.dtype) -> torch.Tensor:

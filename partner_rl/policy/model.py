@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 
 from partner_rl.config.schema import PolicyConfig
 from partner_rl.models.loading import load_causal_lm, load_tokenizer, quiet_transformers
+from partner_rl.policy.attention import use_grouped_attention
+from partner_rl.policy.position_rows import add_position_rows, merge_position_rows, position_rows_off
 from partner_rl.policy.vocabulary import ActionVocabulary, add_position_tokens
 from partner_rl.types import PartnerError
 
@@ -52,6 +55,12 @@ class Policy:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
+    @contextlib.contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """The policy as it was loaded, for the time of a block; only for a policy with adapters."""
+        with self.model.disable_adapter(), position_rows_off(self.model):
+            yield
+
 
 def load_policy(folder: str | Path, settings: PolicyConfig, window: int, device: str = "cpu") -> Policy:
     """Loads a plain language model or an exported policy, with dropout 0 and float32 weights.
@@ -68,6 +77,7 @@ def load_policy(folder: str | Path, settings: PolicyConfig, window: int, device:
     folder = Path(folder)
     tokenizer = load_tokenizer(folder)
     model = load_causal_lm(folder)
+    use_grouped_attention(model)
     vocabulary = add_position_tokens(tokenizer, model, window)
     if settings.lora is not None:
         model = _add_adapters(model, settings, vocabulary)
@@ -86,10 +96,11 @@ def _add_adapters(model: Any, settings: PolicyConfig, vocabulary: ActionVocabula
         target_modules="all-linear",
         # GPT-2's projections store their weights transposed.
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-        trainable_token_indices=list(vocabulary.position_ids),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, adapters)
+    adapted = get_peft_model(model, adapters)
+    add_position_rows(adapted.get_base_model(), vocabulary)
+    return adapted
 
 
 def save_policy(policy: Policy, folder: str | Path) -> None:
@@ -103,6 +114,7 @@ def save_policy(policy: Policy, folder: str | Path) -> None:
     if hasattr(model, "merge_and_unload"):
         # Merging in place and undoing it would change the weights by rounding, so a copy is merged.
         model = copy.deepcopy(model).merge_and_unload()
+        merge_position_rows(model)
     with quiet_transformers():
         model.save_pretrained(folder)
         policy.tokenizer.save_pretrained(folder)

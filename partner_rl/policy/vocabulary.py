@@ -39,12 +39,9 @@ class ActionVocabulary:
         return range(self.first_position_id, self.first_position_id + num_positions(self.window))
 
     @cached_property
-    def word_bias_V(self) -> torch.Tensor:
-        """Added to word logits, shape `[first_position_id]`: 0 for words and the end token, -inf for what a sentence may not hold."""
-        bias_V = torch.zeros(self.first_position_id)
-        banned = [i for i in self.special_ids if i != self.end_id and i < self.first_position_id]
-        bias_V[banned] = float("-inf")
-        return bias_V
+    def banned_ids(self) -> list[int]:
+        """Ids below the position tokens that no sentence may hold."""
+        return [i for i in self.special_ids if i != self.end_id and i < self.first_position_id]
 
     def position_log_probs(
         self, logits_BV: torch.Tensor, valid_BA: torch.Tensor, temperature: float
@@ -61,8 +58,10 @@ class ActionVocabulary:
 
     def word_logits(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
         """Scaled logits over the words that a sentence may hold, shape `[..., first_position_id]`; -inf where banned."""
-        words = logits[..., : self.first_position_id].float()
-        return words / temperature + self.word_bias_V.to(words.device)
+        # Division makes a copy, so that the caller's logits stay as they are.
+        words = logits[..., : self.first_position_id].float() / temperature
+        words[..., self.banned_ids] = float("-inf")
+        return words
 
 
 def position_token(position: int, window: int) -> str:

@@ -152,6 +152,28 @@ def test_an_exported_policy_scores_the_same(tmp_path, lora):
     )
 
 
+@pytest.mark.parametrize("architecture", ["random:gpt2", "random:llama"])
+def test_without_its_adapters_a_policy_is_what_it_was(architecture):
+    policy = build(architecture, LoraSection(rank=4))
+    groups = groups_of(policy, draw(policy))
+    start = log_probs(policy, groups).log_probs_GKT.detach()
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    assert not torch.allclose(log_probs(policy, groups).log_probs_GKT, start, atol=1e-2)
+    with policy.adapters_off():
+        torch.testing.assert_close(log_probs(policy, groups).log_probs_GKT, start, atol=1e-5, rtol=0)
+
+
+def test_adapters_train_the_position_tokens():
+    policy = build("random:llama", LoraSection(rank=4))
+    log_probs(policy, groups_of(policy, draw(policy))).log_probs_GKT[:, :, 0].sum().backward()
+    gradients = {n: p.grad for n, p in policy.model.named_parameters() if p.requires_grad and "rows" in n}
+    assert len(gradients) == 1
+    assert all(g.abs().sum() > 0 for g in gradients.values())
+
+
 def test_plain_transformers_loads_an_exported_policy(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -204,3 +226,20 @@ def test_an_empty_group_is_refused():
     policy = build("random:gpt2")
     with pytest.raises(ValueError, match="every group an action"):
         pack_groups([PromptGroup((1, 2), 1, ())], policy.vocabulary, 0)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_memory_saving_log_probs_equal_plain_autograd(temperature):
+    from partner_rl.policy.logprobs import _TargetLogProbs
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 11, generator=generator, requires_grad=True)
+    targets = torch.randint(3, 11, (2, 5), generator=generator)
+    weights = torch.randn(2, 5, generator=generator)
+    plain = logits / temperature
+    plain = plain.masked_fill(torch.arange(11) < 2, float("-inf")).log_softmax(-1).gather(2, targets[:, :, None])[..., 0]
+    (expected,) = torch.autograd.grad((plain * weights).sum(), logits)
+    ours = _TargetLogProbs.apply(logits, targets, [0, 1], temperature)
+    (gradient,) = torch.autograd.grad((ours * weights).sum(), logits)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(gradient, expected)

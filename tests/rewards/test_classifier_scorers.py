@@ -93,7 +93,8 @@ def test_predictions_agree_with_the_probabilities_and_point_into_the_response(
 
 
 def test_rationale_tokens_merge_into_passages():
-    response = EncodedText((9, 1, 2, 3, 4, 9), ((0, 0), (0, 2), (3, 5), (6, 9), (10, 12), (0, 0)), (True,) + (False,) * 4 + (True,))  # fmt: skip
+    offsets = ((0, 0), (0, 2), (3, 5), (6, 9), (10, 12), (0, 0))
+    response = EncodedText(tuple(range(6)), offsets, (True, False, False, False, False, True))
     assert rationale_spans([True, True, True, False, True, True, True], response) == ((0, 5), (10, 12))
     assert rationale_spans([False] * 6, response) == ()
 

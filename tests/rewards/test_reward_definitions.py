@@ -16,7 +16,9 @@ from rewards.mutual_information import MutualInformationReward
 from rewards.scorer import ComponentScore
 
 
-def request(candidates: tuple[str, ...] = ("New.",), others: tuple[str, ...] = ("Old one.", "Old two.")) -> ScoreRequest:
+def request(
+    candidates: tuple[str, ...] = ("New.",), others: tuple[str, ...] = ("Old one.", "Old two.")
+) -> ScoreRequest:
     return ScoreRequest("Seeker.", "Old one. Old two.", "New. Old one. Old two.", candidates, others)
 
 
