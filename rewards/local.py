@@ -6,37 +6,43 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from partner_rl.types import RewardBreakdown, ScoreRequest
+from partner_rl.types import PartnerError, RewardBreakdown, ScoreRequest
 from rewards.assembly import assemble, check_rows, collect_items
 from rewards.scorer import FloatArray, Item, RewardComponent
 
 
 class LocalRewards:
-    """Scorers of the components that have a weight, built at once and called directly."""
+    """Scorers that are built at once and called directly."""
 
     def __init__(self, components: Mapping[str, RewardComponent]) -> None:
-        """Build the scorers.
+        """Build the scorers of all components, also of those that weigh nothing.
 
         Raises:
             PartnerError: A model cannot be found or loaded.
         """
-        self._components = {name: c for name, c in components.items() if c.settings.weight != 0.0}
-        self._scorers = {name: component.builder.build() for name, component in self._components.items()}
+        self._components = dict(components)
+        self._scorers = {name: component.builder.build() for name, component in components.items()}
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
-        """The reward of each request.
+        """The reward of each request; components that weigh nothing are left out.
 
         Raises:
             PartnerError: A scorer's answer is malformed; names the scorer and the request.
         """
-        definitions = [component.definition for component in self._components.values()]
+        weights = {name: c.settings.weight for name, c in self._components.items() if c.settings.weight != 0.0}
+        definitions = [self._components[name].definition for name in weights]
         tables = {definition.name: collect_items(definition, requests) for definition in definitions}
         values = {name: self._score(name, table.items, table.first_request) for name, table in tables.items()}
-        weights = {name: component.settings.weight for name, component in self._components.items()}
         return assemble(requests, definitions, tables, values, weights)
 
     def score_items(self, component: str, items: Sequence[Item]) -> FloatArray:
-        """A component's scores of any items, shape `[n_items, width]`; errors name the item by its index."""
+        """A component's scores of any items, shape `[n_items, width]`; errors name the item by its index.
+
+        Raises:
+            PartnerError: As for `score`, or there is no such component.
+        """
+        if component not in self._components:
+            raise PartnerError(f"no reward component {component!r}: there are {sorted(self._components)}")
         return self._score(component, items, range(len(items)))
 
     def _score(self, name: str, items: Sequence[Item], rows: Sequence[int]) -> FloatArray:

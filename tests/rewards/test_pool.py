@@ -22,7 +22,7 @@ from rewards.empathy import EmpathyBuilder, EmpathyReward
 from rewards.local import LocalRewards
 from rewards.mutual_information import MutualInformationBuilder, MutualInformationReward
 from rewards.pool import ClientSpec, PoolSpec, RewardClient, RewardPools, create_pools
-from rewards.scorer import ComponentScore, FloatArray, Item, RewardComponent
+from rewards.scorer import ComponentScore, FloatArray, Item, RewardComponent, Scorer, ScorerBuilder
 
 # Actors cannot import this file by name: what it defines travels by value.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -92,17 +92,24 @@ class ToyScorer:
                 time.sleep(3600)
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
-            case "threads":
-                return [float(torch_threads())]
             case _ if text.startswith("slow"):
                 time.sleep(0.15)
         return [float(len(text))]
 
 
-def torch_threads() -> int:
-    import torch
+@dataclass(frozen=True)
+class ThreadCheckingBuilder:
+    """Builds a scorer where torch has the threads that were asked for."""
 
-    return torch.get_num_threads()
+    builder: ScorerBuilder
+    threads: int
+
+    def build(self) -> Scorer:
+        import torch
+
+        if torch.get_num_threads() != self.threads:
+            raise PartnerError(f"torch has {torch.get_num_threads()} threads")
+        return self.builder.build()
 
 
 def request(text: str) -> ScoreRequest:
@@ -112,7 +119,7 @@ def request(text: str) -> ScoreRequest:
 def toy_pools(run_id: str, builder: ToyBuilder, start_timeout_s: float = 120.0, **changes: object) -> RewardPools:
     settings = RewardsConfig.model_validate({"num_cpus": 0.25, "timeout_s": 2.0, "max_retries": 1} | changes)
     component = RewardComponent(LengthReward(), builder, RewardSection(weight=2.0, replicas=2, micro_batch=2))
-    return create_pools({"length": component}, settings, run_id, 2, start_timeout_s=start_timeout_s)
+    return create_pools({"length": component}, settings, run_id, 1, start_timeout_s=start_timeout_s)
 
 
 @pytest.fixture(scope="module")
@@ -163,12 +170,11 @@ def test_without_a_cache_everything_is_scored_again(toys: RewardPools):
     assert client.stats()["length"].scored_items == 4
 
 
-def test_replicas_share_the_work_and_use_their_threads(toys: RewardPools, scored):
+def test_replicas_share_the_work(toys: RewardPools, scored):
     client = toys.client()
     client.score([request(f"slow {i}") for i in range(8)])
     assert len({pid for pid, _ in scored()}) == 2
     assert client.stats()["length"].seconds > 0.15 * 8 * 0.9
-    assert RewardClient(toys.spec).score([request("threads")])[0].raw["length"] == 2.0
 
 
 def test_a_client_can_be_pickled_and_used_in_another_process(toys: RewardPools):
@@ -290,7 +296,11 @@ def test_rewards_in_actors_equal_the_local_ones(empathy_checkpoint: Path, model_
     lm = "random:gpt2"
     settings = RewardsConfig(num_cpus=0.25)
     components = {
-        "empathy": RewardComponent(EmpathyReward(), EmpathyBuilder(empathy_checkpoint), EmpathyConfig(micro_batch=5)),
+        "empathy": RewardComponent(
+            EmpathyReward(),
+            ThreadCheckingBuilder(EmpathyBuilder(empathy_checkpoint), 3),
+            EmpathyConfig(micro_batch=5),
+        ),
         "mutual_information": RewardComponent(
             MutualInformationReward(), MutualInformationBuilder(lm, lm, model_cache), settings.mutual_information
         ),
@@ -300,9 +310,10 @@ def test_rewards_in_actors_equal_the_local_ones(empathy_checkpoint: Path, model_
         for seeker, original in zip(texts, reversed(texts), strict=True)
         for candidate in ("I am so sorry.", "What happened today?")
     ]
-    expected = LocalRewards(components).score(requests)
+    local = {"empathy": replace(components["empathy"], builder=EmpathyBuilder(empathy_checkpoint))}
+    expected = LocalRewards(components | local).score(requests)
     progress: list[tuple[int, int]] = []
-    with create_pools(components, settings, "real", 1, lambda done, total: progress.append((done, total))) as pools:
+    with create_pools(components, settings, "real", 3, lambda done, total: progress.append((done, total))) as pools:
         found = pools.client().score(requests)
     assert progress == [(0, 2), (1, 2), (2, 2)]
     for there, here in zip(found, expected, strict=True):
