@@ -34,9 +34,7 @@ def command(
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": data})})
     if max_pairs is not None:
-        config = config.model_copy(
-            update={"evaluation": config.evaluation.model_copy(update={"max_pairs": max_pairs})}
-        )
+        config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"max_pairs": max_pairs})})
     evaluate(config, folder, output or folder.path / "evaluation.json")
 
 

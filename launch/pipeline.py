@@ -64,7 +64,9 @@ def load_splits(config: RunConfig) -> Splits:
         result = read_examples(config.data.source, config.data.max_post_characters, report)
     if result.rejects:
         logger.warning(
-            "%d rows of %s cannot be used; `partner-rl data convert` lists them", len(result.rejects), config.data.source
+            "%d rows of %s cannot be used; `partner-rl data convert` lists them",
+            len(result.rejects),
+            config.data.source,
         )
     splits = split_examples(result.examples, config.data)
     train = select_pairs(splits.train, config.data.max_train_pairs, config.data.split_salt)
@@ -94,7 +96,10 @@ def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> No
             )
         for name, scores in result.mechanisms.items():
             logger.info(
-                "%s on dev pairs: accuracy %.2f, macro-F1 %.2f", name.replace("_", " "), scores.accuracy, scores.macro_f1
+                "%s on dev pairs: accuracy %.2f, macro-F1 %.2f",
+                name.replace("_", " "),
+                scores.accuracy,
+                scores.macro_f1,
             )
     if not coherence.exists():
         with progress("Training the coherence classifier") as report:
@@ -197,14 +202,20 @@ class Evaluation:
         """The rewrites with edits and scores, as `partner-rl rewrite` writes them."""
         breakdowns = self._client.score([rewrite.request for rewrite in rewrites])
         return [
-            rewrite_record(rewrite, {"total": b.total, **b.raw}) for rewrite, b in zip(rewrites, breakdowns, strict=True)
+            rewrite_record(rewrite, {"total": b.total, **b.raw})
+            for rewrite, b in zip(rewrites, breakdowns, strict=True)
         ]
 
 
 def rewrite_record(rewrite: Rewrite, scores: dict[str, float] | None) -> dict[str, Any]:
     """A rewrite as one JSON object."""
     edits = [
-        {"kind": str(edit.kind), "sentence_index": edit.sentence_index, "sentence": edit.sentence, "replaced": edit.replaced}
+        {
+            "kind": str(edit.kind),
+            "sentence_index": edit.sentence_index,
+            "sentence": edit.sentence,
+            "replaced": edit.replaced,
+        }
         for edit in rewrite.edits
     ]
     return {

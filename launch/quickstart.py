@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -73,7 +72,10 @@ def quickstart(config: RunConfig, run: RunFolder) -> None:
             systems.append(evaluation.policy("warm_start", before)[0])
             del before
         pairs = pipeline.rewritable(splits.train, config)
-        with clock.phase("rl", "4/5 reinforcement learning"), trained(config, run, policy_folder, pairs, client) as result:
+        with (
+            clock.phase("rl", "4/5 reinforcement learning"),
+            trained(config, run, policy_folder, pairs, client) as result,
+        ):
             policy = result.algorithm.policy_in_driver()
             pipeline.export_policy(policy, run)
             clock_before_evaluation = sum(clock.seconds.values())

@@ -66,7 +66,9 @@ def _find_model(path: Path) -> _Model:
             raise PartnerError(f"{path} has no export/: finish its training with `partner-rl train --resume {path}`")
         return _Model(run.export, run, config)
     if not (path / METADATA_FILE).is_file():
-        raise PartnerError(f"{path} is neither a run folder nor an exported policy (no config.yaml, no {METADATA_FILE})")
+        raise PartnerError(
+            f"{path} is neither a run folder nor an exported policy (no config.yaml, no {METADATA_FILE})"
+        )
     window, settings = read_metadata(path)
     return _Model(path, None, RunConfig(env=EnvConfig(window=window), policy=settings))
 

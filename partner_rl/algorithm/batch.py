@@ -36,9 +36,7 @@ class TrainingGroup:
     log_probs: tuple[tuple[float, ...], ...]
 
 
-def training_groups(
-    sampled: Sequence[SampledGroup], advantages_GK: npt.NDArray[np.float64]
-) -> list[TrainingGroup]:
+def training_groups(sampled: Sequence[SampledGroup], advantages_GK: npt.NDArray[np.float64]) -> list[TrainingGroup]:
     """Collects all steps by prompt: a group's first steps share theirs, later ones rarely do.
 
     Args:
@@ -99,7 +97,9 @@ def from_rllib(columns: Mapping[str, Any]) -> list[TrainingGroup]:
             TrainingGroup(
                 PromptGroup(_unpad(prompts[g]), int(sentences[g]), actions),
                 tuple(float(advantages[g, k]) for k in samples),
-                tuple(tuple(log_probs[g, k, : len(a.tokens) + 1].tolist()) for k, a in zip(samples, actions, strict=True)),
+                tuple(
+                    tuple(log_probs[g, k, : len(a.tokens) + 1].tolist()) for k, a in zip(samples, actions, strict=True)
+                ),
             )
         )
     return groups

@@ -37,7 +37,9 @@ class RewriteEnvRunner(SingleAgentEnvRunner):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes weights and counters; a lent module already holds the learner's weights."""
-        super().set_state(state if self.module is not None else {k: v for k, v in state.items() if k != COMPONENT_RL_MODULE})
+        super().set_state(
+            state if self.module is not None else {k: v for k, v in state.items() if k != COMPONENT_RL_MODULE}
+        )
 
     def sample(  # type: ignore[override]
         self, *, examples: Sequence[Example], samples_per_group: int, seed: Sequence[int]

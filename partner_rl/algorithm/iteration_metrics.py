@@ -73,9 +73,7 @@ def _means(rows: Iterable[Mapping[str, float]], name_of: Callable[[str], str]) -
 
 def _policy(trajectories: list[Trajectory], steps: list[Step], window: int) -> dict[str, float]:
     positions = Counter(step.action.position for step in steps)
-    shares = {
-        name: positions[position] / len(steps) for position, name in enumerate(names.position_shares(window))
-    }
+    shares = {name: positions[position] / len(steps) for position, name in enumerate(names.position_shares(window))}
     spoken = [step for step in steps if step.action.tokens]
     figures = dict(shares)
     if spoken:

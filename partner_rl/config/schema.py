@@ -207,15 +207,19 @@ class RewardTrainingConfig(Section):
     max_tokens: Positive = 64
     """Tokens of each post (paper: 64)."""
     frozen_layers: NonNegative = 0
-    """Lowest encoder layers (with the embeddings) that are not trained."""
+    """Lowest layers of the empathy encoder (with the embeddings) that are not trained."""
     level_loss_weight: NonNegativeFloat = 1.0
     """`lambda_EI`, weight of the level loss."""
     rationale_loss_weight: NonNegativeFloat = 0.5
     """`lambda_RE`, weight of the rationale loss."""
     coherence_epochs: Positive = 4
     """Passes over the sentence pairs."""
+    coherence_frozen_layers: NonNegative = 0
+    """Lowest layers of the coherence encoder that are not trained; as many as it has leaves the head alone to train."""
+    coherence_max_responses: Positive | None = None
+    """Make sentence pairs from at most this many responses; null for all."""
     max_pairs: Positive | None = None
-    """Train on at most this many pairs; null for all."""
+    """Train the empathy classifier on at most this many pairs; null for all."""
 
 
 class WarmStartConfig(Section):

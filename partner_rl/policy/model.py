@@ -133,4 +133,6 @@ def read_metadata(folder: str | Path) -> tuple[int, PolicyConfig]:
         content = json.loads(path.read_text(encoding="utf-8"))
         return int(content["window"]), PolicyConfig.model_validate(content["policy"])
     except (OSError, ValueError, KeyError) as error:
-        raise PartnerError(f"{folder} is no exported policy ({METADATA_FILE}: {error}): give a run or its export/") from error
+        raise PartnerError(
+            f"{folder} is no exported policy ({METADATA_FILE}: {error}): give a run or its export/"
+        ) from error

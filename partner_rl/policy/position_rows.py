@@ -54,7 +54,9 @@ class RowsHead(nn.Module):
         """Logits `[..., V]`."""
         logits: torch.Tensor = self.base(states)
         if self.rows.enabled:
-            logits[..., self.rows.first : self.rows.stop] = nn.functional.linear(states, self.rows.weight).to(logits.dtype)
+            logits[..., self.rows.first : self.rows.stop] = nn.functional.linear(states, self.rows.weight).to(
+                logits.dtype
+            )
         return logits
 
 

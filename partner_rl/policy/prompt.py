@@ -31,4 +31,6 @@ def encode_prompt(tokenizer: Any, state: RewriteState, settings: PolicyConfig) -
 def _start_ids(tokenizer: Any) -> list[int]:
     """The start token where the tokenizer puts one before text (Llama does, GPT-2 does not)."""
     start = tokenizer("").input_ids
-    return [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and start[:1] == [tokenizer.bos_token_id] else []
+    return (
+        [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and start[:1] == [tokenizer.bos_token_id] else []
+    )

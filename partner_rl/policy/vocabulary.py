@@ -43,9 +43,7 @@ class ActionVocabulary:
         """Ids below the position tokens that no sentence may hold."""
         return [i for i in self.special_ids if i != self.end_id and i < self.first_position_id]
 
-    def position_log_probs(
-        self, logits_BV: torch.Tensor, valid_BA: torch.Tensor, temperature: float
-    ) -> torch.Tensor:
+    def position_log_probs(self, logits_BV: torch.Tensor, valid_BA: torch.Tensor, temperature: float) -> torch.Tensor:
         """Log-probabilities of the positions, shape `[B, A]`; -inf where masked out.
 
         Args:
@@ -98,7 +96,9 @@ def add_position_tokens(tokenizer: Any, model: Any, window: int) -> ActionVocabu
         PartnerError: The tokenizer has no end token, or holds position tokens of another window.
     """
     if tokenizer.eos_token_id is None:
-        raise PartnerError(f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token: choose a causal LM")
+        raise PartnerError(
+            f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token: choose a causal LM"
+        )
     special_ids = tuple(sorted(int(i) for i in tokenizer.all_special_ids))
     names = [position_token(p, window) for p in range(num_positions(window))]
     known = tokenizer.get_vocab()

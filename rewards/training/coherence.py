@@ -92,7 +92,7 @@ def train_coherence(
     """
     start = time.perf_counter()
     rng = np.random.default_rng(seed)
-    pairs = sentence_pairs(_limited(examples_train, settings.max_pairs, rng), split_sentences, rng)
+    pairs = sentence_pairs(_limited(examples_train, settings.coherence_max_responses, rng), split_sentences, rng)
     if not pairs:
         raise PartnerError(
             "no sentence pairs to train the coherence classifier on: it needs responses to different seekers, "
@@ -179,10 +179,10 @@ def _train(
     second = [place[pair.second] for pair in pairs]
     lengths = [len(sentences[i].ids) + len(sentences[j].ids) for i, j in zip(first, second, strict=True)]
     steps = settings.coherence_epochs * num_batches(len(pairs), settings.batch_size)
-    counter = StepCounter(progress, precompute_steps(sentences, settings.frozen_layers) + steps)
+    counter = StepCounter(progress, precompute_steps(sentences, settings.coherence_frozen_layers) + steps)
 
     encoder = PartlyFrozenEncoder(
-        model.encoder, sentences, settings.frozen_layers, pad_id_of(tokenizer), counter.advance
+        model.encoder, sentences, settings.coherence_frozen_layers, pad_id_of(tokenizer), counter.advance
     )
     trainer = Trainer(
         encoder.parameters(),

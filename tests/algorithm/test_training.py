@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tests.algorithm.toy import build_toy, examples, toy_config
 
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.algorithm.sampler import examples_of_iteration
 from partner_rl.types import PartnerError, RewardBreakdown
+from tests.algorithm.toy import build_toy, examples, toy_config
 
 
 def run(config, iterations, score=None):

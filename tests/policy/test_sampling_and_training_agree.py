@@ -237,7 +237,9 @@ def test_memory_saving_log_probs_equal_plain_autograd(temperature):
     targets = torch.randint(3, 11, (2, 5), generator=generator)
     weights = torch.randn(2, 5, generator=generator)
     plain = logits / temperature
-    plain = plain.masked_fill(torch.arange(11) < 2, float("-inf")).log_softmax(-1).gather(2, targets[:, :, None])[..., 0]
+    plain = (
+        plain.masked_fill(torch.arange(11) < 2, float("-inf")).log_softmax(-1).gather(2, targets[:, :, None])[..., 0]
+    )
     (expected,) = torch.autograd.grad((plain * weights).sum(), logits)
     ours = _TargetLogProbs.apply(logits, targets, [0, 1], temperature)
     (gradient,) = torch.autograd.grad((ours * weights).sum(), logits)

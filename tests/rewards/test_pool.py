@@ -298,7 +298,7 @@ def test_rewards_in_actors_equal_the_local_ones(empathy_checkpoint: Path, model_
     components = {
         "empathy": RewardComponent(
             EmpathyReward(),
-            ThreadCheckingBuilder(EmpathyBuilder(empathy_checkpoint), 3),
+            ThreadCheckingBuilder(EmpathyBuilder(empathy_checkpoint), min(2, os.cpu_count() or 1)),
             EmpathyConfig(micro_batch=5),
         ),
         "mutual_information": RewardComponent(
@@ -313,7 +313,7 @@ def test_rewards_in_actors_equal_the_local_ones(empathy_checkpoint: Path, model_
     local = {"empathy": replace(components["empathy"], builder=EmpathyBuilder(empathy_checkpoint))}
     expected = LocalRewards(components | local).score(requests)
     progress: list[tuple[int, int]] = []
-    with create_pools(components, settings, "real", 3, lambda done, total: progress.append((done, total))) as pools:
+    with create_pools(components, settings, "real", 2, lambda done, total: progress.append((done, total))) as pools:
         found = pools.client().score(requests)
     assert progress == [(0, 2), (1, 2), (2, 2)]
     for there, here in zip(found, expected, strict=True):
