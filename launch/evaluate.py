@@ -50,14 +50,17 @@ def evaluate(config: RunConfig, run: RunFolder, output: Path) -> None:
     plan = plan_for_this_machine(config)
     splits = pipeline.load_splits(config)
     settings = config.policy.model_copy(update={"lora": None})
-    with ray_session(config, plan), pipeline.reward_pools(config, run, plan) as pools:
-        with clock.phase("evaluation", "evaluation"):
-            evaluation = pipeline.Evaluation(config, run, splits.test, pools.client())
-            systems = [evaluation.originals()]
-            for name, policy_folder in (("warm_start", run.warm_start), ("rl", run.export)):
-                if policy_folder.is_dir():
-                    policy = load_policy(policy_folder, settings, config.env.window, pipeline.device_of(config))
-                    systems.append(evaluation.policy(name, policy)[0])
+    with (
+        ray_session(config, plan),
+        pipeline.reward_pools(config, run, plan) as pools,
+        clock.phase("evaluation", "evaluation"),
+    ):
+        evaluation = pipeline.Evaluation(config, run, splits.test, pools.client())
+        systems = [evaluation.originals()]
+        for name, policy_folder in (("warm_start", run.warm_start), ("rl", run.export)):
+            if policy_folder.is_dir():
+                policy = load_policy(policy_folder, settings, config.env.window, pipeline.device_of(config))
+                systems.append(evaluation.policy(name, policy)[0])
     write_summary(output, build_summary(systems, clock.seconds, None, config.seed))
     out.print(systems_table(systems))
     out.print(f"scores: {output}", soft_wrap=True)

@@ -187,7 +187,7 @@ class Evaluation:
         return scores, rewrites
 
     def rewrite(self, name: str, policy: Policy) -> list[Rewrite]:
-        """Rewrites the pairs with a policy; rows that cannot be rewritten are an error, since they were read as good."""
+        """Rewrites the pairs with a policy; pairs that were read as good but cannot be rewritten are an error."""
         settings = self._config.evaluation
         sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
         rewriter = Rewriter(policy, self._config.env, sampling, self._config.seed, settings.batch_size)

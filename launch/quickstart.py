@@ -74,7 +74,7 @@ def quickstart(config: RunConfig, run: RunFolder) -> None:
         pairs = pipeline.rewritable(splits.train, config)
         with (
             clock.phase("rl", "4/5 reinforcement learning"),
-            trained(config, run, policy_folder, pairs, client) as result,
+            trained(config, run, policy_folder, pairs, client, resume=False) as result,
         ):
             policy = result.algorithm.policy_in_driver()
             pipeline.export_policy(policy, run)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from launch.console import err, out, progress
 from launch.run_folder import RunFolder
 from partner_rl.config.schema import EnvConfig, RunConfig
-from partner_rl.data.readers import iter_rows
-from partner_rl.data.records import Reject, Remark
-from partner_rl.rewriter import Rewrite, RewriteError
 from partner_rl.types import Example, PartnerError
+
+if TYPE_CHECKING:
+    from partner_rl.data.records import Reject
+    from partner_rl.rewriter import Rewrite, RewriteError
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ def _find_model(path: Path) -> _Model:
 
 def _rewrite_one(model: _Model, pair: Example, scores: bool, greedy: bool, seed: int) -> None:
     from partner_rl.evaluation.report import marked_response
+    from partner_rl.rewriter import RewriteError
 
     (result,) = _rewrites(model, [pair], greedy, seed)
     if isinstance(result, RewriteError):
@@ -88,10 +90,13 @@ def _rewrite_one(model: _Model, pair: Example, scores: bool, greedy: bool, seed:
 def _rewrite_file(model: _Model, source: Path, output: Path, scores: bool, greedy: bool, seed: int) -> None:
     """One output line an input row, in order: a rewrite or an error."""
     from launch.pipeline import write_jsonl
+    from partner_rl.data.readers import iter_rows
+    from partner_rl.data.records import Remark
+    from partner_rl.rewriter import Rewrite
 
     with progress("Reading the pairs") as report:
-        rows = list(iter_rows(str(source), model.config.data.max_post_characters, report))
-    rows = [row for row in rows if not isinstance(row, Remark)]
+        read = iter_rows(str(source), model.config.data.max_post_characters, report)
+        rows = [row for row in read if not isinstance(row, Remark)]
     results = iter(_rewrites(model, [row for row in rows if isinstance(row, Example)], greedy, seed))
     outcomes = [next(results) if isinstance(row, Example) else row for row in rows]
     rewrites = [outcome for outcome in outcomes if isinstance(outcome, Rewrite)]
@@ -103,6 +108,7 @@ def _rewrite_file(model: _Model, source: Path, output: Path, scores: bool, greed
 
 def _record(outcome: Rewrite | RewriteError | Reject, scored: Iterator[dict[str, float] | None]) -> dict[str, Any]:
     from launch.pipeline import rewrite_record
+    from partner_rl.rewriter import Rewrite, RewriteError
 
     if isinstance(outcome, Rewrite):
         return rewrite_record(outcome, next(scored))

@@ -38,12 +38,12 @@ def command(
     else:
         config = load_config(preset, overrides or [])
         run = RunFolder.create(config, default_name=Path(preset).stem)
-    train(config, run)
+    train(config, run, resume=resume is not None)
     out.print(f"exported to {run.export}", soft_wrap=True)
 
 
-def train(config: RunConfig, run: RunFolder) -> None:
-    """Runs all phases up to the export."""
+def train(config: RunConfig, run: RunFolder, *, resume: bool) -> None:
+    """Runs all phases up to the export; `resume` tells whether the run was started before."""
     from launch import pipeline
     from launch.ray_session import plan_for_this_machine, ray_session
     from launch.training import trained
@@ -61,7 +61,7 @@ def train(config: RunConfig, run: RunFolder) -> None:
         pairs = pipeline.rewritable(splits.train, config)
         with (
             clock.phase("rl", "reinforcement learning"),
-            trained(config, run, policy_folder, pairs, pools.client()) as result,
+            trained(config, run, policy_folder, pairs, pools.client(), resume=resume) as result,
         ):
             pipeline.export_policy(result.algorithm.policy_in_driver(), run)
     plot_curves(read_metrics(run.metrics), run.curves)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from launch.console import err
 from launch.run_folder import RunFolder
@@ -51,22 +51,38 @@ class _Interrupt:
 
 @contextmanager
 def trained(
-    config: RunConfig, run: RunFolder, policy_folder: Path, pairs: Sequence[Example], client: RewardClient
+    config: RunConfig,
+    run: RunFolder,
+    policy_folder: Path,
+    pairs: Sequence[Example],
+    client: RewardClient,
+    *,
+    resume: bool,
 ) -> Iterator[TrainedRun]:
     """Trains to the last iteration, from the newest checkpoint if there is one; yields the result.
 
     Ctrl-C lets the iteration finish, writes a checkpoint and raises KeyboardInterrupt with the command to resume.
+
+    Args:
+        config: The run's configuration.
+        run: The run folder.
+        policy_folder: The policy that training starts from.
+        pairs: The training pairs.
+        client: Scores the rewrites.
+        resume: Whether the run was started before: its figures go on after its newest checkpoint, or from the start if
+            it was stopped before the first one.
     """
-    algorithm = to_algorithm_config(
+    settings = to_algorithm_config(
         config, policy_folder=str(policy_folder.absolute()), score=client.score, load_examples=lambda: pairs
-    ).build_algo()
+    )
+    algorithm = cast(RewriteAlgorithm, settings.build_algo())
     try:
         result = TrainedRun(algorithm)
         done = _restore(algorithm, run)
-        tracker = Tracker(run.path, config, config.tracking, resume_step=done or None)
+        tracker = Tracker(run.path, config, config.tracking, resume_step=done if resume else None)
         with tracker, _interruptible() as interrupt:
             for step in range(done + 1, config.algorithm.iterations + 1):
-                algorithm.train()
+                algorithm.train()  # type: ignore[no-untyped-call]
                 _log(tracker, step, algorithm.last, config)
                 result.episodes += sum(len(g.trajectories) for g in algorithm.last.groups)
                 result.seconds += algorithm.last.seconds["iteration"]
@@ -80,7 +96,7 @@ def trained(
                     )
         yield result
     finally:
-        algorithm.stop()
+        algorithm.stop()  # type: ignore[no-untyped-call]
 
 
 def _restore(algorithm: RewriteAlgorithm, run: RunFolder) -> int:

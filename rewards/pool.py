@@ -253,7 +253,7 @@ class RewardClient:
         self.spec = spec
         self._stats = {name: ComponentStats() for name in spec.pools}
         self._cache = ScoreCache(spec.cache_size)
-        self._handles: dict[str, Any] = {}
+        self._replicas: dict[str, _Replica] = {}
 
     def __reduce__(self) -> tuple[type[RewardClient], tuple[ClientSpec]]:
         """Send the specification alone: the receiver looks the actors up and starts with an empty cache."""
@@ -321,20 +321,24 @@ class RewardClient:
         size = min(pool.micro_batch, math.ceil(len(order) / len(pool.actors)))
         chunks = [order[i : i + size] for i in range(0, len(order), size)]
         batches = [_Batch(tuple(c), tuple(items[i] for i in c), tuple(rows[i] for i in c)) for c in chunks]
-        replicas = [_Replica(self._handle(actor)) for actor in pool.actors]
+        replicas = [self._replica(actor) for actor in pool.actors]
         # The longest first: a long one that starts last would leave the other actors waiting.
         return _Query(name, pool.definition.width, deque(reversed(batches)), replicas, self._stats[name])
 
-    def _handle(self, actor_name: str) -> Any:
-        if actor_name not in self._handles:
+    def _replica(self, actor_name: str) -> _Replica:
+        """The actor, with what an earlier call learnt of it: one that is still coming back is waited for."""
+        if actor_name not in self._replicas:
             try:
-                self._handles[actor_name] = ray.get_actor(actor_name, namespace=NAMESPACE)
+                self._replicas[actor_name] = _Replica(ray.get_actor(actor_name, namespace=NAMESPACE))
             except ValueError as error:
                 raise PartnerError(
                     f"reward actor {actor_name!r} is not in this cluster: the driver that created it has ended "
                     "or runs on another cluster; start the run again"
                 ) from error
-        return self._handles[actor_name]
+        replica = self._replicas[actor_name]
+        # What a call that ended with an error had left there.
+        replica.in_flight.clear()
+        return replica
 
 
 @dataclass(eq=False, slots=True)
@@ -349,7 +353,7 @@ class _Batch:
 
 @dataclass(eq=False, slots=True)
 class _Replica:
-    """An actor as one query sees it: what it has been sent, oldest first, or the sign of life it is asked for."""
+    """An actor as the client sees it: what it has been sent, oldest first, or the sign of life it is asked for."""
 
     handle: Any
     in_flight: OrderedDict[Any, _Batch] = field(default_factory=OrderedDict)
@@ -431,6 +435,7 @@ class _Query:
         revival, replica.revival = replica.revival, None
         try:
             ray.get(revival)
+            replica.revivals = 0
         except DEATHS as error:
             replica.revivals += 1
             if replica.revivals > spec.max_retries:
@@ -439,7 +444,7 @@ class _Query:
                     "see its log in Ray's session folder, and check memory"
                 ) from error
             time.sleep(min(0.2 * 2**replica.revivals, 5.0))
-            replica.revival = replica.handle.ready.remote()
+            replica.revival = replica.handle.ready.options(max_task_retries=-1).remote()
         except RayTaskError as error:
             raise PartnerError(f"reward pool {self.name!r} cannot restart an actor: {_cause(error)}") from error
 

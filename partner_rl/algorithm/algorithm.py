@@ -1,17 +1,17 @@
 """The training iteration: sample → score → advantage → update → sync.
 
 How to run: `partner-rl train --preset smoke`. Results to expect: with the toy reward of
-`tests/algorithm/test_learning.py` the mean reward of a tiny model rises within a minute.
+`tests/algorithm/test_training.py` the mean reward of a tiny model rises within a minute.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import ray
@@ -31,6 +31,11 @@ from partner_rl.algorithm.trajectory import Rollout, SampledGroup
 from partner_rl.policy.model import Policy
 from partner_rl.policy.module import RewriteModule
 from partner_rl.types import Example, PartnerError
+
+if TYPE_CHECKING:
+    from ray.rllib.core.learner.learner_group import LearnerGroup
+    from ray.rllib.env.env_runner_group import EnvRunnerGroup
+    from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,10 @@ class RewriteAlgorithm(Algorithm):
 
     config: RewriteConfig
     last: Iteration
+    # Optional in RLlib; `setup` always makes them.
+    env_runner_group: EnvRunnerGroup
+    learner_group: LearnerGroup
+    metrics: MetricsLogger
 
     @classmethod
     def get_default_config(cls) -> RewriteConfig:
@@ -85,8 +94,7 @@ class RewriteAlgorithm(Algorithm):
         return self.config.num_env_runners == 0 and self.config.num_learners == 0
 
     def _local_learner(self) -> RewriteLearner:
-        learner: RewriteLearner = self.learner_group._learner
-        return learner
+        return cast(RewriteLearner, self.learner_group._learner)
 
     def training_step(self) -> None:
         """One iteration; its result is left in `self.last`."""
@@ -159,7 +167,7 @@ class RewriteAlgorithm(Algorithm):
         def run(shard: int, kwargs: dict[str, Any]) -> Any:
             return lambda env_runner: (shard, env_runner.sample(**kwargs))
 
-        results = self.env_runner_group.foreach_env_runner(
+        results: list[tuple[int, Rollout]] = self.env_runner_group.foreach_env_runner(
             [run(shard, shards[shard]) for shard in assigned],
             local_env_runner=False,
             remote_worker_ids=list(assigned.values()),
@@ -213,17 +221,20 @@ class RewriteAlgorithm(Algorithm):
     def policy_in_driver(self) -> Policy:
         """A policy with the learner's current weights, in the driver's memory; for export and evaluation."""
         if self.config.num_learners == 0:
-            module: RewriteModule = self._local_learner().module[DEFAULT_MODULE_ID]
-            return module.policy
-        module = self.config.rl_module_spec.build()
+            return cast(RewriteModule, self._local_learner().module[DEFAULT_MODULE_ID]).policy
+        module: RewriteModule = self.config.rl_module_spec.build()
         weights, _ = self._learner_state()
         module.set_state({name: tensor.numpy() for name, tensor in weights.items()})
         return module.policy
 
     def _learner_state(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        states: list[Any] = list(self.learner_group.foreach_learner(lambda learner: learner.training_state()))
-        first = states[0]
-        return first.get() if hasattr(first, "get") else first
+        first = self._foreach_learner(lambda learner: learner.training_state())[0]
+        state: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = first.get() if hasattr(first, "get") else first
+        return state
+
+    def _foreach_learner(self, action: Callable[[RewriteLearner], Any]) -> list[Any]:
+        # RLlib's annotation asks for a second argument, which it does not pass.
+        return list(self.learner_group.foreach_learner(action))  # type: ignore[arg-type]
 
     def save_training_state(self, folder: Path) -> None:
         """Writes what an exact resume needs (see `partner_rl.algorithm.state`)."""
@@ -234,7 +245,7 @@ class RewriteAlgorithm(Algorithm):
         """Takes a saved state back and returns the number of iterations that it has behind it."""
         state = TrainingState.load(folder)
         weights, moments = state.weights, state.moments
-        self.learner_group.foreach_learner(lambda learner: learner.set_training_state(weights, moments))
+        self._foreach_learner(lambda learner: learner.set_training_state(weights, moments))
         self._estimator.restore(state.estimator)
         self._next_iteration = state.iterations
         self._sync_weights()

@@ -64,7 +64,7 @@ def to_rllib(groups: Sequence[TrainingGroup], episodes: int) -> MultiAgentBatch:
     samples = max(len(a) for a in actions)
     tokens = max(max(len(a.tokens) for a in group) for group in actions)
     prompt = max(len(g.group.prompt) for g in groups)
-    columns = {
+    columns: dict[str, npt.NDArray[Any]] = {
         "prompt_GP": np.full((len(groups), prompt), _PADDING, dtype=np.int64),
         EPISODES: np.full(len(groups), episodes, dtype=np.int64),
         "num_sentences_G": np.array([g.group.num_sentences for g in groups], dtype=np.int64),

@@ -95,13 +95,12 @@ def to_algorithm_config(
         num_gpus_per_learner=settings.num_gpus_per_learner,
         learner_class=RewriteLearner,
     )
-    result.training(lr=settings.learning_rate)
+    result.training(lr=settings.learning_rate, grad_clip=settings.grad_clip)
     model = {"folder": policy_folder, "settings": config.policy.model_dump(), "window": config.env.window}
     result.rl_module(rl_module_spec=RLModuleSpec(module_class=RewriteModule, model_config=model))
     result.debugging(seed=config.seed, log_level="ERROR")
     result.run = config
     result.load_examples = load_examples
-    result.grad_clip = settings.grad_clip
     result.kl_coeff = settings.kl_coeff
     result.position_entropy_coeff = settings.position_entropy_coeff
     result.weight_decay = settings.weight_decay

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from partner_rl.algorithm.trajectory import Rollout, SampledGroup, Step, Traject
 from partner_rl.policy.actions import decode_action
 from partner_rl.policy.generate import SampledAction, Sampling, sample_actions
 from partner_rl.policy.model import Policy
+from partner_rl.policy.module import RewriteModule
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.types import Example, RewriteState
 
@@ -28,12 +29,14 @@ from partner_rl.types import Example, RewriteState
 class RewriteEnvRunner(SingleAgentEnvRunner):
     """Samples `K` trajectories of each example it is given."""
 
+    module: RewriteModule | None
+
     def make_module(self) -> None:
         """Builds the module, unless the algorithm lends the learner's (no remote runners, no remote learners)."""
         if self.config.num_env_runners == 0 and self.config.num_learners == 0:
             self.module = None
         else:
-            super().make_module()
+            super().make_module()  # type: ignore[no-untyped-call]
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes weights and counters; a lent module already holds the learner's weights."""
@@ -51,8 +54,10 @@ class RewriteEnvRunner(SingleAgentEnvRunner):
             samples_per_group: `K`.
             seed: Numbers that seed this call, such as (run seed, iteration, shard); the same ones sample the same.
         """
-        policy: Policy = self.module.policy
-        env: RewriteVectorEnv = self.env.unwrapped
+        assert self.module is not None
+        assert self.env is not None
+        policy = self.module.policy
+        env = cast(RewriteVectorEnv, self.env.unwrapped)
         settings = policy.settings
         sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
         generator = torch.Generator(policy.device).manual_seed(_mix(seed))
@@ -64,9 +69,9 @@ class RewriteEnvRunner(SingleAgentEnvRunner):
         generate_s = score_s = 0.0
         shared = samples_per_group
         while len(finished) < len(slots):
-            live = [i for i, observation in enumerate(observations) if observation is not None]
+            live = {i: observation for i, observation in enumerate(observations) if observation is not None}
             start = time.perf_counter()
-            sampled = _act(policy, [observations[i] for i in live], shared, sampling, generator)
+            sampled = _act(policy, list(live.values()), shared, sampling, generator)
             generate_s += time.perf_counter() - start
             actions: list[Any] = [None] * len(slots)
             for i, (step, action) in zip(live, sampled, strict=True):

@@ -1,11 +1,11 @@
-"""The update: one forward and backward pass over each group's shared prompt, gradients accumulated over micro-batches."""
+"""The update: one pass over each group's shared prompt, gradients accumulated over micro-batches."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from partner_rl.algorithm.losses import kl_divergence, policy_gradient_loss
 from partner_rl.policy.logprobs import PackedBatch, action_log_probs, pack_groups
 from partner_rl.policy.module import LOG_PROBS, MASK, PACKED, POSITION_ENTROPY, RewriteModule
 
+if TYPE_CHECKING:
+    from partner_rl.algorithm.config import RewriteConfig
+
 LOSS = "loss"
 KL = "kl"
 POSITION_ENTROPY_MEAN = "position_entropy"
@@ -27,6 +30,8 @@ GRAD_NORM = "grad_norm"
 class RewriteLearner(TorchLearner):
     """Policy gradient with a KL penalty towards the policy that training started from."""
 
+    config: RewriteConfig
+
     def build(self) -> None:
         """Builds module and optimizer and keeps the reference policy."""
         super().build()
@@ -36,12 +41,11 @@ class RewriteLearner(TorchLearner):
         self._reference = copy.deepcopy(module.policy.model).requires_grad_(False) if needs_copy else None
 
     def _rewrite_module(self) -> RewriteModule:
-        module: RewriteModule = self.module[DEFAULT_MODULE_ID].unwrapped()
-        return module
+        return cast(RewriteModule, self.module[DEFAULT_MODULE_ID].unwrapped())
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """AdamW over the trained parameters."""
-        parameters = list(self._module[module_id].trainable_parameters().values())
+        parameters = list(self._rewrite_module().trainable_parameters().values())
         optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
         self.register_optimizer(
             module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
@@ -51,7 +55,8 @@ class RewriteLearner(TorchLearner):
         columns = batch[DEFAULT_MODULE_ID]
         groups = from_rllib(columns)
         counts = _Counts.of(groups, episodes=int(columns[EPISODES][0]))
-        module = self.module[DEFAULT_MODULE_ID]
+        # With several learners it is wrapped for data parallelism, which adds `no_sync`.
+        module: Any = self.module[DEFAULT_MODULE_ID]
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
         self._figures: dict[str, float] = {}
@@ -71,12 +76,13 @@ class RewriteLearner(TorchLearner):
     def _inputs(self, part: list[TrainingGroup], counts: _Counts) -> dict[str, Any]:
         """A micro-batch as the module and the loss read it."""
         policy = self._rewrite_module().policy
-        packed = pack_groups([g.group for g in part], policy.vocabulary, policy.pad_id).to(self._device)
+        device = cast(torch.device, self._device)
+        packed = pack_groups([g.group for g in part], policy.vocabulary, policy.pad_id).to(device)
         reference = self._reference_log_probs(packed) if self.config.kl_coeff else None
         return {PACKED: packed, "groups": part, "counts": counts, "reference_GKT": reference}
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, torch.Tensor]
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> torch.Tensor:
         """The micro-batch's share of the loss: policy gradient − position entropy + KL to the reference."""
         counts: _Counts = batch["counts"]
@@ -108,10 +114,11 @@ class RewriteLearner(TorchLearner):
 
     def _apply_clipped(self) -> float:
         parameters = list(self._rewrite_module().trainable_parameters().values())
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, cast(float, self.config.grad_clip)))
         if not np.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient norm is {norm}: lower algorithm.learning_rate, or look for extreme rewards in metrics.jsonl"
+                f"the gradient norm is {norm}: lower algorithm.learning_rate, "
+                "or look for extreme rewards in metrics.jsonl"
             )
         for optimizer in self._optimizer_parameters:
             optimizer.step()

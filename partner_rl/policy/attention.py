@@ -35,7 +35,7 @@ def grouped_attention(
     batch, heads, length, dim = query_BHQD.shape
     shared = key_BJLD.shape[1]
     if attention_mask is None or heads == shared or dropout:
-        return sdpa_attention_forward(  # type: ignore[return-value]
+        return sdpa_attention_forward(
             module, query_BHQD, key_BJLD, value_BJLD, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     grouped = query_BHQD.reshape(batch, shared, heads // shared * length, dim)

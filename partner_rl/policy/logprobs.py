@@ -150,7 +150,9 @@ def action_log_probs(
     log_positions_GA = vocabulary.position_log_probs(output.logits[:, 0], packed.valid_GA, temperature)
     chosen_GK = log_positions_GA.gather(1, packed.position_GK.clamp(min=0))
     words_GCV = output.logits[:, 1:, : vocabulary.first_position_id]
-    targets_GC = _TargetLogProbs.apply(words_GCV, packed.target_GC, vocabulary.banned_ids, temperature)
+    targets_GC = _TargetLogProbs.apply(  # type: ignore[no-untyped-call]
+        words_GCV, packed.target_GC, vocabulary.banned_ids, temperature
+    )
     return _unpack(packed, chosen_GK, targets_GC, log_positions_GA)
 
 
@@ -193,7 +195,7 @@ def _scaled(logits_GCV: torch.Tensor, banned: list[int], temperature: float) -> 
 
 def _attention_mask(packed: PackedBatch, dtype: torch.dtype) -> torch.Tensor:
     """Additive mask `[G, 1, L, L]`: the prompt is causal; an action sees the prompt and its own earlier columns."""
-    groups, prompt_width = packed.prompt_GP.shape
+    groups = packed.prompt_GP.shape[0]
     # Segment 0 is the prompt, 1…K are the actions, -1 is padding.
     prompt_segment_GP = packed.prompt_mask_GP.long() - 1
     action_segment_GC = torch.where(packed.action_GC >= 0, packed.action_GC + 1, -1)

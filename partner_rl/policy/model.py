@@ -41,7 +41,8 @@ class Policy:
     @property
     def device(self) -> torch.device:
         """The device of the model's parameters."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def pad_id(self) -> int:
@@ -76,7 +77,7 @@ def load_policy(folder: str | Path, settings: PolicyConfig, window: int, device:
     """
     folder = Path(folder)
     tokenizer = load_tokenizer(folder)
-    model = load_causal_lm(folder)
+    model: Any = load_causal_lm(folder)
     use_grouped_attention(model)
     vocabulary = add_position_tokens(tokenizer, model, window)
     if settings.lora is not None:
@@ -91,7 +92,8 @@ def _add_adapters(model: Any, settings: PolicyConfig, vocabulary: ActionVocabula
     assert settings.lora is not None
     adapters = LoraConfig(
         r=settings.lora.rank,
-        lora_alpha=settings.lora.alpha,
+        # peft only ever divides by it or multiplies with it.
+        lora_alpha=settings.lora.alpha,  # type: ignore[arg-type]
         lora_dropout=0.0,
         target_modules="all-linear",
         # GPT-2's projections store their weights transposed.

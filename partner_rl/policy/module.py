@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ class RewriteModule(TorchRLModule):
 
     def setup(self) -> None:
         """Loads the model from its folder."""
-        settings = PolicyConfig.model_validate(self.model_config["settings"])
-        self.policy = load_policy(self.model_config["folder"], settings, self.model_config["window"])
+        model = cast(dict[str, Any], self.model_config)
+        settings = PolicyConfig.model_validate(model["settings"])
+        self.policy = load_policy(model["folder"], settings, model["window"])
         self.language_model = self.policy.model
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Trainable rows for the position tokens beside a frozen embedding table.
 
-With adapters all of the model is frozen, but the new tokens must be learned. peft offers this by copying the whole table
-in every forward pass, which took a quarter of the time of sampling on a CPU; here only the rows themselves are computed.
+With adapters all of the model is frozen, but the new tokens must be learned. peft offers this by copying the whole
+table in every forward pass, which takes a quarter of the time of sampling on a CPU; here only the rows themselves are
+computed.
 """
 
 from __future__ import annotations
@@ -54,9 +55,8 @@ class RowsHead(nn.Module):
         """Logits `[..., V]`."""
         logits: torch.Tensor = self.base(states)
         if self.rows.enabled:
-            logits[..., self.rows.first : self.rows.stop] = nn.functional.linear(states, self.rows.weight).to(
-                logits.dtype
-            )
+            ours = nn.functional.linear(states, self.rows.weight)
+            logits[..., self.rows.first : self.rows.stop] = ours.to(logits.dtype)
         return logits
 
 

@@ -30,7 +30,5 @@ def encode_prompt(tokenizer: Any, state: RewriteState, settings: PolicyConfig) -
 
 def _start_ids(tokenizer: Any) -> list[int]:
     """The start token where the tokenizer puts one before text (Llama does, GPT-2 does not)."""
-    start = tokenizer("").input_ids
-    return (
-        [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and start[:1] == [tokenizer.bos_token_id] else []
-    )
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer("").input_ids[:1] == [bos] else []

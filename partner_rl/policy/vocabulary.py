@@ -55,7 +55,7 @@ class ActionVocabulary:
         return logits_BA.masked_fill(~valid_BA, float("-inf")).log_softmax(-1)
 
     def word_logits(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Scaled logits over the words that a sentence may hold, shape `[..., first_position_id]`; -inf where banned."""
+        """Scaled logits over the words of a sentence, shape `[..., first_position_id]`; -inf where banned."""
         # Division makes a copy, so that the caller's logits stay as they are.
         words = logits[..., : self.first_position_id].float() / temperature
         words[..., self.banned_ids] = float("-inf")

@@ -52,7 +52,14 @@ def labelled_pairs(count: int, seed: int) -> list[Example]:
 
 
 def settings(**changes: object) -> RewardTrainingConfig:
-    defaults = {"empathy_epochs": 8, "coherence_epochs": 8, "batch_size": 16, "max_tokens": 48, "frozen_layers": 9, "coherence_frozen_layers": 9}
+    defaults = {
+        "empathy_epochs": 8,
+        "coherence_epochs": 8,
+        "batch_size": 16,
+        "max_tokens": 48,
+        "frozen_layers": 9,
+        "coherence_frozen_layers": 9,
+    }
     return RewardTrainingConfig.model_validate(defaults | changes)
 
 

@@ -16,7 +16,7 @@ class LeaveOneOut:
     def advantages(self, rewards_GK: Array) -> Array:
         """See `AdvantageEstimator`; `K` must be at least 2."""
         samples = rewards_GK.shape[1]
-        others_GK = (rewards_GK.sum(1, keepdims=True) - rewards_GK) / (samples - 1)
+        others_GK: Array = (rewards_GK.sum(1, keepdims=True) - rewards_GK) / (samples - 1)
         return rewards_GK - others_GK
 
     def state(self) -> Mapping[str, list[float]]:
