@@ -44,12 +44,10 @@ def evaluate(config: RunConfig, run: RunFolder, output: Path) -> None:
     from launch.ray_session import plan_for_this_machine, ray_session
     from partner_rl.evaluation.report import systems_table
     from partner_rl.evaluation.summary import build_summary, write_summary
-    from partner_rl.policy.model import load_policy
 
     clock = PhaseClock()
     plan = plan_for_this_machine(config)
     splits = pipeline.load_splits(config)
-    settings = config.policy.model_copy(update={"lora": None})
     with (
         ray_session(config, plan),
         pipeline.reward_pools(config, run, plan) as pools,
@@ -59,8 +57,7 @@ def evaluate(config: RunConfig, run: RunFolder, output: Path) -> None:
         systems = [evaluation.originals()]
         for name, policy_folder in (("warm_start", run.warm_start), ("rl", run.export)):
             if policy_folder.is_dir():
-                policy = load_policy(policy_folder, settings, config.env.window, pipeline.device_of(config))
-                systems.append(evaluation.policy(name, policy)[0])
+                systems.append(evaluation.policy(name, policy_folder)[0])
     write_summary(output, build_summary(systems, clock.seconds, None, config.seed))
     out.print(systems_table(systems))
     out.print(f"scores: {output}", soft_wrap=True)

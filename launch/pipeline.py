@@ -124,7 +124,8 @@ def warm_start(config: RunConfig, run: RunFolder, splits: Splits) -> Path:
         return run.warm_start
     longest = max(4, int(config.policy.max_new_tokens * WORDS_PER_TOKEN))
     train, counts = make_pairs(splits.train, config.env, config.warmstart, config.seed, max_words=longest)
-    dev, _ = make_pairs(splits.dev, config.env, config.warmstart, config.seed, max_words=longest)
+    dev_settings = config.warmstart.model_copy(update={"max_examples": config.warmstart.max_dev_examples})
+    dev, _ = make_pairs(splits.dev, config.env, dev_settings, config.seed, max_words=longest)
     logger.info(
         "warm start on %d examples: %d insert, %d replace, %d leave alone",
         len(train),
@@ -176,9 +177,12 @@ class Evaluation:
         requests = original_requests(self.pairs, self._config.env)
         return evaluate_system("original", requests, self._client, self._definitions, self._embed)
 
-    def policy(self, name: str, policy: Policy) -> tuple[SystemScores, list[Rewrite]]:
-        """Rewrites the pairs with a policy and scores the rewrites."""
-        rewrites = self.rewrite(name, policy)
+    def policy(self, name: str, folder: Path) -> tuple[SystemScores, list[Rewrite]]:
+        """Rewrites the pairs with an exported policy and scores the rewrites."""
+        settings = self._config.policy.model_copy(update={"lora": None})
+        policy = load_policy(folder, settings, self._config.env.window, device_of(self._config))
+        rewrites = self._rewrite(name, policy)
+        del policy
         requests = [rewrite.request for rewrite in rewrites]
         with progress(f"Scoring {name}") as report:
             report(0, len(requests))
@@ -186,7 +190,7 @@ class Evaluation:
             report(len(requests), len(requests))
         return scores, rewrites
 
-    def rewrite(self, name: str, policy: Policy) -> list[Rewrite]:
+    def _rewrite(self, name: str, policy: Policy) -> list[Rewrite]:
         """Rewrites the pairs with a policy; pairs that were read as good but cannot be rewritten are an error."""
         settings = self._config.evaluation
         sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)

@@ -45,49 +45,33 @@ def quickstart(config: RunConfig, run: RunFolder) -> None:
     """Runs all phases and leaves their results in the run folder."""
     from launch import pipeline
     from launch.ray_session import plan_for_this_machine, ray_session
-    from launch.training import trained
+    from launch.training import train_policy
     from partner_rl.evaluation.plots import plot_curves, read_metrics
     from partner_rl.evaluation.report import print_rewrites, systems_table
     from partner_rl.evaluation.summary import build_summary, write_summary
-    from partner_rl.policy.model import load_policy
 
     clock = PhaseClock()
     plan = plan_for_this_machine(config)
-    splits = pipeline.load_splits(config)
-    with clock.phase("rewards", "1/5 training the reward models"):
-        pipeline.train_reward_models(config, run, splits)
-    with clock.phase("warm_start", "2/5 warm start of the policy"):
-        policy_folder = pipeline.warm_start(config, run, splits)
-    with ray_session(config, plan), pipeline.reward_pools(config, run, plan) as pools:
-        client = pools.client()
-        with clock.phase("evaluation", "3/5 evaluation before RL"):
-            evaluation = pipeline.Evaluation(config, run, splits.test, client)
-            systems = [evaluation.originals()]
-            before = load_policy(
-                policy_folder,
-                config.policy.model_copy(update={"lora": None}),
-                config.env.window,
-                pipeline.device_of(config),
-            )
-            systems.append(evaluation.policy("warm_start", before)[0])
-            del before
-        pairs = pipeline.rewritable(splits.train, config)
-        with (
-            clock.phase("rl", "4/5 reinforcement learning"),
-            trained(config, run, policy_folder, pairs, client, resume=False) as result,
-        ):
-            policy = result.algorithm.policy_in_driver()
-            pipeline.export_policy(policy, run)
-            clock_before_evaluation = sum(clock.seconds.values())
+    with run.resumable():
+        splits = pipeline.load_splits(config)
+        with clock.phase("rewards", "1/5 training the reward models"):
+            pipeline.train_reward_models(config, run, splits)
+        with clock.phase("warm_start", "2/5 warm start of the policy"):
+            policy_folder = pipeline.warm_start(config, run, splits)
+        with ray_session(config, plan), pipeline.reward_pools(config, run, plan) as pools:
+            client = pools.client()
+            with clock.phase("evaluation", "3/5 evaluation before RL"):
+                evaluation = pipeline.Evaluation(config, run, splits.test, client)
+                systems = [evaluation.originals(), evaluation.policy("warm_start", policy_folder)[0]]
+            with clock.phase("rl", "4/5 reinforcement learning"):
+                pairs = pipeline.rewritable(splits.train, config)
+                throughput = train_policy(config, run, policy_folder, pairs, client, resume=False)
             with clock.phase("evaluation", "5/5 evaluation after RL"):
-                scores, rewrites = evaluation.policy("rl", policy)
+                scores, rewrites = evaluation.policy("rl", run.export)
                 systems.append(scores)
                 pipeline.write_jsonl(evaluation.records(rewrites), run.rewrites)
-            after = sum(clock.seconds.values()) - clock_before_evaluation
-        # The last evaluation needs the algorithm's policy, so that it lies inside the RL phase's clock.
-        clock.seconds["rl"] -= after
     plot_curves(read_metrics(run.metrics), run.curves)
-    write_summary(run.summary, build_summary(systems, clock.seconds, result.episodes_per_second, config.seed))
+    write_summary(run.summary, build_summary(systems, clock.seconds, throughput.episodes_per_second, config.seed))
     out.print(systems_table(systems))
     print_rewrites(rewrites, out, SHOWN_REWRITES)
     err.print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.seconds.items()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +62,14 @@ class RunFolder:
         if not run.config_file.is_file():
             raise PartnerError(f"{path} is no run folder: it holds no config.yaml")
         return run, load_config(str(run.config_file), [])
+
+    @contextmanager
+    def resumable(self) -> Iterator[None]:
+        """Tells, when Ctrl-C ends the block, how to go on."""
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(f"interrupted; go on with: partner-rl train --resume {self.path}") from interrupt
 
     @property
     def config_file(self) -> Path:

@@ -46,22 +46,20 @@ def train(config: RunConfig, run: RunFolder, *, resume: bool) -> None:
     """Runs all phases up to the export; `resume` tells whether the run was started before."""
     from launch import pipeline
     from launch.ray_session import plan_for_this_machine, ray_session
-    from launch.training import trained
+    from launch.training import train_policy
     from partner_rl.evaluation.plots import plot_curves, read_metrics
 
     clock = PhaseClock()
     plan = plan_for_this_machine(config)
     err.print(plan.table())
-    splits = pipeline.load_splits(config)
-    with clock.phase("rewards", "training the reward models"):
-        pipeline.train_reward_models(config, run, splits)
-    with clock.phase("warm_start", "warm start"):
-        policy_folder = pipeline.warm_start(config, run, splits)
-    with ray_session(config, plan), pipeline.reward_pools(config, run, plan) as pools:
-        pairs = pipeline.rewritable(splits.train, config)
-        with (
-            clock.phase("rl", "reinforcement learning"),
-            trained(config, run, policy_folder, pairs, pools.client(), resume=resume) as result,
-        ):
-            pipeline.export_policy(result.algorithm.policy_in_driver(), run)
+    with run.resumable():
+        splits = pipeline.load_splits(config)
+        with clock.phase("rewards", "training the reward models"):
+            pipeline.train_reward_models(config, run, splits)
+        with clock.phase("warm_start", "warm start"):
+            policy_folder = pipeline.warm_start(config, run, splits)
+        with ray_session(config, plan), pipeline.reward_pools(config, run, plan) as pools:
+            pairs = pipeline.rewritable(splits.train, config)
+            with clock.phase("rl", "reinforcement learning"):
+                train_policy(config, run, policy_folder, pairs, pools.client(), resume=resume)
     plot_curves(read_metrics(run.metrics), run.curves)

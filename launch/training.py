@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, cast
 
 from launch.console import err
+from launch.pipeline import export_policy
 from launch.run_folder import RunFolder
 from launch.tracking import SampleRow, Tracker
 from partner_rl.algorithm.algorithm import Iteration, RewriteAlgorithm
@@ -25,16 +26,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class TrainedRun:
-    """What the RL phase leaves.
+class Throughput:
+    """What the RL phase did in this process.
 
     Attributes:
-        algorithm: The algorithm, still running.
-        episodes: Episodes sampled in this process.
-        seconds: Seconds of the iterations of this process.
+        episodes: Episodes sampled.
+        seconds: Seconds of the iterations.
     """
 
-    algorithm: RewriteAlgorithm
     episodes: int = 0
     seconds: float = 0.0
 
@@ -49,8 +48,7 @@ class _Interrupt:
     requested: bool = field(default=False)
 
 
-@contextmanager
-def trained(
+def train_policy(
     config: RunConfig,
     run: RunFolder,
     policy_folder: Path,
@@ -58,10 +56,10 @@ def trained(
     client: RewardClient,
     *,
     resume: bool,
-) -> Iterator[TrainedRun]:
-    """Trains to the last iteration, from the newest checkpoint if there is one; yields the result.
+) -> Throughput:
+    """Trains to the last iteration, from the newest checkpoint if there is one, and exports the policy.
 
-    Ctrl-C lets the iteration finish, writes a checkpoint and raises KeyboardInterrupt with the command to resume.
+    Ctrl-C lets the iteration finish, writes a checkpoint and raises KeyboardInterrupt.
 
     Args:
         config: The run's configuration.
@@ -77,26 +75,30 @@ def trained(
     )
     algorithm = cast(RewriteAlgorithm, settings.build_algo())
     try:
-        result = TrainedRun(algorithm)
         done = _restore(algorithm, run)
-        tracker = Tracker(run.path, config, config.tracking, resume_step=done if resume else None)
-        with tracker, _interruptible() as interrupt:
-            for step in range(done + 1, config.algorithm.iterations + 1):
-                algorithm.train()  # type: ignore[no-untyped-call]
-                _log(tracker, step, algorithm.last, config)
-                result.episodes += sum(len(g.trajectories) for g in algorithm.last.groups)
-                result.seconds += algorithm.last.seconds["iteration"]
-                last = step == config.algorithm.iterations or interrupt.requested
-                if last or step % config.checkpoint.every == 0:
-                    algorithm.save_training_state(run.checkpoint(step))
-                    run.drop_old_checkpoints(config.checkpoint.keep)
-                if interrupt.requested:
-                    raise KeyboardInterrupt(
-                        f"interrupted after iteration {step}; go on with: partner-rl train --resume {run.path}"
-                    )
-        yield result
+        with Tracker(run.path, config, config.tracking, resume_step=done if resume else None) as tracker:
+            throughput = _iterate(algorithm, tracker, config, run, done)
+            export_policy(algorithm.policy_in_driver(), run)
+        return throughput
     finally:
         algorithm.stop()  # type: ignore[no-untyped-call]
+
+
+def _iterate(algorithm: RewriteAlgorithm, tracker: Tracker, config: RunConfig, run: RunFolder, done: int) -> Throughput:
+    throughput = Throughput()
+    with _interruptible() as interrupt:
+        for step in range(done + 1, config.algorithm.iterations + 1):
+            algorithm.train()  # type: ignore[no-untyped-call]
+            _log(tracker, step, algorithm.last, config)
+            throughput.episodes += sum(len(group.trajectories) for group in algorithm.last.groups)
+            throughput.seconds += algorithm.last.seconds["iteration"]
+            last = step == config.algorithm.iterations or interrupt.requested
+            if last or step % config.checkpoint.every == 0:
+                algorithm.save_training_state(run.checkpoint(step))
+                run.drop_old_checkpoints(config.checkpoint.keep)
+            if interrupt.requested:
+                raise KeyboardInterrupt
+    return throughput
 
 
 def _restore(algorithm: RewriteAlgorithm, run: RunFolder) -> int:

@@ -372,7 +372,10 @@ class _Query:
     stats: ComponentStats
 
     def refs(self) -> list[Any]:
+        """What to wait for; nothing once all is scored, even while an actor is still coming back."""
         refs = [ref for replica in self.replicas for ref in replica.in_flight]
+        if not refs and not self.queue:
+            return []
         return refs + [replica.revival for replica in self.replicas if replica.revival is not None]
 
     def submit(self) -> None:
@@ -413,6 +416,7 @@ class _Query:
         """Queue everything that the actor had, drop the references to it, and ask for a sign of life."""
         lost = list(replica.in_flight.values())
         replica.in_flight.clear()
+        replica.revival = replica.handle.ready.options(max_task_retries=-1).remote()
         # Only the oldest was being scored; what waited behind it is not to blame.
         batch = lost[0]
         batch.failures += 1
@@ -429,7 +433,6 @@ class _Query:
         )  # fmt: skip
         self.stats.retries += len(lost)
         self.queue.extendleft(reversed(lost))
-        replica.revival = replica.handle.ready.options(max_task_retries=-1).remote()
 
     def _revived(self, replica: _Replica, spec: ClientSpec) -> None:
         revival, replica.revival = replica.revival, None

@@ -228,13 +228,20 @@ class RewriteAlgorithm(Algorithm):
         return module.policy
 
     def _learner_state(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        first = self._foreach_learner(lambda learner: learner.training_state())[0]
-        state: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = first.get() if hasattr(first, "get") else first
+        state: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+        state = self._foreach_learner(lambda learner: learner.training_state())[0]
         return state
 
     def _foreach_learner(self, action: Callable[[RewriteLearner], Any]) -> list[Any]:
+        """The results of a call on every learner; a remote learner's error is raised here, which RLlib leaves out."""
         # RLlib's annotation asks for a second argument, which it does not pass.
-        return list(self.learner_group.foreach_learner(action))  # type: ignore[arg-type]
+        answers: list[Any] = list(self.learner_group.foreach_learner(action))  # type: ignore[arg-type]
+        if self.config.num_learners == 0:
+            return answers
+        for answer in answers:
+            if not answer.ok:
+                raise answer.get()
+        return [answer.get() for answer in answers]
 
     def save_training_state(self, folder: Path) -> None:
         """Writes what an exact resume needs (see `partner_rl.algorithm.state`)."""

@@ -231,6 +231,8 @@ class WarmStartConfig(Section):
     """Passes over the examples; 0 starts RL from the pretrained model."""
     max_examples: Positive | None = None
     """Use at most this many examples; null for all."""
+    max_dev_examples: Positive = 64
+    """Score held-out loss and position accuracy on at most this many examples."""
     noop_fraction: Fraction = 0.1
     """Share of examples in which an already empathic response is to be left alone."""
     batch_size: Positive = 8

@@ -135,7 +135,10 @@ def toys(log: Path) -> Iterator[RewardPools]:
 
 @pytest.fixture
 def scored(log: Path) -> Callable[[], list[tuple[int, str]]]:
-    """Process id and text of what was scored since the test began."""
+    """Process id and text of what was scored since the test began.
+
+    Tests ask for texts of their own: what an earlier call that failed had left in an actor's queue may follow late.
+    """
     before = len(log.read_text()) if log.exists() else 0
 
     def lines() -> list[tuple[int, str]]:
@@ -229,10 +232,13 @@ def test_sigkill_in_the_middle_of_a_batch_loses_and_doubles_nothing(
     texts = ["slow" + "!" * i for i in range(12)]
     client = toys.client()
 
+    def mine() -> list[int]:
+        return [pid for pid, text in scored() if text in texts]
+
     def kill_mid_batch() -> None:
-        while len(scored()) < 5:
+        while len(mine()) < 5:
             time.sleep(0.01)
-        os.kill(scored()[-1][0], signal.SIGKILL)
+        os.kill(mine()[-1], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_mid_batch)
     killer.start()
@@ -243,7 +249,7 @@ def test_sigkill_in_the_middle_of_a_batch_loses_and_doubles_nothing(
     stats = client.stats()["length"]
     assert stats.scored_items == 12
     assert 1 <= stats.retries <= 2
-    assert {text for _, text in scored()} == set(texts)
+    assert {text for _, text in scored()} >= set(texts)
     assert "lost an actor" in caplog.text
     assert "slow" not in caplog.text
     # The dead actor is back for the next call.
