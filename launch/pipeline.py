@@ -30,7 +30,7 @@ from partner_rl.models.sources import resolve
 from partner_rl.policy.generate import Sampling
 from partner_rl.policy.model import Policy, load_policy, save_policy
 from partner_rl.rewriter import Rewrite, Rewriter
-from partner_rl.types import Example, PartnerError
+from partner_rl.types import Example, PartnerError, ScoreRequest
 from partner_rl.warmstart.pairs import make_pairs
 from partner_rl.warmstart.train import train_warmstart
 from rewards.pool import RewardClient, RewardPools, create_pools
@@ -174,8 +174,7 @@ class Evaluation:
 
     def originals(self) -> SystemScores:
         """The responses as their supporters wrote them."""
-        requests = original_requests(self.pairs, self._config.env)
-        return evaluate_system("original", requests, self._client, self._definitions, self._embed)
+        return self._score("original", original_requests(self.pairs, self._config.env))
 
     def policy(self, name: str, folder: Path) -> tuple[SystemScores, list[Rewrite]]:
         """Rewrites the pairs with an exported policy and scores the rewrites."""
@@ -183,12 +182,18 @@ class Evaluation:
         policy = load_policy(folder, settings, self._config.env.window, device_of(self._config))
         rewrites = self._rewrite(name, policy)
         del policy
-        requests = [rewrite.request for rewrite in rewrites]
+        return self._score(name, [rewrite.request for rewrite in rewrites]), rewrites
+
+    def _score(self, name: str, requests: Sequence[ScoreRequest]) -> SystemScores:
+        size = self._config.evaluation.batch_size
         with progress(f"Scoring {name}") as report:
-            report(0, len(requests))
+            # The client keeps what it has scored, so that the evaluation below finds the slow components done.
+            for start in range(0, len(requests), size):
+                report(start, len(requests))
+                self._client.score(requests[start : start + size])
             scores = evaluate_system(name, requests, self._client, self._definitions, self._embed)
             report(len(requests), len(requests))
-        return scores, rewrites
+        return scores
 
     def _rewrite(self, name: str, policy: Policy) -> list[Rewrite]:
         """Rewrites the pairs with a policy; pairs that were read as good but cannot be rewritten are an error."""

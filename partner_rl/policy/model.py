@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,10 @@ def _add_adapters(model: Any, settings: PolicyConfig, vocabulary: ActionVocabula
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="CAUSAL_LM",
     )
-    adapted = get_peft_model(model, adapters)
+    with warnings.catch_warnings():
+        # peft asks transformers for an attribute by its old name.
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(model, adapters)
     add_position_rows(adapted.get_base_model(), vocabulary)
     return adapted
 

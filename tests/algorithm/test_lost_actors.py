@@ -1,0 +1,103 @@
+"""Actors that are killed in the middle of an iteration: the run goes on, and its figures are those of a quiet run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import ray
+
+from partner_rl.algorithm.iteration_metrics import iteration_metrics
+from partner_rl.config.schema import RewardsConfig, RewardSection
+from partner_rl.types import ScoreRequest
+from rewards.pool import NAMESPACE, create_pools
+from rewards.scorer import ComponentScore, FloatArray, Item, RewardComponent
+from tests.algorithm.toy import build_toy, toy_config
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@dataclass(frozen=True)
+class LetterReward:
+    """The number of `e` in the rewritten response."""
+
+    name: str = "letters"
+    width: int = 1
+
+    def items(self, request: ScoreRequest) -> tuple[Item, ...]:
+        return ((request.rewritten_response,),)
+
+    def combine(self, request: ScoreRequest, values: FloatArray) -> ComponentScore:
+        return ComponentScore(float(values[0, 0]))
+
+
+@dataclass(frozen=True)
+class SlowLetters:
+    """Takes its time, so that there is a middle of the iteration."""
+
+    name: str = "letters"
+
+    def build(self) -> SlowLetters:
+        return self
+
+    def score(self, items: Sequence[Item]) -> FloatArray:
+        time.sleep(0.4)
+        return np.array([[float(text.count("e"))] for (text,) in items], dtype=np.float32)
+
+
+def train(run_id: str, kill: bool) -> tuple[list[dict[str, float]], int]:
+    """Two iterations; in the second, all reward actors are killed while they score."""
+    component = RewardComponent(LetterReward(), SlowLetters(), RewardSection(weight=1.0, replicas=2, micro_batch=4))
+    settings = RewardsConfig(num_cpus=0.25, timeout_s=30.0)
+    with create_pools({"letters": component}, settings, run_id, 1) as pools:
+        client = pools.client()
+        algorithm = build_toy(toy_config(), client.score)
+        try:
+            algorithm.train()
+            first = iteration_metrics(algorithm.last, 3)
+            names = pools.spec.pools["letters"].actors
+            pids = [ray.get(ray.get_actor(name, namespace=NAMESPACE).ready.remote()) for name in names]
+            killer = threading.Timer(0.6, lambda: [os.kill(pid, signal.SIGKILL) for pid in pids])
+            if kill:
+                killer.start()
+            algorithm.train()
+            return [first, iteration_metrics(algorithm.last, 3)], sum(s.retries for s in client.stats().values())
+        finally:
+            algorithm.stop()
+
+
+def figures(metrics: dict[str, float]) -> dict[str, float]:
+    return {k: v for k, v in metrics.items() if not k.startswith(("time/", "throughput/"))}
+
+
+@pytest.mark.slow
+def test_killed_reward_actors_change_no_figure(local_ray):
+    quiet, no_retries = train("quiet", kill=False)
+    disturbed, retries = train("disturbed", kill=True)
+    assert no_retries == 0
+    assert retries > 0
+    assert [figures(m) for m in disturbed] == [figures(m) for m in quiet]
+
+
+@pytest.mark.slow
+def test_a_killed_env_runner_is_replaced_and_changes_no_figure(local_ray):
+    def run(kill: bool) -> list[dict[str, float]]:
+        algorithm = build_toy(toy_config(num_env_runners=2))
+        try:
+            algorithm.train()
+            if kill:
+                pids = algorithm.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
+                os.kill(pids[0], signal.SIGKILL)
+            algorithm.train()
+            return [iteration_metrics(algorithm.last, 3)]
+        finally:
+            algorithm.stop()
+
+    assert [figures(m) for m in run(kill=True)] == [figures(m) for m in run(kill=False)]
