@@ -41,12 +41,12 @@ def command(
 def evaluate(config: RunConfig, run: RunFolder, output: Path) -> None:
     """Scores the originals, the warm start (if the run made one) and the trained policy on the test split."""
     from launch import pipeline
-    from launch.ray_session import plan_for_this_machine, ray_session
+    from launch.ray_session import place_on_this_machine, ray_session
     from partner_rl.evaluation.report import systems_table
     from partner_rl.evaluation.summary import build_summary, write_summary
 
     clock = PhaseClock()
-    plan = plan_for_this_machine(config)
+    config, plan = place_on_this_machine(config)
     splits = pipeline.load_splits(config)
     with (
         ray_session(config, plan),

@@ -19,6 +19,7 @@ import torch
 
 from envs import text
 from launch.console import progress
+from launch.model_card import model_card
 from launch.plan import Plan
 from launch.run_folder import RunFolder, write_folder
 from partner_rl.config.schema import RunConfig
@@ -244,8 +245,9 @@ def write_jsonl(records: Sequence[dict[str, Any]], path: Path) -> None:
     temporary.replace(path)
 
 
-def export_policy(policy: Policy, run: RunFolder) -> None:
-    """Writes the trained policy to `export/`, whole or not at all."""
+def export_policy(policy: Policy, config: RunConfig, run: RunFolder) -> None:
+    """Writes the trained policy and a model card to `export/`, whole or not at all."""
     temporary = run.path / f".export.{os.getpid()}"
     save_policy(policy, temporary)
+    (temporary / "README.md").write_text(model_card(config), encoding="utf-8")
     write_folder(run.export, temporary)

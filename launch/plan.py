@@ -145,6 +145,34 @@ def resource_plan(config: RunConfig, machine_cores: int, machine_gpus: int) -> P
     return Plan(groups=tuple(groups), machine_cores=machine_cores, machine_gpus=machine_gpus)
 
 
+def share_local_gpu(config: RunConfig, machine_gpus: int) -> RunConfig:
+    """Puts a local run on the machine's GPU when its configuration places nothing on GPUs.
+
+    The driver's learner and sampler compute there beside the reward actors, which get equal fractions.
+
+    Args:
+        config: The run; left as it is on a cluster, with `device=cpu`, or when it names GPUs itself.
+        machine_gpus: GPUs of the machine.
+    """
+    sections = _reward_sections(config)
+    named = [config.algorithm.num_gpus_per_env_runner, config.algorithm.num_gpus_per_learner]
+    named += [section.num_gpus for section in sections.values()]
+    if machine_gpus == 0 or config.device == "cpu" or config.resources.address is not None or any(named):
+        return config
+    actors = sum(section.replicas or config.rewards.replicas for section in sections.values())
+    # Fractions of one GPU each, so that Ray can put every actor on some GPU.
+    share = math.floor(100 / math.ceil(actors / machine_gpus)) / 100
+    rewards = {name: section.model_copy(update={"num_gpus": share}) for name, section in sections.items()}
+    # Without remote learners this reserves nothing: it tells RLlib to put the driver's learner on a GPU.
+    local = {"num_gpus_per_learner": 1.0} if config.algorithm.num_learners == 0 else {}
+    return config.model_copy(
+        update={
+            "rewards": config.rewards.model_copy(update=rewards),
+            "algorithm": config.algorithm.model_copy(update=local),
+        }
+    )
+
+
 def _reward_sections(config: RunConfig) -> dict[str, RewardSection]:
     """Reward component → its section of the configuration."""
     sections = ((name, getattr(config.rewards, name)) for name in type(config.rewards).model_fields)

@@ -44,14 +44,14 @@ def command(
 def quickstart(config: RunConfig, run: RunFolder) -> None:
     """Runs all phases and leaves their results in the run folder."""
     from launch import pipeline
-    from launch.ray_session import plan_for_this_machine, ray_session
+    from launch.ray_session import place_on_this_machine, ray_session
     from launch.training import train_policy
     from partner_rl.evaluation.plots import plot_curves, read_metrics
     from partner_rl.evaluation.report import print_rewrites, systems_table
     from partner_rl.evaluation.summary import build_summary, write_summary
 
     clock = PhaseClock()
-    plan = plan_for_this_machine(config)
+    config, plan = place_on_this_machine(config)
     with run.resumable():
         splits = pipeline.load_splits(config)
         with clock.phase("rewards", "1/5 training the reward models"):

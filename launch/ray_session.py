@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import ray
 import torch
 
-from launch.plan import DRIVER, Plan, machine_cores, resource_plan
+from launch.plan import DRIVER, Plan, machine_cores, resource_plan, share_local_gpu
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
 
@@ -23,13 +23,17 @@ _QUIET = {
 }
 
 
-def plan_for_this_machine(config: RunConfig) -> Plan:
-    """The resource plan; also sets the driver's threads, which must happen before anything is computed."""
+def place_on_this_machine(config: RunConfig) -> tuple[RunConfig, Plan]:
+    """The configuration with GPUs shared out and its resource plan.
+
+    Also sets the driver's threads, which must happen before anything is computed.
+    """
+    config = share_local_gpu(config, torch.cuda.device_count())
     plan = resource_plan(config, machine_cores(), torch.cuda.device_count())
     driver = plan.group(DRIVER)
     assert driver is not None
     torch.set_num_threads(driver.threads)
-    return plan
+    return config, plan
 
 
 @contextmanager

@@ -120,12 +120,12 @@ def _record(outcome: Rewrite | RewriteError | Reject, scored: Iterator[dict[str,
 
 def _rewrites(model: _Model, pairs: Sequence[Example], greedy: bool, seed: int) -> list[Rewrite | RewriteError]:
     from launch.pipeline import device_of
-    from launch.ray_session import plan_for_this_machine
+    from launch.ray_session import place_on_this_machine
     from partner_rl.policy.generate import Sampling
     from partner_rl.policy.model import load_policy
     from partner_rl.rewriter import Rewriter
 
-    plan_for_this_machine(model.config)
+    place_on_this_machine(model.config)
     settings = model.config.evaluation
     sampling = Sampling.greedy() if greedy else Sampling(settings.temperature, settings.top_p, settings.top_k)
     policy = load_policy(

@@ -45,12 +45,12 @@ def command(
 def train(config: RunConfig, run: RunFolder, *, resume: bool) -> None:
     """Runs all phases up to the export; `resume` tells whether the run was started before."""
     from launch import pipeline
-    from launch.ray_session import plan_for_this_machine, ray_session
+    from launch.ray_session import place_on_this_machine, ray_session
     from launch.training import train_policy
     from partner_rl.evaluation.plots import plot_curves, read_metrics
 
     clock = PhaseClock()
-    plan = plan_for_this_machine(config)
+    config, plan = place_on_this_machine(config)
     err.print(plan.table())
     with run.resumable():
         splits = pipeline.load_splits(config)

@@ -81,7 +81,7 @@ def train_policy(
         done = _restore(algorithm, run)
         with Tracker(run.path, config, config.tracking, resume_step=done if resume else None) as tracker:
             throughput = _iterate(algorithm, tracker, config, run, done)
-            export_policy(algorithm.policy_in_driver(), run)
+            export_policy(algorithm.policy_in_driver(), config, run)
         return throughput
     finally:
         algorithm.stop()  # type: ignore[no-untyped-call]

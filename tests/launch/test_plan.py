@@ -142,3 +142,17 @@ def test_the_cluster_runs_the_pinned_ray(cluster_file: dict[str, Any]) -> None:
     pinned = next(line.partition("==")[2] for line in constraints if line.startswith("ray=="))
     images = (cluster_file["docker"]["head_image"], cluster_file["docker"]["worker_image"])
     assert all(image.startswith(f"rayproject/ray:{pinned}-py311") for image in images)
+
+
+def test_a_local_run_shares_the_gpu_of_its_machine():
+    from launch.plan import resource_plan, share_local_gpu
+
+    config = load_config("embedded")
+    assert share_local_gpu(config, 0) == config
+    assert share_local_gpu(load_config("embedded", ["device=cpu"]), 1).rewards == config.rewards
+    placed = share_local_gpu(config, 1)
+    plan = resource_plan(placed, 4, 1)
+    assert 0.5 < plan.total_gpus <= 1.0
+    assert placed.algorithm.num_gpus_per_learner == 1.0
+    named = load_config("embedded", ["rewards.fluency.num_gpus=0.5"])
+    assert share_local_gpu(named, 1) == named
