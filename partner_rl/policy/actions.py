@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from partner_rl.policy.model import Policy
 from partner_rl.positions import noop_position
 from partner_rl.types import EditAction
+
+_WHOLE_SENTENCES = re.compile(r"(.*[.!?…][\"')\]]*)(?:\s|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,14 @@ def encode_action(policy: Policy, action: EditAction) -> ActionTokens:
 
 
 def decode_action(policy: Policy, action: ActionTokens) -> EditAction:
-    """The edit that an action's tokens spell, the sentence on one line."""
+    """The edit that an action's tokens spell, the sentence on one line.
+
+    A sentence that reached `max_new_tokens` without an end token is cut back to its last whole sentence, if it has one:
+    nobody should read half a thought. What is trained are all sampled tokens; the edit is what the task makes of them.
+    """
     tokens = [t for t in action.tokens if t != policy.vocabulary.end_id]
-    text = policy.tokenizer.decode(tokens, skip_special_tokens=True)
-    return EditAction(action.position, " ".join(text.split()))
+    text = " ".join(policy.tokenizer.decode(tokens, skip_special_tokens=True).split())
+    if len(tokens) == len(action.tokens):
+        whole = _WHOLE_SENTENCES.match(text)
+        text = whole.group(1) if whole else text
+    return EditAction(action.position, text)

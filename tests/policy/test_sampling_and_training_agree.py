@@ -205,6 +205,18 @@ def test_a_cut_off_sentence_has_no_end_token():
     assert policy.vocabulary.end_id not in tokens.tokens
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("I see you. And I th", "I see you."), ("no end at all", "no end at all"), ("It hurts! Why? Be", "It hurts! Why?")],
+)
+def test_a_cut_off_sentence_is_read_up_to_its_last_whole_one(written, read):
+    policy = build("random:gpt2")
+    words = tuple(policy.tokenizer(written, add_special_tokens=False).input_ids)
+    assert decode_action(policy, ActionTokens(0, words)).sentence == read
+    ended = ActionTokens(0, (*words, policy.vocabulary.end_id))
+    assert decode_action(policy, ended).sentence == written
+
+
 def test_a_long_post_keeps_its_end():
     policy = build("random:gpt2")
     state = RewriteState("filler " * 500 + "please help", ("ok.",))
