@@ -207,7 +207,11 @@ def test_a_cut_off_sentence_has_no_end_token():
 
 @pytest.mark.parametrize(
     ("written", "read"),
-    [("I see you. And I th", "I see you."), ("no end at all", "no end at all"), ("It hurts! Why? Be", "It hurts! Why?")],
+    [
+        ("I see you. And I th", "I see you."),
+        ("no end at all", "no end at all"),
+        ("It hurts! Why? Be", "It hurts! Why?"),
+    ],
 )
 def test_a_cut_off_sentence_is_read_up_to_its_last_whole_one(written, read):
     policy = build("random:gpt2")
