@@ -233,11 +233,9 @@ class RewriteAlgorithm(Algorithm):
         return state
 
     def _foreach_learner(self, action: Callable[[RewriteLearner], Any]) -> list[Any]:
-        """The results of a call on every learner; a remote learner's error is raised here, which RLlib leaves out."""
-        # RLlib's annotation asks for a second argument, which it does not pass.
+        """The results of a call on every learner; an error of a remote learner is raised, which RLlib does not do."""
+        # RLlib's annotations ask for a second argument, which it does not pass, and promise plain results.
         answers: list[Any] = list(self.learner_group.foreach_learner(action))  # type: ignore[arg-type]
-        if self.config.num_learners == 0:
-            return answers
         for answer in answers:
             if not answer.ok:
                 raise answer.get()

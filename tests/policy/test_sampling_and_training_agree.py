@@ -261,3 +261,23 @@ def test_memory_saving_log_probs_equal_plain_autograd(temperature):
     (gradient,) = torch.autograd.grad((ours * weights).sum(), logits)
     torch.testing.assert_close(ours, plain)
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_bfloat16_stays_near_and_keeps_float32_weights(device):
+    settings = PolicyConfig(max_new_tokens=8, dtype="bfloat16", lora=LoraSection(rank=4))
+    policy = load_policy(resolve("random:llama", None), settings, WINDOW, device)
+    assert {p.dtype for p in policy.model.parameters()} == {torch.float32}
+    generator = torch.Generator(device).manual_seed(1)
+    samples = sample_actions(policy, STATES, 6, Sampling(), generator)
+    packed = pack_groups(groups_of(policy, samples), policy.vocabulary, policy.pad_id).to(device)
+    with policy.autocast():
+        out = action_log_probs(policy.model, packed, policy.vocabulary, 1.0)
+    assert torch.isfinite(out.log_probs_GKT).all()
+    out.log_probs_GKT.sum().backward()
+    gaps = [
+        (out.log_probs_GKT[g, k][out.mask_GKT[g, k]].detach().cpu() - torch.tensor(sample.log_probs)).abs().max().item()
+        for g, group in enumerate(samples)
+        for k, sample in enumerate(group)
+    ]
+    assert max(gaps) < 0.5
