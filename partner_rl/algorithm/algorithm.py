@@ -29,7 +29,7 @@ from partner_rl.algorithm.sampler import examples_of_iteration
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.algorithm.trajectory import Rollout, SampledGroup
 from partner_rl.policy.model import Policy
-from partner_rl.policy.module import RewriteModule
+from partner_rl.policy.module import RewriteModule, load_trained_policy
 from partner_rl.types import Example, PartnerError
 
 if TYPE_CHECKING:
@@ -222,10 +222,9 @@ class RewriteAlgorithm(Algorithm):
         """A policy with the learner's current weights, in the driver's memory; for export and evaluation."""
         if self.config.num_learners == 0:
             return cast(RewriteModule, self._local_learner().module[DEFAULT_MODULE_ID]).policy
-        module: RewriteModule = self.config.rl_module_spec.build()
         weights, _ = self._learner_state()
-        module.set_state({name: tensor.numpy() for name, tensor in weights.items()})
-        return module.policy
+        run = self.config.run
+        return load_trained_policy(self.config.policy_folder, run.policy, run.env.window, weights)
 
     def _learner_state(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         state: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]

@@ -35,6 +35,7 @@ class RewriteConfig(AlgorithmConfig):
         super().__init__(algo_class=algo_class or RewriteAlgorithm)
         self.run: RunConfig = RunConfig()
         self.load_examples: LoadExamples = list
+        self.policy_folder = ""
         self.kl_coeff = 0.0
         self.position_entropy_coeff = 0.0
         self.weight_decay = 0.0
@@ -101,6 +102,7 @@ def to_algorithm_config(
     result.debugging(seed=config.seed, log_level="ERROR")
     result.run = config
     result.load_examples = load_examples
+    result.policy_folder = policy_folder
     result.kl_coeff = settings.kl_coeff
     result.position_entropy_coeff = settings.position_entropy_coeff
     result.weight_decay = settings.weight_decay

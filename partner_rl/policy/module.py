@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +18,9 @@ PACKED = "packed"
 LOG_PROBS = "log_probs_GKT"
 MASK = "mask_GKT"
 POSITION_ENTROPY = "position_entropy_G"
+
+_ATTRIBUTE = "language_model"
+"""Name of the module's attribute that holds the model, and so the first part of every parameter's name."""
 
 
 class RewriteModule(TorchRLModule):
@@ -60,17 +63,34 @@ class RewriteModule(TorchRLModule):
         # A copy: the learner goes on writing to its own memory while the state travels.
         return {name: p.detach().cpu().numpy().copy() for name, p in self.trainable_parameters().items()}
 
-    @torch.no_grad()
     def set_state(self, state: dict[str, Any]) -> None:
         """Sets the trained parameters.
 
         Raises:
             ValueError: The names differ from this module's trained parameters.
         """
-        parameters = self.trainable_parameters()
-        if parameters.keys() != state.keys():
-            odd = sorted(parameters.keys() ^ state.keys())
-            raise ValueError(f"the state is not this module's: {len(odd)} names differ, such as {odd[0]}")
-        for name, parameter in parameters.items():
-            # Arrays out of the object store are read-only, which torch does not support.
-            parameter.copy_(torch.from_numpy(np.array(state[name])))
+        _copy_into(self.trainable_parameters(), state)
+
+
+def load_trained_policy(
+    folder: str, settings: PolicyConfig, window: int, weights: Mapping[str, torch.Tensor]
+) -> Policy:
+    """A policy with the trained parameters of a module that was made from the same folder and settings.
+
+    Raises:
+        ValueError: The names are not those of the module's trained parameters.
+    """
+    policy = load_policy(folder, settings, window)
+    parameters = {f"{_ATTRIBUTE}.{name}": p for name, p in policy.model.named_parameters() if p.requires_grad}
+    _copy_into(parameters, weights)
+    return policy
+
+
+@torch.no_grad()
+def _copy_into(parameters: Mapping[str, torch.nn.Parameter], state: Mapping[str, Any]) -> None:
+    if parameters.keys() != state.keys():
+        odd = sorted(parameters.keys() ^ state.keys())
+        raise ValueError(f"the state is not this module's: {len(odd)} names differ, such as {odd[0]}")
+    for name, parameter in parameters.items():
+        # Arrays out of the object store are read-only, which torch does not support.
+        parameter.copy_(torch.from_numpy(np.array(state[name])))

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,21 +41,23 @@ class LetterReward:
 
 @dataclass(frozen=True)
 class SlowLetters:
-    """Takes its time, so that there is a middle of the iteration."""
+    """Takes its time, so that there is a middle of the iteration, and leaves a mark when it has begun."""
 
+    mark: Path
     name: str = "letters"
 
     def build(self) -> SlowLetters:
         return self
 
     def score(self, items: Sequence[Item]) -> FloatArray:
+        self.mark.touch()
         time.sleep(0.4)
         return np.array([[float(text.count("e"))] for (text,) in items], dtype=np.float32)
 
 
-def train(run_id: str, kill: bool) -> tuple[list[dict[str, float]], int]:
+def train(run_id: str, mark: Path, kill: bool) -> tuple[list[dict[str, float]], int]:
     """Two iterations; in the second, all reward actors are killed while they score."""
-    component = RewardComponent(LetterReward(), SlowLetters(), RewardSection(weight=1.0, replicas=2, micro_batch=4))
+    component = RewardComponent(LetterReward(), SlowLetters(mark), RewardSection(weight=1.0, replicas=2, micro_batch=4))
     settings = RewardsConfig(num_cpus=0.25, timeout_s=30.0)
     with create_pools({"letters": component}, settings, run_id, 1) as pools:
         client = pools.client()
@@ -64,13 +67,20 @@ def train(run_id: str, kill: bool) -> tuple[list[dict[str, float]], int]:
             first = iteration_metrics(algorithm.last, 3)
             names = pools.spec.pools["letters"].actors
             pids = [ray.get(ray.get_actor(name, namespace=NAMESPACE).ready.remote()) for name in names]
-            killer = threading.Timer(0.6, lambda: [os.kill(pid, signal.SIGKILL) for pid in pids])
+            mark.unlink()
             if kill:
-                killer.start()
+                threading.Thread(target=kill_when_scoring, args=(mark, pids), daemon=True).start()
             algorithm.train()
             return [first, iteration_metrics(algorithm.last, 3)], sum(s.retries for s in client.stats().values())
         finally:
             algorithm.stop()
+
+
+def kill_when_scoring(mark: Path, pids: Sequence[int]) -> None:
+    while not mark.exists():
+        time.sleep(0.02)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 def figures(metrics: dict[str, float]) -> dict[str, float]:
@@ -78,9 +88,9 @@ def figures(metrics: dict[str, float]) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_killed_reward_actors_change_no_figure(local_ray):
-    quiet, no_retries = train("quiet", kill=False)
-    disturbed, retries = train("disturbed", kill=True)
+def test_killed_reward_actors_change_no_figure(local_ray, tmp_path):
+    quiet, no_retries = train("quiet", tmp_path / "quiet", kill=False)
+    disturbed, retries = train("disturbed", tmp_path / "disturbed", kill=True)
     assert no_retries == 0
     assert retries > 0
     assert [figures(m) for m in disturbed] == [figures(m) for m in quiet]

@@ -89,6 +89,18 @@ def test_a_restored_run_goes_on_bit_for_bit(local_ray, tmp_path, advantage):
         assert torch.equal(weight, weights[name]), name
 
 
+@pytest.mark.parametrize("learners", [0, 1])
+def test_the_policy_in_the_driver_has_the_learners_weights(local_ray, learners):
+    algo = build_toy(toy_config(lora=True, num_learners=learners))
+    algo.train()
+    weights, _ = algo._learner_state()
+    found = dict(algo.policy_in_driver().model.named_parameters())
+    algo.stop()
+    assert weights
+    for name, weight in weights.items():
+        assert torch.equal(found[name.removeprefix("language_model.")], weight), name
+
+
 def test_a_damaged_checkpoint_is_one_clear_error(local_ray, tmp_path):
     algo = build_toy(toy_config())
     algo.save_training_state(tmp_path / "c")
