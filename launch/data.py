@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from launch.console import progress as progress_bar
 from partner_rl.config.schema import DataConfig
 from partner_rl.data.convert import convert, refuse_rejects
 from partner_rl.data.pull import pull_epitome
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS, iter_rows, read_examples, write_rejects
-from partner_rl.data.records import Progress as Callback
 from partner_rl.data.records import Reject, Remark
 from partner_rl.data.splits import split_examples
 from partner_rl.types import MAX_LEVEL, MECHANISMS, Example, PartnerError
@@ -44,7 +42,7 @@ def pull_command(
     """
     if dataset != "epitome":
         raise PartnerError(f"unknown data set {dataset!r}: the only one is epitome")
-    with _bar(f"Pulling {dataset}") as progress:
+    with progress_bar(f"Pulling {dataset}") as progress:
         pairs = pull_epitome(output, source, progress=progress)
     Console().print(f"{pairs} pairs in {output}", soft_wrap=True, markup=False, highlight=False)
 
@@ -63,7 +61,7 @@ def convert_command(
 
     Example: partner-rl data convert pairs.csv pairs.parquet --rejects bad.jsonl
     """
-    with _bar("Converting") as progress:
+    with progress_bar("Converting") as progress:
         rows = iter_rows(source, max_post_characters, progress)
         result = convert(refuse_rejects(rows) if strict else rows, source, output)
     console = Console()
@@ -90,7 +88,7 @@ def stats_command(
 
     Example: partner-rl data stats sample
     """
-    with _bar("Reading") as progress:
+    with progress_bar("Reading") as progress:
         result = read_examples(source, max_post_characters, progress)
     console = Console()
     seekers = len({example.seeker_id for example in result.examples})
@@ -148,17 +146,3 @@ def _print_rejects(console: Console, rejects: Sequence[Reject]) -> None:
         console.print(
             f"{len(rejects)} rows rejected; `partner-rl data convert` lists them", markup=False, highlight=False
         )
-
-
-@contextmanager
-def _bar(description: str) -> Iterator[Callback]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(description, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)

