@@ -7,11 +7,9 @@ with a traceback under `--debug`.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
-from dataclasses import dataclass
 from difflib import unified_diff
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +17,9 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.text import Text
-from typer.core import TyperCommand, TyperGroup
 
 from launch.console import err, set_up_logging
+from launch.lazy import LazyCommand, LazyGroup, lazy_group
 from partner_rl.types import PartnerError
 
 DEBUG_VARIABLE: Final = "PARTNER_RL_DEBUG"
@@ -31,44 +29,24 @@ INTERRUPTED: Final = 130
 """Exit status after Ctrl-C."""
 
 
-@dataclass(frozen=True, slots=True)
-class LazyCommand:
-    """A command whose module is imported when it is invoked.
-
-    Attributes:
-        module: The module, which exports `command` (a function with Typer's annotations) or `app` (a `typer.Typer`).
-        attribute: Which of the two.
-        summary: The line that `partner-rl --help` shows.
-    """
-
-    module: str
-    attribute: str
-    summary: str
-
-
 COMMANDS: Final = {
     "quickstart": LazyCommand(
         "launch.quickstart", "command", "Train a small policy from scratch and show what it learned."
     ),
     "train": LazyCommand("launch.train", "command", "Train a policy by reinforcement learning, or resume a run."),
+    "warmstart": LazyCommand(
+        "launch.warmstart", "command", "Train a policy on real empathic sentences, as the start of RL."
+    ),
     "evaluate": LazyCommand("launch.evaluate", "command", "Measure a trained policy on held-out pairs."),
     "rewrite": LazyCommand("launch.rewrite", "command", "Rewrite one response, or a file of them."),
     "models": LazyCommand("launch.models", "app", "List the pretrained models and pull them."),
+    "rewards": LazyCommand("launch.rewards", "app", "Train, apply and measure the reward models."),
     "data": LazyCommand("launch.data", "app", "Pull, check and convert corpora."),
 }
 
 
-class LazyGroup(TyperGroup):
-    """A group that also has the commands of `COMMANDS`, listed first."""
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes)
-        self.commands = {name: _listed(name) for name in COMMANDS} | dict(self.commands)
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that the arguments name, imported if it is a lazy one."""
-        name, command, rest = super().resolve_command(ctx, args)
-        return name, _imported(name) if name in COMMANDS else command, rest
+class RootGroup(LazyGroup):
+    """The whole command line."""
 
     def invoke(self, ctx: Any) -> Any:
         """Runs a command; Ctrl-C becomes one line (the interrupt's own message, if it has one) and status 130."""
@@ -79,25 +57,9 @@ class LazyGroup(TyperGroup):
             raise typer.Exit(INTERRUPTED) from interrupt
 
 
-def _listed(name: str) -> TyperCommand:
-    """A lazy command as the help lists it: its name and summary only."""
-    return TyperCommand(name=name, help=COMMANDS[name].summary, callback=lambda: None)
-
-
-def _imported(name: str) -> Any:
-    """The real command behind a lazy one."""
-    lazy = COMMANDS[name]
-    target = getattr(importlib.import_module(lazy.module), lazy.attribute)
-    if isinstance(target, typer.Typer):
-        return typer.main.get_group(target)
-    single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    single.command(name)(target)
-    return typer.main.get_command(single)
-
-
 app = typer.Typer(
     name="partner-rl",
-    cls=LazyGroup,
+    cls=lazy_group(COMMANDS, RootGroup),
     help="Learn to rewrite peer-support responses with more empathy, by reinforcement learning on Ray RLlib.\n\n"
     "Example: `partner-rl quickstart`",
     no_args_is_help=True,

@@ -1,0 +1,63 @@
+"""Groups of commands whose modules are imported when they are invoked, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+
+@dataclass(frozen=True, slots=True)
+class LazyCommand:
+    """A command whose module is imported when it is invoked.
+
+    Attributes:
+        module: The module, which exports `command` (a function with Typer's annotations) or `app` (a `typer.Typer`).
+        attribute: Which of the two.
+        summary: The line that the group's `--help` shows.
+    """
+
+    module: str
+    attribute: str
+    summary: str
+
+
+class LazyGroup(TyperGroup):
+    """A group that also has lazy commands, listed first. Subclasses say which (see `lazy_group`)."""
+
+    lazy: Mapping[str, LazyCommand] = {}
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: _listed(name, lazy) for name, lazy in self.lazy.items()} | dict(self.commands)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the arguments name, imported if it is a lazy one."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and name in self.lazy:
+            command = _imported(name, self.lazy[name])
+        return name, command, rest
+
+
+def lazy_group(commands: Mapping[str, LazyCommand], base: type[LazyGroup] = LazyGroup) -> type[LazyGroup]:
+    """A class for `typer.Typer(cls=…)` whose groups have these commands."""
+    return type("Lazy", (base,), {"lazy": commands})
+
+
+def _listed(name: str, lazy: LazyCommand) -> TyperCommand:
+    """A lazy command as the help lists it: its name and summary only."""
+    return TyperCommand(name=name, help=lazy.summary, callback=lambda: None)
+
+
+def _imported(name: str, lazy: LazyCommand) -> Any:
+    """The real command behind a lazy one."""
+    target = getattr(importlib.import_module(lazy.module), lazy.attribute)
+    if isinstance(target, typer.Typer):
+        return typer.main.get_group(target)
+    single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    single.command(name)(target)
+    return typer.main.get_command(single)
