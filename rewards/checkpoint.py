@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,10 +78,7 @@ def write_classifier(
         encoder_config: Configuration of its encoder.
         settings: JSON values to keep beside it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        partial.chmod(0o755)
+    with folder_when_whole(folder) as partial:
         # Copies: safetensors refuses tensors that share memory.
         weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, str(partial / WEIGHTS))
@@ -88,6 +86,19 @@ def write_classifier(
         tokenizer.save_pretrained(str(partial))
         metadata = {"format": FORMAT, "kind": kind, "settings": dict(settings)}
         (partial / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def folder_when_whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write into; at the end of the block it takes its final name, replacing an older one.
+
+    If the block fails, nothing has changed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        partial.chmod(0o755)
+        yield partial
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)

@@ -7,7 +7,8 @@ for each token, whether it belongs to the rationale.
 Two choices differ from the paper. One response encoder serves the three mechanisms, each with its own attention and
 heads, and they are trained together: a third of the memory and time of one model per mechanism, which matters because
 the reward is asked for on every sampled response. And a response is pooled by the mean over its tokens, as the
-sentence encoders that we start from were trained with, instead of by the first token.
+sentence encoders that we start from were trained with, instead of by the first token. The levels' logits are mixed with
+what a regression on n-grams says (`rewards.ngrams`).
 
 Shapes: `_B` pair, `_T` response token, `_U` seeker token, `_D` hidden unit, `_M` mechanism, `_L` level.
 """
@@ -15,16 +16,18 @@ Shapes: `_B` pair, `_T` response token, `_U` seeker token, `_D` hidden unit, `_M
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, softmax
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch.nn.functional import log_softmax, scaled_dot_product_attention, softmax
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from partner_rl.types import MAX_LEVEL, MECHANISMS
-from rewards.checkpoint import read_classifier, write_classifier
+from partner_rl.models.loading import load_registered, load_tokenizer, quiet_transformers
+from partner_rl.types import MAX_LEVEL, MECHANISMS, PartnerError
+from rewards.checkpoint import folder_when_whole
 from rewards.encoder import (
     EncodedText,
     encode_states,
@@ -34,6 +37,7 @@ from rewards.encoder import (
     token_limit,
     tokenize,
 )
+from rewards.ngrams import NgramLevels
 
 KIND = "empathy"
 NUM_LEVELS = MAX_LEVEL + 1
@@ -42,6 +46,8 @@ ATTENTION_WIDTH = 128
 the rest of a small encoder."""
 PAIRS_PER_PASS = 64
 """Pairs whose token states are held at once."""
+SEEKER_TOKENS = 64
+"""Tokens of a seeker's post that the response attends to (paper: 64): what the post is about comes early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +108,74 @@ class MechanismHead(nn.Module):
         return self.level(mean_pool(states_BTD, response_mask_BT)), self.rationale(states_BTD)
 
 
-class EmpathyModel(nn.Module):
+class EmpathyConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
+    """Configuration of an `EmpathyModel`.
+
+    Attributes:
+        encoder: Configuration of both encoders, as `to_dict` gives it.
+        head_dropout: Dropout in attention and heads, in training.
+        max_tokens: Tokens of each post that the model was trained on.
+        level_offsets: Per mechanism and level, what the skew of the training loss adds to the level's logit: the
+            logarithm of its weight. Without it the logits are those of the real shares of the levels.
+        ngram_weight: Share of the n-gram regression in the levels' logits; 0 leaves the encoders alone.
+        temperatures: Per mechanism, what the logits are divided by for calibrated probabilities.
+    """
+
+    model_type = "partner-rl-empathy"
+
+    def __init__(
+        self,
+        encoder: dict[str, Any] | None = None,
+        head_dropout: float = 0.1,
+        max_tokens: int = 128,
+        ngram_weight: float = 0.0,
+        level_offsets: Sequence[Sequence[float]] | None = None,
+        temperatures: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """See the class; defaults are no offsets and temperatures of one."""
+        super().__init__(**kwargs)
+        self.encoder = encoder or {}
+        self.head_dropout = head_dropout
+        self.max_tokens = max_tokens
+        self.ngram_weight = ngram_weight
+        self.level_offsets = [list(row) for row in level_offsets or [[0.0] * NUM_LEVELS] * len(MECHANISMS)]
+        self.temperatures = list(temperatures or [1.0] * len(MECHANISMS))
+
+
+class EmpathyModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """The two encoders and the three mechanisms' heads."""
 
-    def __init__(self, seeker_encoder: PreTrainedModel, response_encoder: PreTrainedModel, dropout: float = 0.1):
-        """New heads on two pretrained encoders of one architecture."""
-        super().__init__()
-        self.seeker_encoder = seeker_encoder
-        self.response_encoder = response_encoder
-        width = int(response_encoder.config.hidden_size)
-        self.mechanisms = nn.ModuleList(MechanismHead(width, dropout) for _ in MECHANISMS)
+    config: EmpathyConfig
+    config_class = EmpathyConfig
+    base_model_prefix = "empathy"
+
+    def __init__(self, config: EmpathyConfig) -> None:
+        """A model of this configuration with new weights."""
+        super().__init__(config)
+        encoder = dict(config.encoder)
+        encoder_config = AutoConfig.for_model(encoder.pop("model_type"), **encoder)
+        self.seeker_encoder: PreTrainedModel = AutoModel.from_config(encoder_config)  # type: ignore[no-untyped-call]
+        self.response_encoder: PreTrainedModel = AutoModel.from_config(encoder_config)  # type: ignore[no-untyped-call]
+        width = int(encoder_config.hidden_size)
+        self.mechanisms = nn.ModuleList(MechanismHead(width, config.head_dropout) for _ in MECHANISMS)
+        self.ngrams = NgramLevels()
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def on_encoder(cls, encoder: PreTrainedModel, max_tokens: int, head_dropout: float = 0.1) -> EmpathyModel:
+        """New heads on two copies of a pretrained encoder."""
+        settings = encoder.config.to_dict()
+        settings.pop("_name_or_path", None)
+        model = cls(EmpathyConfig(encoder=settings, head_dropout=head_dropout, max_tokens=max_tokens))
+        model.seeker_encoder.load_state_dict(encoder.state_dict())
+        model.response_encoder.load_state_dict(encoder.state_dict())
+        return model
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # The layers of the heads keep torch's own initialisation; the encoders bring theirs.
+        return
 
     def forward(
         self, seeker_BUD: Tensor, seeker_mask_BU: Tensor, response_BTD: Tensor, response_mask_BT: Tensor
@@ -130,15 +194,36 @@ class EmpathyModel(nn.Module):
             rationales_BTM2=torch.stack([rationales for _, rationales in outputs], dim=2),
         )
 
+    def with_ngrams(self, logits: EmpathyLogits, responses: Sequence[str]) -> EmpathyLogits:
+        """The encoders' logits mixed with what the n-grams of the responses say."""
+        share = float(self.config.ngram_weight)
+        if share == 0.0:
+            return logits
+        levels_BML = log_softmax(logits.levels_BML.float(), dim=-1)
+        return replace(logits, levels_BML=(1.0 - share) * levels_BML + share * self.ngrams(responses))
+
+    def calibrated(self, levels_BML: Tensor) -> Tensor:
+        """Probability of each level, `[B, M, L]`, from the levels' logits: offsets taken off, then the temperature."""
+        offsets_ML = torch.tensor(self.config.level_offsets, device=levels_BML.device)
+        temperatures_M1 = torch.tensor(self.config.temperatures, device=levels_BML.device).unsqueeze(-1)
+        probabilities_BML: Tensor = softmax((levels_BML.float() - offsets_ML) / temperatures_M1, dim=-1)
+        return probabilities_BML
+
+
+# Reading a folder by its config.json needs the name; registering twice (a reloaded module) is no mistake.
+AutoConfig.register(EmpathyConfig.model_type, EmpathyConfig, exist_ok=True)
+AutoModel.register(EmpathyConfig, EmpathyModel, exist_ok=True)
+
 
 @dataclass(frozen=True, slots=True)
 class MechanismPrediction:
     """What the classifier says of one mechanism in one response.
 
     Attributes:
-        level: The likeliest level, 0…2.
+        level: The level that the classifier decides for, 0…2: the largest logit. The training loss weighs rare levels
+            more, so that this is a rarer level sooner than the likeliest one would be.
         expected_level: The mean level under `probabilities`.
-        probabilities: Probability of each level.
+        probabilities: Calibrated probability of each level.
         rationales: First and one-past-last character of each passage of the response that supports the level, in
             order; none at level 0.
     """
@@ -164,25 +249,31 @@ class EmpathyClassifier:
             tokenizer: Tokenizer of both encoders.
             max_tokens: Each post is cut to its first this many tokens.
         """
-        self.model = model.eval()
+        self.model = model
+        self.model.train(False)
         self.tokenizer = tokenizer
         self.max_tokens = token_limit(model.response_encoder, max_tokens)
         self.device = next(model.parameters()).device
 
     def level_probabilities(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """Probability of each level, `[n_pairs, M, L]`, of (seeker post, response) pairs."""
-        batches = [softmax(logits.levels_BML.float(), dim=-1) for _, logits in self._batches(pairs)]
+        """Calibrated probability of each level, `[n_pairs, M, L]`, of (seeker post, response) pairs."""
+        return self.model.calibrated(self.level_logits(pairs))
+
+    def level_logits(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        """Logits of the levels, `[n_pairs, M, L]`; the largest is the decision."""
+        batches = [logits.levels_BML.float() for _, logits in self._batches(pairs)]
         return torch.cat(batches).cpu() if batches else torch.zeros(0, len(MECHANISMS), NUM_LEVELS)
 
     def predict(self, pairs: Sequence[tuple[str, str]]) -> list[EmpathyPrediction]:
         """Levels, probabilities and rationales of (seeker post, response) pairs, in the order given."""
         predictions: list[EmpathyPrediction] = []
         for responses, logits in self._batches(pairs):
-            probabilities_BML = softmax(logits.levels_BML.float(), dim=-1).cpu()
+            probabilities_BML = self.model.calibrated(logits.levels_BML).cpu()
+            levels_BM = logits.levels_BML.argmax(-1).cpu()
             inside_BTM = logits.rationales_BTM2.argmax(-1).bool().cpu()
             for row, response in enumerate(responses):
                 first, second, third = (
-                    _prediction(probabilities_BML[row, m], inside_BTM[row, :, m], response)
+                    _prediction(int(levels_BM[row, m]), probabilities_BML[row, m], inside_BTM[row, :, m], response)
                     for m in range(len(MECHANISMS))
                 )
                 predictions.append((first, second, third))
@@ -200,7 +291,7 @@ class EmpathyClassifier:
                 seekers,
                 encode_states(
                     self.model.seeker_encoder,
-                    tokenize(self.tokenizer, seekers, self.max_tokens),
+                    tokenize(self.tokenizer, seekers, min(self.max_tokens, SEEKER_TOKENS)),
                     pad_id,
                     self.device,
                 ),
@@ -210,36 +301,44 @@ class EmpathyClassifier:
         responses = tokenize(self.tokenizer, [response for _, response in pairs], self.max_tokens)
         response_states = encode_states(self.model.response_encoder, responses, pad_id, self.device)
         logits = self.model(*pad_states([seeker_states[seeker] for seeker, _ in pairs]), *pad_states(response_states))
-        return responses, logits
+        return responses, self.model.with_ngrams(logits, [response for _, response in pairs])
 
-    def save(self, folder: Path) -> None:
-        """Write model, tokenizer and settings into a folder, all or nothing."""
-        settings = {"max_tokens": self.max_tokens}
-        write_classifier(folder, KIND, self.model, self.tokenizer, self.model.response_encoder.config, settings)
+    def save(self, folder: Path, model_card: str | None = None) -> None:
+        """Write model, tokenizer and model card into a folder in Hugging Face's layout, all or nothing."""
+        with folder_when_whole(folder) as partial, quiet_transformers():
+            self.model.save_pretrained(str(partial))
+            self.tokenizer.save_pretrained(str(partial))
+            if model_card is not None:
+                (partial / "README.md").write_text(model_card, encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, max_tokens: int, device: str = "cpu") -> EmpathyClassifier:
-        """Read what `save` wrote.
-
-        Args:
-            folder: The folder.
-            max_tokens: Each post is cut to its first this many tokens.
-            device: Where the model is to run.
+    def from_pretrained(cls, folder: Path | str, device: str = "cpu") -> EmpathyClassifier:
+        """Read what `save` wrote; posts are cut to as many tokens as in training.
 
         Raises:
             PartnerError: The folder does not hold an empathy classifier.
         """
-        stored = read_classifier(folder, KIND)
-        # New layers draw random numbers; the caller's stream must not depend on that.
+        path = Path(folder)
+        if not (path / "config.json").is_file():
+            raise PartnerError(
+                f"no {KIND} classifier in {path}: leave rewards.{KIND}.checkpoint empty to train one, "
+                f"or name a folder that `partner-rl rewards train {KIND}` has written"
+            )
+        # New layers draw random numbers before they are overwritten; the caller's stream must not depend on that.
         with torch.random.fork_rng(devices=[]):
-            model = EmpathyModel(stored.new_encoder(), stored.new_encoder())
-        stored.load_weights(model)
-        return cls(model.to(device), stored.tokenizer, max_tokens)
+            model = load_registered(EmpathyModel, path)
+        nn.Module.to(model, device)
+        return cls(model, load_tokenizer(path), model.config.max_tokens)
+
+    @classmethod
+    def load(cls, folder: Path, max_tokens: int, device: str = "cpu") -> EmpathyClassifier:
+        """As `from_pretrained`, with posts cut to their first `max_tokens` tokens."""
+        classifier = cls.from_pretrained(folder, device)
+        return cls(classifier.model, classifier.tokenizer, max_tokens)
 
 
-def _prediction(probabilities_L: Tensor, inside_T: Tensor, response: EncodedText) -> MechanismPrediction:
+def _prediction(level: int, probabilities_L: Tensor, inside_T: Tensor, response: EncodedText) -> MechanismPrediction:
     none, weak, strong = (float(p) for p in probabilities_L)
-    level = int(probabilities_L.argmax())
     return MechanismPrediction(
         level=level,
         expected_level=weak + 2.0 * strong,

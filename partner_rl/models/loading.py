@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from partner_rl.types import PartnerError
+
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 _UNUSED_ENCODER_WEIGHTS = ("pooler.",)
@@ -94,6 +96,25 @@ def load_encoder(path: Path) -> PreTrainedModel:
         PartnerError: The folder holds no such model, or weights are missing.
     """
     return _load_weights(AutoModel, path, _load_config(path), torch.float32, may_miss=_UNUSED_ENCODER_WEIGHTS)
+
+
+def load_registered(model_class: type[Model], path: Path) -> Model:
+    """A model of our own that is registered with transformers' `AutoConfig`, in float32 and evaluation mode.
+
+    Args:
+        model_class: Its class.
+        path: Its folder.
+
+    Raises:
+        PartnerError: The folder holds no such model, or weights are missing.
+    """
+    config = _load_config(path)
+    expected = model_class.config_class
+    if expected is None or not isinstance(config, expected):
+        raise PartnerError(
+            f"{path} holds a {config.model_type} model, not a {model_class.__name__}: name another folder"
+        )
+    return cast(Model, _load_weights(model_class, path, config, torch.float32, may_miss=()))
 
 
 def _load_config(path: Path) -> PreTrainedConfig:

@@ -1,53 +1,69 @@
-"""Training of the empathy classifier on labelled pairs (EPITOME, EMNLP 2020, section 5).
+"""Training of the empathy classifier on labelled pairs (EPITOME, EMNLP 2020, section 5), with accelerate.
 
 Loss of a mechanism: `lambda_EI * CE(level) + lambda_RE * CE(token in rationale)`; the three are summed. The levels
-are heavily skewed, so rarer ones weigh more. The seeker encoder stays as it was pretrained; its states are computed
-once.
+are heavily skewed, so rarer ones weigh more; the probabilities are put right again afterwards. The seeker encoder stays
+as it was pretrained; its states are computed once. The regression on n-grams is fitted on its own. It runs in one
+process on a CPU or GPU, and in several under `accelerate launch`: each process then takes its share of the batches.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerBase
 
 from partner_rl.config.schema import RewardTrainingConfig
 from partner_rl.models.loading import load_encoder, load_tokenizer
-from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
-from rewards.empathy_model import NUM_LEVELS, EmpathyClassifier, EmpathyLogits, EmpathyModel
-from rewards.encoder import EncodedText, encode_states, pad_id_of, pad_states, state_batches, token_limit, tokenize
+from partner_rl.types import MECHANISMS, Example, PartnerError
+from rewards.empathy_model import SEEKER_TOKENS, EmpathyClassifier, EmpathyLogits, EmpathyModel
+from rewards.encoder import encode_states, pad_id_of, pad_states, state_batches, tokenize
+from rewards.ngrams import balanced_offsets
+from rewards.training.calibration import fit_temperature
+from rewards.training.empathy_scores import MechanismScores, score_classifier
+from rewards.training.empathy_targets import (
+    IGNORED,
+    EmpathyTargets,
+    class_weights,
+    empathy_targets,
+    level_matrix,
+    level_offsets,
+)
 from rewards.training.frozen import PartlyFrozenEncoder, precompute_steps
-from rewards.training.schedule import Progress, StepCounter, Trainer, num_batches, shuffled_batches
+from rewards.training.schedule import (
+    GRAD_CLIP,
+    Progress,
+    StepCounter,
+    layer_groups,
+    linear_schedule,
+    num_batches,
+    process_share,
+    shuffled_batches,
+)
 
 logger = logging.getLogger(__name__)
 
-IGNORED = -100
-"""Target of tokens that the rationale loss leaves out: special tokens and padding."""
-
 
 @dataclass(frozen=True, slots=True)
-class MechanismReport:
-    """How well one mechanism's level is classified on the dev pairs.
+class EpochReport:
+    """One pass.
 
     Attributes:
-        accuracy: Share of pairs with the right level.
-        macro_f1: Mean F1 of the levels that occur as label or prediction.
-        support: Dev pairs of level 0, 1 and 2.
+        train_loss: Mean loss of the steps.
+        dev_loss: Mean negative log-likelihood of the dev pairs' levels under calibrated probabilities, in nats a
+            mechanism; None without dev pairs.
     """
 
-    accuracy: float
-    macro_f1: float
-    support: tuple[int, int, int]
+    train_loss: float
+    dev_loss: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +72,21 @@ class EmpathyReport:
 
     Attributes:
         mechanisms: Mechanism name → its dev figures; empty without dev pairs.
+        epochs: One report a pass.
+        best_epoch: The pass whose weights were kept, from 1.
         train_pairs: Pairs trained on.
         dev_pairs: Pairs evaluated on.
         lost_rationales: Rationales that are not a passage of their response and were left out.
         seconds: Wall time.
     """
 
-    mechanisms: Mapping[str, MechanismReport]
+    mechanisms: Mapping[str, MechanismScores]
+    epochs: tuple[EpochReport, ...]
+    best_epoch: int
     train_pairs: int
     dev_pairs: int
     lost_rationales: int
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Targets:
-    """Labels of the training pairs: levels `[N, M]`, and per pair the tokens in rationales `[T, M]`."""
-
-    levels_NM: Tensor
-    rationales: tuple[Tensor, ...]
-    lost: int
 
 
 def train_empathy(
@@ -83,185 +94,228 @@ def train_empathy(
     examples_dev: Sequence[Example],
     encoder_path: Path,
     settings: RewardTrainingConfig,
-    output: Path,
     seed: int,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> EmpathyReport:
-    """Train the classifier and write its folder (see `EmpathyClassifier.load`).
+) -> tuple[EmpathyClassifier, EmpathyReport]:
+    """Train a classifier.
 
     Args:
         examples_train: Pairs; those without labels are left out.
-        examples_dev: Pairs to report on, likewise.
+        examples_dev: Pairs that choose the epoch and the temperatures, likewise.
         encoder_path: Folder of the pretrained encoder that both encoders start from.
         settings: Epochs, learning rates, loss weights, frozen layers.
-        output: Folder to write, complete or not at all.
         seed: Seed of the order, the new layers and dropout; the process's own random stream is left alone.
         device: `cpu` or `cuda`.
         progress: Called with (steps done, all steps).
 
     Raises:
-        PartnerError: No training pair is labelled, or the encoder cannot be loaded.
+        PartnerError: No training pair is labelled, the loss is not finite, or the encoder cannot be loaded.
     """
     start = time.perf_counter()
     rng = np.random.default_rng(seed)
-    pairs = _labelled(examples_train, settings.max_pairs, rng)
+    pairs = labelled_pairs(examples_train, settings.max_pairs, rng)
     if not pairs:
         raise PartnerError(
             "no labelled pair to train the empathy classifier on: give data with levels, or a checkpoint"
         )
-    dev = _labelled(examples_dev, None, rng)
+    dev = labelled_pairs(examples_dev, None, rng)
     tokenizer = load_tokenizer(encoder_path)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        response_encoder = load_encoder(encoder_path)
-        model = EmpathyModel(copy.deepcopy(response_encoder), response_encoder).to(device)
-        targets = _train(model, tokenizer, pairs, settings, rng, progress)
-    classifier = EmpathyClassifier(model, tokenizer, settings.max_tokens)
-    classifier.save(output)
-    if targets.lost:
-        logger.warning("%d rationales are not a passage of their response and were left out", targets.lost)
-    mechanisms = evaluate_empathy(classifier, dev) if dev else {}
-    return EmpathyReport(mechanisms, len(pairs), len(dev), targets.lost, time.perf_counter() - start)
+        model = EmpathyModel.on_encoder(load_encoder(encoder_path), settings.empathy_max_tokens)
+        nn.Module.to(model, device)
+        classifier = EmpathyClassifier(model, tokenizer, settings.empathy_max_tokens)
+        training = _Training(classifier, pairs, dev, settings, rng, progress)
+        epochs, best_epoch = training.run()
+    lost = training.targets.lost
+    if lost:
+        logger.warning("%d rationales are not a passage of their response and were left out", lost)
+    mechanisms = score_classifier(classifier, dev, seed) if dev else {}
+    seconds = time.perf_counter() - start
+    return classifier, EmpathyReport(mechanisms, epochs, best_epoch, len(pairs), len(dev), lost, seconds)
 
 
-def evaluate_empathy(classifier: EmpathyClassifier, examples: Sequence[Example]) -> dict[str, MechanismReport]:
-    """Accuracy and macro-F1 of each mechanism on labelled pairs."""
-    expected_NM = _levels(examples)
-    probabilities = classifier.level_probabilities([(e.seeker_post, e.response_post) for e in examples])
-    found_NM = probabilities.argmax(-1).numpy()
-    reports = {}
-    for m, name in enumerate(MECHANISMS):
-        none, weak, strong = np.bincount(expected_NM[:, m], minlength=NUM_LEVELS).tolist()
-        reports[name] = MechanismReport(
-            accuracy=float(accuracy_score(expected_NM[:, m], found_NM[:, m])),
-            macro_f1=float(f1_score(expected_NM[:, m], found_NM[:, m], average="macro", zero_division=0.0)),
-            support=(none, weak, strong),
-        )
-    return reports
-
-
-def _labelled(examples: Sequence[Example], limit: int | None, rng: np.random.Generator) -> list[Example]:
+def labelled_pairs(examples: Sequence[Example], limit: int | None, rng: np.random.Generator) -> list[Example]:
+    """The pairs with levels, at most `limit` of them, drawn at random and in order."""
     labelled = [example for example in examples if example.labels is not None]
     if limit is None or len(labelled) <= limit:
         return labelled
     return [labelled[i] for i in sorted(rng.permutation(len(labelled))[:limit])]
 
 
-def _levels(examples: Sequence[Example]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    return np.array([[label.level for label in example.labels or ()] for example in examples], dtype=np.int64)
+class _TrainedPart(nn.Module):
+    """What gradients pass through, as one module: distributed training hooks into its forward pass."""
+
+    def __init__(self, encoder: PartlyFrozenEncoder, mechanisms: nn.ModuleList, model: EmpathyModel) -> None:
+        super().__init__()
+        self.encoder = encoder.encoder
+        self.mechanisms = mechanisms
+        self._states = encoder.states
+        self._classify = model.forward
+
+    def forward(self, batch: Sequence[int], seeker_BUD: Tensor, seeker_mask_BU: Tensor) -> EmpathyLogits:
+        return self._classify(seeker_BUD, seeker_mask_BU, *self._states(batch))
 
 
-def _train(
-    model: EmpathyModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[Example],
-    settings: RewardTrainingConfig,
-    rng: np.random.Generator,
-    progress: Progress | None,
-) -> _Targets:
-    """Fit the response encoder's upper layers and the heads."""
-    max_tokens = token_limit(model.response_encoder, settings.max_tokens)
-    responses = tokenize(tokenizer, [pair.response_post for pair in pairs], max_tokens)
-    place = {post: i for i, post in enumerate(dict.fromkeys(pair.seeker_post for pair in pairs))}
-    seekers = tokenize(tokenizer, list(place), max_tokens)
-    targets = _targets(pairs, responses)
-    steps = settings.empathy_epochs * num_batches(len(pairs), settings.batch_size)
-    passes = sum(1 for _ in state_batches(seekers)) + precompute_steps(responses, settings.frozen_layers)
-    counter = StepCounter(progress, passes + steps)
+class _Training:
+    """Optimizer, batches and the best weights of one training."""
 
-    device = next(model.parameters()).device
-    pad_id = pad_id_of(tokenizer)
-    model.seeker_encoder.requires_grad_(False).train(False)
-    seeker_states = encode_states(model.seeker_encoder, seekers, pad_id, device, counter.advance)
-    encoder = PartlyFrozenEncoder(model.response_encoder, responses, settings.frozen_layers, pad_id, counter.advance)
-    heads = list(model.mechanisms.parameters())
-    trainer = Trainer(encoder.parameters(), heads, settings.empathy_learning_rate, settings.head_learning_rate, steps)
-    weights_ML = class_weights(targets.levels_NM).to(device)
-    lengths = [len(response.ids) for response in responses]
-    model.train()
-    model.seeker_encoder.train(False)
-    for _ in range(settings.empathy_epochs):
-        for batch in shuffled_batches(lengths, settings.batch_size, rng):
-            seeker_BUD, seeker_mask_BU = pad_states([seeker_states[place[pairs[i].seeker_post]] for i in batch])
-            logits = model(seeker_BUD, seeker_mask_BU, *encoder.states(batch))
-            trainer.step(_loss(logits, targets, batch, weights_ML, settings))
-            counter.advance()
-    return targets
+    def __init__(
+        self,
+        classifier: EmpathyClassifier,
+        pairs: Sequence[Example],
+        dev: Sequence[Example],
+        settings: RewardTrainingConfig,
+        rng: np.random.Generator,
+        progress: Progress | None,
+    ) -> None:
+        model, tokenizer, device = classifier.model, classifier.tokenizer, classifier.device
+        self._classifier, self._pairs, self._dev, self._settings, self._rng = classifier, pairs, dev, settings, rng
+        self._accelerator = Accelerator(cpu=device.type == "cpu")
+        responses = tokenize(tokenizer, [pair.response_post for pair in pairs], classifier.max_tokens)
+        self._place = {post: i for i, post in enumerate(dict.fromkeys(pair.seeker_post for pair in pairs))}
+        seekers = tokenize(tokenizer, list(self._place), min(classifier.max_tokens, SEEKER_TOKENS))
+        self.targets: EmpathyTargets = empathy_targets(pairs, responses)
+        self._lengths = [len(response.ids) for response in responses]
+
+        per_epoch = len(process_share(list(range(num_batches(len(pairs), settings.batch_size))), 0, self._processes))
+        steps = settings.empathy_epochs * per_epoch
+        passes = sum(1 for _ in state_batches(seekers)) + precompute_steps(responses, settings.frozen_layers)
+        self._counter = StepCounter(progress if self._accelerator.is_main_process else None, passes + steps)
+        pad_id = pad_id_of(tokenizer)
+        model.seeker_encoder.requires_grad_(False)
+        model.train(False)
+        self._seekers = encode_states(model.seeker_encoder, seekers, pad_id, device, self._counter.advance)
+        encoder = PartlyFrozenEncoder(
+            model.response_encoder, responses, settings.frozen_layers, pad_id, self._counter.advance
+        )
+        heads = {"params": list(model.mechanisms.parameters()), "lr": settings.head_learning_rate}
+        layers = layer_groups(encoder, settings.empathy_learning_rate, settings.empathy_layer_decay)
+        optimizer = torch.optim.AdamW([heads, *layers], weight_decay=0.01)
+        self._schedule = linear_schedule(optimizer, steps)
+        # A parameter that no gradient reaches would make distributed training wait for it.
+        trained = {id(parameter) for group in (heads, *layers) for parameter in group["params"]}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        self._net, self._optimizer = self._accelerator.prepare(
+            _TrainedPart(encoder, model.mechanisms, model), optimizer
+        )
+        self._weights_ML = class_weights(self.targets.levels_NM).to(device)
+        model.config.ngram_weight = share = settings.empathy_ngram_weight
+        model.ngrams.fit([pair.response_post for pair in pairs], self.targets.levels_NM)
+        offsets_ML = (1 - share) * level_offsets(self._weights_ML).cpu() + share * balanced_offsets(
+            self.targets.levels_NM
+        )
+        model.config.level_offsets = offsets_ML.tolist()
+
+    @property
+    def _processes(self) -> int:
+        return int(self._accelerator.num_processes)
+
+    def run(self) -> tuple[tuple[EpochReport, ...], int]:
+        """All epochs, or until the dev loss has not fallen for `empathy_patience` passes. Keeps the best."""
+        epochs: list[EpochReport] = []
+        best: tuple[int, float, dict[str, Tensor], list[float]] | None = None
+        model = self._classifier.model
+        for epoch in range(1, self._settings.empathy_epochs + 1):
+            train_loss = self._train_epoch()
+            dev_loss, temperatures = self._calibrate() if self._dev else (None, model.config.temperatures)
+            epochs.append(EpochReport(train_loss, dev_loss))
+            logger.info("epoch %d: training loss %.3f, dev loss %s", epoch, train_loss, _figure(dev_loss))
+            if best is None or dev_loss is None or dev_loss < best[1]:
+                best = (epoch, dev_loss if dev_loss is not None else 0.0, self._trained_weights(), temperatures)
+            elif epoch - best[0] >= self._settings.empathy_patience:
+                break
+        assert best is not None
+        model.load_state_dict(best[2], strict=False)
+        model.config.temperatures = best[3]
+        model.train(False)
+        return tuple(epochs), best[0]
+
+    def _train_epoch(self) -> float:
+        model = self._classifier.model
+        model.train()
+        model.seeker_encoder.train(False)
+        batches = shuffled_batches(self._lengths, self._settings.batch_size, self._rng)
+        mine = process_share(batches, self._accelerator.process_index, self._processes)
+        total = torch.zeros((), device=self._classifier.device)
+        for batch in mine:
+            total += self._step(batch)
+            self._counter.advance()
+        model.train(False)
+        return float(self._accelerator.reduce(total / len(mine), "mean"))
+
+    def _step(self, batch: Sequence[int]) -> Tensor:
+        seeker_BUD, seeker_mask_BU = pad_states([self._seekers[self._place[self._pairs[i].seeker_post]] for i in batch])
+        with _autocast(self._classifier.device):
+            logits: EmpathyLogits = self._net(batch, seeker_BUD, seeker_mask_BU)
+        loss = empathy_loss(logits, self.targets, batch, self._weights_ML, self._settings)
+        if not torch.isfinite(loss):
+            raise PartnerError(
+                f"the empathy classifier's loss is {float(loss.detach())}: lower reward_training.empathy_learning_rate"
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        self._accelerator.backward(loss)
+        self._accelerator.clip_grad_norm_(self._net.parameters(), GRAD_CLIP)
+        self._optimizer.step()
+        self._schedule.step()
+        return loss.detach()
+
+    def _calibrate(self) -> tuple[float, list[float]]:
+        """Mean dev loss and the temperature of each mechanism at which it is smallest."""
+        pairs = [(example.seeker_post, example.response_post) for example in self._dev]
+        logits_NML = self._classifier.level_logits(pairs).double().numpy()
+        logits_NML = logits_NML - np.array(self._classifier.model.config.level_offsets)
+        levels_NM = level_matrix(self._dev)
+        fits = [fit_temperature(logits_NML[:, m], levels_NM[:, m]) for m in range(len(MECHANISMS))]
+        return float(np.mean([loss for _, loss in fits])), [temperature for temperature, _ in fits]
+
+    def _trained_weights(self) -> dict[str, Tensor]:
+        return {
+            name: parameter.detach().clone()
+            for name, parameter in self._classifier.model.named_parameters()
+            if parameter.requires_grad
+        }
 
 
-def _loss(
+def empathy_loss(
     logits: EmpathyLogits,
-    targets: _Targets,
+    targets: EmpathyTargets,
     batch: Sequence[int],
     weights_ML: Tensor,
     settings: RewardTrainingConfig,
 ) -> Tensor:
-    """`lambda_EI * CE(level) + lambda_RE * CE(rationale)`, summed over the mechanisms."""
-    device = logits.levels_BML.device
-    levels_BM = targets.levels_NM[list(batch)].to(device)
-    inside_BTM = torch.nn.utils.rnn.pad_sequence(
+    """`lambda_EI * CE(level) + lambda_RE * CE(rationale)`, summed over the mechanisms.
+
+    Args:
+        logits: Of the batch.
+        targets: Of all training pairs.
+        batch: Which pairs the batch holds.
+        weights_ML: Weight of each level in its mechanism's loss.
+        settings: The two lambdas.
+    """
+    levels_BML, rationales_BTM2 = logits.levels_BML.float(), logits.rationales_BTM2.float()
+    levels_BM = targets.levels_NM[list(batch)].to(levels_BML.device)
+    inside_BTM = nn.utils.rnn.pad_sequence(
         [targets.rationales[i] for i in batch], batch_first=True, padding_value=IGNORED
-    ).to(device)
-    loss = logits.levels_BML.new_zeros(())
+    ).to(levels_BML.device)
+    loss = levels_BML.new_zeros(())
     for m, weights_L in enumerate(weights_ML):
-        level = cross_entropy(logits.levels_BML[:, m], levels_BM[:, m], weight=weights_L, reduction="none").mean()
+        level = cross_entropy(levels_BML[:, m], levels_BM[:, m], weight=weights_L, reduction="none").mean()
         rationale = cross_entropy(
-            logits.rationales_BTM2[:, :, m].flatten(0, 1), inside_BTM[:, :, m].flatten(), ignore_index=IGNORED
+            rationales_BTM2[:, :, m].flatten(0, 1), inside_BTM[:, :, m].flatten(), ignore_index=IGNORED
         )
         loss = loss + settings.level_loss_weight * level + settings.rationale_loss_weight * rationale
     return loss
 
 
-def class_weights(levels_NM: Tensor) -> Tensor:
-    """Weight of each level in its mechanism's loss, `[M, L]`.
-
-    The inverse square root of its share, scaled to a mean of 1 over the pairs. The plain inverse share would balance
-    the levels fully, and then the classifier reports rare levels so often that their expectation, which is the
-    reward, is far too high.
-    """
-    weights = []
-    for level_N in levels_NM.T:
-        counts_L = torch.bincount(level_N, minlength=NUM_LEVELS).float()
-        inverse_L = torch.where(counts_L > 0, counts_L.clamp(min=1.0).rsqrt(), torch.zeros(()))
-        weights.append(inverse_L * counts_L.sum() / (inverse_L * counts_L).sum())
-    return torch.stack(weights)
+def _autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 where the hardware has it; weights stay in float32."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
 
 
-def _targets(pairs: Sequence[Example], responses: Sequence[EncodedText]) -> _Targets:
-    rationales = []
-    lost = 0
-    for pair, response in zip(pairs, responses, strict=True):
-        columns = []
-        for label in pair.labels or ():
-            inside, missing = rationale_tokens(label, pair.response_post, response)
-            columns.append(torch.tensor(inside))
-            lost += missing
-        rationales.append(torch.stack(columns, dim=1))
-    return _Targets(torch.from_numpy(_levels(pairs)), tuple(rationales), lost)
-
-
-def rationale_tokens(label: MechanismLabel, text: str, response: EncodedText) -> tuple[list[int], int]:
-    """Which tokens of a response belong to a mechanism's rationale.
-
-    Args:
-        label: The mechanism's label.
-        text: The response.
-        response: Its tokens.
-
-    Returns:
-        Per token 1 inside, 0 outside, `IGNORED` for special tokens; and how many rationales the text does not contain.
-    """
-    inside = [IGNORED if special else 0 for special in response.special]
-    lost = 0
-    for rationale in label.rationales:
-        passage = rationale.strip()
-        begin = text.find(passage) if passage else -1
-        if begin < 0:
-            lost += 1
-            continue
-        finish = begin + len(passage)
-        for token, (start, end) in enumerate(response.offsets):
-            if inside[token] != IGNORED and start < finish and end > begin:
-                inside[token] = 1
-    return inside, lost
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"

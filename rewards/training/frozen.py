@@ -63,6 +63,11 @@ class PartlyFrozenEncoder:
         with lowest_layers(encoder, self._frozen):
             self._lower = encode_states(encoder, texts, pad_id, self._device, advance)
 
+    @property
+    def frozen_layers(self) -> int:
+        """Lowest layers that are not trained."""
+        return self._frozen
+
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that are trained; the pooler, which no state passes through, is not."""
         return [

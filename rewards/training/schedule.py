@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from rewards.encoder import layer_stack
+from rewards.training.frozen import PartlyFrozenEncoder
+
+T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, all steps)."""
@@ -51,6 +57,36 @@ def shuffled_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Gen
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
+def process_share(batches: Sequence[T], process: int, processes: int) -> list[T]:
+    """The batches of one of several processes, as many for each: the first ones fill up the last round."""
+    rounds = -(-len(batches) // processes)
+    return [batches[i % len(batches)] for i in range(process, rounds * processes, processes)]
+
+
+def layer_groups(encoder: PartlyFrozenEncoder, rate: float, decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups of an encoder's trained layers (ULMFiT, ACL 2018, section 3.2).
+
+    Args:
+        encoder: The encoder.
+        rate: Learning rate of the highest layer.
+        decay: Each layer below learns this many times as fast as the one above it; the embeddings come last.
+    """
+    layers = list(layer_stack(encoder.encoder).layer) if decay != 1.0 or encoder.frozen_layers else []
+    depth = {id(p): len(layers) - 1 - i for i, layer in enumerate(layers) for p in layer.parameters()}
+    groups: dict[int, list[nn.Parameter]] = {}
+    for parameter in encoder.parameters():
+        groups.setdefault(depth.get(id(parameter), len(layers)), []).append(parameter)
+    return [{"params": parameters, "lr": rate * decay**below} for below, parameters in sorted(groups.items())]
+
+
+def linear_schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Rates that rise over the first tenth of the steps and then fall linearly to zero."""
+    warmup = max(1, round(WARMUP * steps))
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
+    )
+
+
 class Trainer:
     """AdamW with two learning rates that rise over the first tenth of the steps and then fall linearly to zero."""
 
@@ -68,11 +104,7 @@ class Trainer:
             groups.append({"params": list(encoder), "lr": encoder_rate})
         self._parameters = [*encoder, *heads]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-        warmup = max(1, round(WARMUP * steps))
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer,
-            lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup))),
-        )
+        self._schedule = linear_schedule(self._optimizer, steps)
 
     def step(self, loss: Tensor) -> None:
         """One update down the gradient of `loss`."""

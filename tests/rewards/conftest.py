@@ -44,7 +44,7 @@ def empathy_checkpoint(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """An untrained empathy classifier whose two encoders differ and whose heads are far from uniform."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = EmpathyModel(load_encoder(bert), load_encoder(bert))
+        model = EmpathyModel.on_encoder(load_encoder(bert), 64)
         for parameter in [*model.mechanisms.parameters(), *model.response_encoder.parameters()]:
             parameter.data += 0.1 * torch.randn_like(parameter)
     folder = tmp_path_factory.mktemp("rewards") / "empathy"

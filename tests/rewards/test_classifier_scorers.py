@@ -16,6 +16,7 @@ from rewards.coherence_model import CoherenceClassifier
 from rewards.empathy import EmpathyBuilder
 from rewards.empathy_model import EmpathyClassifier, rationale_spans
 from rewards.encoder import EncodedText, tokenize
+from rewards.sentence_style import style_features
 
 TOLERANCE = 1e-4
 MAX_TOKENS = 48
@@ -111,8 +112,10 @@ def test_coherence_equals_the_naive_one(coherence_checkpoint: Path, texts: tuple
         vectors[text] = model.encoder(input_ids=torch.tensor([encoded.ids])).last_hidden_state[0].mean(0)
     expected = []
     for a, b in items:
-        u, v = (vectors[t] / vectors[t].norm() * len(vectors[t]) ** 0.5 for t in (a, b))
-        expected.append(float(model.head.layers(torch.cat([u, v, (u - v).abs(), u * v])).sigmoid()))
+        u, v = (vectors[t] / vectors[t].norm() for t in (a, b))
+        s, t = torch.tensor(style_features(a)), torch.tensor(style_features(b))
+        features = torch.cat([(s - t).abs(), s * t, s + t])
+        expected.append(float((model.head.similarity((u @ v)[None]) + model.head.style(features)).sigmoid()))
     np.testing.assert_allclose(found[:, 0], expected, atol=TOLERANCE)
     assert np.std(expected) > 0.05
     assert scorer.score([]).shape == (0, 1)
@@ -151,7 +154,7 @@ def test_loading_leaves_the_random_stream_alone(empathy_checkpoint: Path):
 def test_wrong_folders_are_explained(empathy_checkpoint: Path, coherence_checkpoint: Path, tmp_path: Path):
     with pytest.raises(PartnerError, match="no empathy classifier in"):
         EmpathyClassifier.load(tmp_path / "nowhere", 8)
-    with pytest.raises(PartnerError, match="holds a 'coherence' classifier"):
+    with pytest.raises(PartnerError, match="holds a bert model, not one of ours"):
         EmpathyClassifier.load(coherence_checkpoint, 8)
     damaged = tmp_path / "damaged"
     damaged.mkdir()

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 from partner_rl.config.schema import RewardTrainingConfig
 from partner_rl.models.loading import load_encoder, load_tokenizer
 from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
-from rewards.coherence_model import CoherenceClassifier
-from rewards.empathy_model import EmpathyClassifier
+from rewards.empathy_model import EmpathyClassifier, EmpathyModel
 from rewards.encoder import encode_states, lowest_layers, pad_id_of, pad_states, run_upper_layers, tokenize
-from rewards.training.coherence import sentence_pairs, train_coherence
-from rewards.training.empathy import IGNORED, class_weights, rationale_tokens, train_empathy
+from rewards.training.empathy import train_empathy
+from rewards.training.empathy_targets import IGNORED, class_weights, level_matrix, rationale_tokens
 from rewards.training.frozen import PartlyFrozenEncoder
-from rewards.training.schedule import shuffled_batches
+from rewards.training.schedule import layer_groups, process_share, shuffled_batches
 
 SORRY = "I am so sorry to hear that."
 BEEN = "I have been there too."
@@ -26,10 +25,6 @@ ASK = "What happened today?"
 FILLERS = ("Everyone feels like this sometimes.", "You could go for a walk.", "Just stop thinking about it!")
 SEEKERS = ("I am tired.", "My job is too much.", "I can not sleep at night.", "My friends do not call.")
 CPU = torch.device("cpu")
-
-
-def split(text: str) -> Sequence[str]:
-    return [part.strip() + "." for part in text.split(".") if part.strip()]
 
 
 def labelled_pairs(count: int, seed: int) -> list[Example]:
@@ -54,11 +49,9 @@ def labelled_pairs(count: int, seed: int) -> list[Example]:
 def settings(**changes: object) -> RewardTrainingConfig:
     defaults = {
         "empathy_epochs": 8,
-        "coherence_epochs": 8,
         "batch_size": 16,
         "max_tokens": 48,
         "frozen_layers": 9,
-        "coherence_frozen_layers": 9,
     }
     return RewardTrainingConfig.model_validate(defaults | changes)
 
@@ -67,12 +60,16 @@ def settings(**changes: object) -> RewardTrainingConfig:
 def trained(bert: Path, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("trained") / "empathy"
     steps: list[tuple[int, int]] = []
-    report = train_empathy(
+    classifier, report = train_empathy(
         labelled_pairs(240, 0), labelled_pairs(40, 1), bert,
-        settings(frozen_layers=0, empathy_learning_rate=1e-3, head_learning_rate=3e-3, rationale_loss_weight=1.0),
-        folder, 0,
+        settings(
+            frozen_layers=0, empathy_learning_rate=1e-3, head_learning_rate=3e-3, rationale_loss_weight=1.0,
+            empathy_ngram_weight=0.0, empathy_patience=8,
+        ),
+        seed=0,
         progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
+    classifier.save(folder)
     return report, folder, steps
 
 
@@ -80,8 +77,8 @@ def test_empathy_levels_are_learnt(trained):
     report, _, _ = trained
     assert list(report.mechanisms) == list(MECHANISMS)
     for mechanism in report.mechanisms.values():
-        assert mechanism.macro_f1 > 0.9
-        assert sum(mechanism.support) == 40
+        assert mechanism.levels.macro_f1 > 0.9
+        assert sum(mechanism.levels.support) == 40
     assert (report.train_pairs, report.dev_pairs, report.lost_rationales) == (240, 40, 0)
 
 
@@ -103,11 +100,11 @@ def test_progress_counts_every_step(trained):
     assert steps == [(done, total) for done in range(total + 1)]
 
 
-def test_the_seeker_encoder_stays_as_it_was(bert: Path, tmp_path: Path):
+def test_the_seeker_encoder_stays_as_it_was(bert: Path):
     before = torch.random.get_rng_state()
-    train_empathy(labelled_pairs(24, 0), [], bert, settings(empathy_epochs=1, frozen_layers=0), tmp_path / "e", 0)
+    classifier, _ = train_empathy(labelled_pairs(24, 0), [], bert, settings(empathy_epochs=1, frozen_layers=0), 0)
     assert torch.equal(before, torch.random.get_rng_state())
-    model = EmpathyClassifier.load(tmp_path / "e", 48).model
+    model = classifier.model
     pretrained = load_encoder(bert).state_dict()
     for name, tensor in model.seeker_encoder.state_dict().items():
         if not name.startswith("pooler."):
@@ -119,12 +116,11 @@ def test_the_seeker_encoder_stays_as_it_was(bert: Path, tmp_path: Path):
     assert changed
 
 
-def test_training_is_the_same_for_the_same_seed(bert: Path, tmp_path: Path):
+def test_training_is_the_same_for_the_same_seed(bert: Path):
     pairs = labelled_pairs(32, 0)
     probabilities = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train_empathy(pairs, [], bert, settings(empathy_epochs=1, frozen_layers=1), tmp_path / name, seed)
-        classifier = EmpathyClassifier.load(tmp_path / name, 48)
+    for seed in (0, 0, 1):
+        classifier, _ = train_empathy(pairs, [], bert, settings(empathy_epochs=1, frozen_layers=1), seed)
         probabilities.append(classifier.level_probabilities([(pairs[0].seeker_post, pairs[0].response_post)]))
     assert torch.equal(probabilities[0], probabilities[1])
     assert not torch.equal(probabilities[0], probabilities[2])
@@ -185,55 +181,46 @@ def test_batches_hold_every_index_once():
     assert sorted(i for batch in batches for i in batch) == [0, 1, 2, 3, 4]
 
 
-def test_unlabelled_data_is_an_error(bert: Path, tmp_path: Path):
+def test_unlabelled_data_is_an_error(bert: Path):
     with pytest.raises(PartnerError, match="no labelled pair"):
-        train_empathy([Example("s", "r", "a", "b")], [], bert, settings(), tmp_path / "e", 0)
-    with pytest.raises(PartnerError, match="no sentence pairs"):
-        train_coherence([Example("s", "r", "a", "One. Two.")], [], bert, settings(), tmp_path / "c", 0, split)
-    assert list(tmp_path.iterdir()) == []
+        train_empathy([Example("s", "r", "a", "b")], [], bert, settings(), 0)
 
 
-def topics(count: int, seed: int) -> list[Example]:
-    """Responses that keep to one of two sets of words."""
-    rng = np.random.default_rng(seed)
-    words = (("work", "job", "friends", "call", "town"), ("sleep", "night", "tired", "appointment", "walk"))
-    examples = []
-    for i in range(count):
-        own = words[i % 2]
-        sentences = [" ".join(rng.choice(own, 4)) + "." for _ in range(3)]
-        examples.append(Example(f"s{i}", f"r{i}", "A post.", " ".join(sentences)))
-    return examples
+def test_the_best_epoch_by_dev_loss_is_kept_and_training_stops_early(bert: Path):
+    # A rate at which the later epochs spoil what the first ones learnt.
+    changes = {"empathy_epochs": 12, "empathy_learning_rate": 1e-2, "head_learning_rate": 3e-3, "empathy_patience": 2}
+    dev = labelled_pairs(40, 1)
+    classifier, report = train_empathy(labelled_pairs(64, 0), dev, bert, settings(frozen_layers=0, **changes), 0)
+    losses = [epoch.dev_loss for epoch in report.epochs]
+    assert losses.index(min(losses)) + 1 == report.best_epoch
+    assert len(losses) == min(12, report.best_epoch + 2)
+    probabilities_NML = classifier.level_probabilities([(e.seeker_post, e.response_post) for e in dev])
+    levels_NM = torch.from_numpy(level_matrix(dev))
+    loss = -probabilities_NML.gather(2, levels_NM.unsqueeze(-1)).log().mean()
+    assert float(loss) == pytest.approx(report.epochs[report.best_epoch - 1].dev_loss, abs=1e-4)
 
 
-def test_coherence_is_learnt(bert: Path, tmp_path: Path):
-    report = train_coherence(topics(120, 0), topics(40, 1), bert, settings(), tmp_path / "c", 0, split)
-    # Half of the negatives are of the same topic, so no classifier can do much better than this.
-    assert report.auc is not None
-    assert report.auc > 0.65
-    assert report.train_pairs > 200
-    classifier = CoherenceClassifier.load(tmp_path / "c", 48)
-    first = "work job friends call."
-    same, different = classifier.probabilities([(first, "town job job work."), (first, "sleep night tired walk.")])
-    assert same > different
+def test_a_checkpoint_is_a_transformers_model(trained):
+    _, folder, _ = trained
+    assert isinstance(AutoModel.from_pretrained(folder), EmpathyModel)
+    first, second = EmpathyClassifier.from_pretrained(folder), EmpathyClassifier.load(folder, 48)
+    pair = [(SEEKERS[0], f"{FILLERS[0]} {BEEN}")]
+    assert torch.equal(first.level_logits(pair), second.level_logits(pair))
+    assert not list(folder.glob("*.bin"))
+    assert not list(folder.glob("*.pkl"))
 
 
-def test_sentence_pairs_are_balanced_and_cross_seekers():
-    examples = [
-        Example("a", "1", "p", "One. Two. Three."),
-        Example("a", "2", "p", "Four."),
-        Example("b", "3", "p", "Five. Six."),
-    ]
-    pairs = sentence_pairs(examples, split, np.random.default_rng(0))
-    own = {"One.": "a", "Two.": "a", "Three.": "a", "Four.": "a", "Five.": "b", "Six.": "b"}
-    assert sum(pair.together for pair in pairs) * 2 == len(pairs) == 12
-    for pair in pairs:
-        assert pair.first != pair.second
-        assert pair.together == (own[pair.first] == own[pair.second])
+def test_each_layer_learns_slower_than_the_one_above(bert: Path, texts: tuple[str, ...]):
+    encoder, tokenizer = load_encoder(bert), load_tokenizer(bert)
+    whole = PartlyFrozenEncoder(encoder, tokenize(tokenizer, texts, 40), 0, pad_id_of(tokenizer), lambda: None)
+    rates = {id(p): group["lr"] for group in layer_groups(whole, 1.0, 0.5) for p in group["params"]}
+    for index, layer in enumerate(encoder.encoder.layer):
+        assert {rates[id(p)] for p in layer.parameters()} == {0.5 ** (len(encoder.encoder.layer) - 1 - index)}
+    assert {rates[id(p)] for p in encoder.embeddings.parameters()} == {0.5 ** len(encoder.encoder.layer)}
+    assert set(rates) == {id(p) for p in whole.parameters()}
 
 
-@pytest.mark.parametrize("sentences", [40, 200])
-def test_a_long_response_gives_few_pairs(sentences: int):
-    long = ". ".join(f"w{i}" for i in range(sentences)) + "."
-    examples = [Example("a", "1", "p", long), Example("b", "2", "p", "Other.")]
-    pairs = sentence_pairs(examples, split, np.random.default_rng(0))
-    assert len(pairs) <= 8
+def test_processes_get_as_many_batches_each_and_miss_none():
+    shares = [process_share(list("abcde"), process, 2) for process in (0, 1)]
+    assert [len(share) for share in shares] == [3, 3]
+    assert {batch for share in shares for batch in share} == set("abcde")

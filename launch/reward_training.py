@@ -1,0 +1,80 @@
+"""What the commands that train a reward model share: configuration, data, an output folder that is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from partner_rl.config.schema import RunConfig
+from partner_rl.data.splits import Splits
+from partner_rl.types import PartnerError
+
+REPORT: Final = "report.json"
+"""The figures of a training, in its folder."""
+CARD: Final = "README.md"
+"""The model card."""
+
+
+def training_inputs(preset: str, overrides: Sequence[str], source: str) -> tuple[RunConfig, Splits]:
+    """The configuration with `data.source` replaced, and its corpus in splits; sets torch's threads.
+
+    Raises:
+        PartnerError: The configuration is wrong, or the corpus cannot be read or leaves a split empty.
+    """
+    import torch
+
+    from launch.pipeline import load_splits
+    from launch.plan import machine_cores
+    from partner_rl.config.load import load_config
+
+    config = load_config(preset, overrides)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
+    # `accelerate launch` starts several processes on one machine.
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(config.resources.driver_threads or max(1, machine_cores() // processes))
+    return config, load_splits(config)
+
+
+def check_output(folder: Path) -> None:
+    """Refuse, before the work, a folder that holds anything but an earlier training.
+
+    Raises:
+        PartnerError: It does, or it is a file.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT).is_file()):
+        raise PartnerError(f"--output {folder} exists and holds something else: name a new folder")
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that gets its final name when the block ends well and goes when it does not.
+
+    An earlier training of this name is replaced. A block that writes nothing changes nothing: of several processes
+    under `accelerate launch` only one writes.
+    """
+    from launch.run_folder import write_folder
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        yield temporary
+        if temporary.exists():
+            write_folder(folder, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_report(folder: Path, report: Mapping[str, Any], card: str) -> None:
+    """Put figures and model card into a folder that is being made."""
+    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def interval_text(low: float, high: float) -> str:
+    """A 95 % interval as the cards and tables show it."""
+    return f"{low:.2f}–{high:.2f}"

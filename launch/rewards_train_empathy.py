@@ -1,0 +1,109 @@
+"""`partner-rl rewards train empathy`: the empathy classifier, and how good it is on several splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from launch.console import err, out, progress
+from launch.reward_training import check_output, output_folder, training_inputs, write_report
+from partner_rl.types import PartnerError
+
+if TYPE_CHECKING:
+    from launch.empathy_report import SplitReport
+    from partner_rl.config.schema import RunConfig
+    from partner_rl.data.splits import Splits
+    from rewards.empathy_model import EmpathyClassifier
+
+
+def command(
+    data: Annotated[str, typer.Option("--data", metavar="SOURCE", help="As data.source: sample, a folder or a file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.", show_default=False)
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
+    ] = "embedded",
+    splits: Annotated[
+        int,
+        typer.Option(
+            "--splits", min=1, help="Train on this many splits of other salts, for the spread; the first one is kept."
+        ),
+    ] = 1,
+) -> None:
+    """Train the empathy classifier and report on held-out pairs, beside two baselines.
+
+    Example: `partner-rl rewards train empathy --data data/epitome --output models/empathy --splits 3`
+    """
+    from launch.empathy_report import as_json, model_card, table
+
+    check_output(output)
+    config, first = training_inputs(preset, overrides or [], data)
+    if not any(example.labels for example in first.test):
+        raise PartnerError(f"{data}: no test pair is labelled; empathy levels are needed to train and to judge")
+    with output_folder(output) as temporary:
+        reports: list[SplitReport] = []
+        for number in range(splits):
+            split_config = config if number == 0 else _with_salt(config, f"{config.data.split_salt}-{number + 1}")
+            parts = first if number == 0 else _splits_of(split_config)
+            classifier, report = _train(split_config, parts, number, splits)
+            reports.append(report)
+            if number == 0:
+                kept = classifier
+        if _is_main_process():
+            # Only now are all figures of the model card known.
+            kept.save(temporary)
+            write_report(temporary, as_json(config, reports), model_card(config, reports))
+    if _is_main_process():
+        out.print(table(reports), markup=False, soft_wrap=True)
+        seconds = sum(report.training.seconds for report in reports)
+        out.print(f"{seconds:.0f} s of training; classifier and report.json in {output}", soft_wrap=True)
+
+
+def _train(config: RunConfig, parts: Splits, number: int, count: int) -> tuple[EmpathyClassifier, SplitReport]:
+    """Train on one split and judge classifier and baselines on its test pairs."""
+    import numpy as np
+
+    from launch.empathy_report import SplitReport
+    from launch.pipeline import cache_dir_of, device_of
+    from partner_rl.models.sources import resolve
+    from rewards.training.empathy import labelled_pairs, train_empathy
+    from rewards.training.empathy_baselines import majority_levels, ngram_levels
+    from rewards.training.empathy_scores import score_classifier, score_levels
+
+    encoder = resolve(config.models.encoder, cache_dir_of(config))
+    title = "Training the empathy classifier" + (f", split {number + 1} of {count}" if count > 1 else "")
+    with progress(title) as report:
+        classifier, training = train_empathy(
+            parts.train, parts.dev, encoder, config.reward_training, config.seed, device_of(config), report
+        )
+    err.print("Scoring held-out pairs and baselines")
+    rng = np.random.default_rng(config.seed)
+    train, test = labelled_pairs(parts.train, None, rng), labelled_pairs(parts.test, None, rng)
+    return classifier, SplitReport(
+        salt=config.data.split_salt,
+        training=training,
+        test=score_classifier(classifier, test, config.seed),
+        ngrams=score_levels(ngram_levels(train, test), test, config.seed),
+        majority=score_levels(majority_levels(train, test), test, config.seed),
+        test_pairs=len(test),
+    )
+
+
+def _with_salt(config: RunConfig, salt: str) -> RunConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update={"split_salt": salt})})
+
+
+def _splits_of(config: RunConfig) -> Any:
+    from launch.pipeline import load_splits
+
+    return load_splits(config)
+
+
+def _is_main_process() -> bool:
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
