@@ -100,6 +100,31 @@ class MutualInformationScorer:
         return np.stack(columns, axis=1).astype(np.float32)
 
 
+def dialogue_tokens(
+    language_model: LanguageModel,
+    prompt: DialoguePrompt,
+    posts: Sequence[str],
+    targets: Sequence[str],
+    max_tokens: int,
+) -> tuple[list[Tokens], list[Tokens]]:
+    """What a model of one direction reads and what it is asked for: the same in training and in scoring.
+
+    Args:
+        language_model: The model, whose tokenizer and number of positions decide.
+        prompt: The direction's prompt.
+        posts: Per row, the text that is conditioned on.
+        targets: Per row, the text to be predicted.
+        max_tokens: Each text is cut to its first this many tokens, or fewer where the model has fewer positions.
+
+    Returns:
+        Contexts, and targets; a target without visible text has no tokens.
+    """
+    overhead = len(prompt.context(language_model, "", 0))
+    limit = min(max_tokens, (language_model.max_positions - overhead) // 2)
+    contexts = [prompt.context(language_model, post, limit) for post in posts]
+    return contexts, [language_model.encode(f" {text.strip()}", limit) if text.strip() else () for text in targets]
+
+
 def _mean_log_probs(
     language_model: LanguageModel,
     prompt: DialoguePrompt,
@@ -108,10 +133,7 @@ def _mean_log_probs(
     max_tokens: int,
 ) -> FloatArray:
     """Mean log-probability a token of each target after its post, shape `[n]`."""
-    overhead = len(prompt.context(language_model, "", 0))
-    limit = min(max_tokens, (language_model.max_positions - overhead) // 2)
-    contexts = [prompt.context(language_model, post, limit) for post in posts]
-    target_tokens = [language_model.encode(f" {text.strip()}", limit) if text.strip() else () for text in targets]
+    contexts, target_tokens = dialogue_tokens(language_model, prompt, posts, targets, max_tokens)
     uniform = -math.log(language_model.vocabulary_size)
     found = language_model.log_probs(contexts, target_tokens)
     return np.array([x.mean(dtype=np.float64) if x.size else uniform for x in found], dtype=np.float32)
