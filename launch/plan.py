@@ -100,6 +100,17 @@ def reward_group_name(component: str) -> str:
     return f"reward {component}"
 
 
+def threads_each(config: RunConfig, machine_cores: int, actors: int) -> int:
+    """Torch threads of each of several actors that compute at the same time: the cores shared out evenly.
+
+    Args:
+        config: The run, which may name the number itself.
+        machine_cores: Cores of the machine.
+        actors: Number of actors.
+    """
+    return config.resources.actor_threads or max(1, machine_cores // max(1, actors))
+
+
 def resource_plan(config: RunConfig, machine_cores: int, machine_gpus: int) -> Plan:
     """Shares a machine out among the processes of a run.
 
@@ -117,11 +128,10 @@ def resource_plan(config: RunConfig, machine_cores: int, machine_gpus: int) -> P
     """
     algorithm, resources = config.algorithm, config.resources
 
-    def threads_each(actors: int) -> int:
-        return resources.actor_threads or max(1, machine_cores // max(1, actors))
-
     def workers(name: str, count: int, gpus: float) -> list[ActorGroup]:
-        return [ActorGroup(name, count, _WORKER_CPUS, gpus, threads_each(count))] if count else []
+        return (
+            [ActorGroup(name, count, _WORKER_CPUS, gpus, threads_each(config, machine_cores, count))] if count else []
+        )
 
     pools = _reward_sections(config)
     replicas = {name: section.replicas or config.rewards.replicas for name, section in pools.items()}
@@ -135,7 +145,7 @@ def resource_plan(config: RunConfig, machine_cores: int, machine_gpus: int) -> P
                 count=replicas[name],
                 cpus=config.rewards.num_cpus,
                 gpus=section.num_gpus,
-                threads=threads_each(sum(replicas.values())),
+                threads=threads_each(config, machine_cores, sum(replicas.values())),
             )
             for name, section in pools.items()
         ),

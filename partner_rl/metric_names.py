@@ -88,6 +88,19 @@ def position_shares(window: int) -> tuple[str, ...]:
     return tuple(position_share(position, window) for position in range(num_positions(window)))
 
 
+WARMSTART_LOSS: Final = "warmstart/train_loss"
+"""Training loss of an optimizer step of the warm start: position plus mean token, in nats."""
+WARMSTART_EPOCH: Final = "warmstart/epoch"
+"""Passes over the warm start's examples; 0 before training."""
+WARMSTART_EPOCH_LOSS: Final = "warmstart/epoch_train_loss"
+"""Mean training loss of a pass's steps."""
+
+
+def warmstart_dev(figure: str) -> str:
+    """A held-out figure of the warm start after a pass: `loss`, `position_loss`, `token_loss`, `position_accuracy`."""
+    return f"warmstart/dev/{figure}"
+
+
 def evaluation(system: str, metric: str) -> str:
     """A metric of the evaluation on held-out pairs of one system (`original`, `warm_start`, `rl`)."""
     return f"evaluation/{system}/{metric}"

@@ -9,11 +9,34 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Protocol, runtime_checkable
 
 from rewards.scorer import Item, Scorer, ScorerBuilder
 
 SNIPPET = 12
 """A message that shares this many characters with a post is withheld."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSeconds:
+    """Seconds that a scorer spent.
+
+    Attributes:
+        model: In forward passes of its models.
+        tokenizer: In calls of its tokenizers.
+    """
+
+    model: float = 0.0
+    tokenizer: float = 0.0
+
+
+@runtime_checkable
+class TimesItself(Protocol):
+    """A scorer that knows where its time goes, such as `rewards.timing.TimedScorer`."""
+
+    def phases(self) -> PhaseSeconds:
+        """Seconds since the scorer was built."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +49,19 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An actor's answer: the scorer's values as it returned them, and the seconds it took."""
+    """An actor's answer: the scorer's values as it returned them, and the seconds it took.
+
+    Attributes:
+        values: What the scorer returned.
+        seconds: Seconds in the scorer.
+        failure: What went wrong, if anything.
+        phases: Which of the seconds its models and tokenizers took; zeros unless the scorer is timed.
+    """
 
     values: object
     seconds: float
     failure: Failure | None = None
+    phases: PhaseSeconds = PhaseSeconds()
 
 
 class ScorerActor:
@@ -50,6 +81,7 @@ class ScorerActor:
     def score(self, items: Sequence[Item]) -> Reply:
         """Score a micro-batch; the process ends when that takes longer than the time limit."""
         scorer = self._built()
+        before = _phases(scorer)
         start = time.perf_counter()
         # The watchdog runs in C without the interpreter's lock, so that it also ends a call that never returns to
         # Python. It writes the stack, which holds no texts, to the actor's log.
@@ -61,12 +93,18 @@ class ScorerActor:
             return Reply(None, time.perf_counter() - start, _diagnose(scorer, items, error))
         finally:
             faulthandler.cancel_dump_traceback_later()
-        return Reply(values, time.perf_counter() - start)
+        seconds, after = time.perf_counter() - start, _phases(scorer)
+        phases = PhaseSeconds(after.model - before.model, after.tokenizer - before.tokenizer)
+        return Reply(values, seconds, phases=phases)
 
     def _built(self) -> Scorer:
         if self._scorer is None:
             self._scorer = self._builder.build()
         return self._scorer
+
+
+def _phases(scorer: Scorer) -> PhaseSeconds:
+    return scorer.phases() if isinstance(scorer, TimesItself) else PhaseSeconds()
 
 
 def _diagnose(scorer: Scorer, items: Sequence[Item], error: Exception) -> Failure:
@@ -75,12 +113,12 @@ def _diagnose(scorer: Scorer, items: Sequence[Item], error: Exception) -> Failur
         try:
             scorer.score([item])
         except Exception as alone:
-            return Failure(_describe(alone, items), index)
-    return Failure(_describe(error, items), None)
+            return Failure(describe_failure(alone, items), index)
+    return Failure(describe_failure(error, items), None)
 
 
-def _describe(error: BaseException, items: Sequence[Item]) -> str:
-    """Type, place and message of an exception; the message only when it quotes no post."""
+def describe_failure(error: BaseException, items: Sequence[Item]) -> str:
+    """Type, place and message of an exception of a scorer, in one line; the message only when it quotes no post."""
     trace: TracebackType | None = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

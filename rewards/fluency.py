@@ -1,7 +1,16 @@
-"""The reward for fluency: the inverse perplexity of the rewritten response (PARTNER, section 4.3).
+"""The reward for fluency: the inverse perplexity of the rewritten response (PARTNER, section 4.3), repeats aside.
 
-`r_f = p_LM(R̂)^(1/N)`, between 0 and 1, where N counts every token of the response: the first is conditioned on a start
-token (see `rewards.language_model.start_token`), which itself is not counted.
+The paper's `r_f = p_LM(R̂)^(1/N)` is between 0 and 1; N counts every token of the response: the first is conditioned on
+a start token (see `rewards.language_model.start_token`), which itself is not counted.
+
+A language model expects what it has just read, so a copy of a sentence is all but certain to it: repeating one sentence
+raises the paper's reward several times over. Ours (our choice, `rewards.fluency.repetition_penalty`) is
+
+    r_f = min(p_LM(R̂)^(1/N), p_LM(new tokens)^(1/N_new)) · (1 − r)^λ
+
+where a token is repeated when it is part of `REPEAT_TOKENS` tokens that stood in this order earlier in the response,
+and new otherwise, and r is the share of repeated ones. So a repeat earns nothing, and costs its share. Without a repeat
+this is the paper's reward.
 """
 
 from __future__ import annotations
@@ -11,35 +20,53 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from partner_rl.models.loading import load_causal_lm, load_tokenizer
 from partner_rl.models.sources import resolve
 from partner_rl.types import ScoreRequest
 from rewards.device import check_device
-from rewards.language_model import LanguageModel
+from rewards.language_model import LanguageModel, Tokens
 from rewards.scorer import ComponentScore, FloatArray, Item
 
 NAME = "fluency"
 
 
+REPEAT_TOKENS = 4
+"""Tokens in a row that make a repeat. Of the EPITOME responses one in twenty has one; with 3 it is one in seven, as
+"that's so" and the like recur in plain English."""
+
+
 @dataclass(frozen=True, slots=True)
 class FluencyReward:
-    """Asks for the inverse perplexity of the rewritten response; item: (response,)."""
+    """Asks for the perplexity and the repeats of the rewritten response; item: (response,).
 
+    Attributes:
+        repetition_penalty: `λ`; 0 makes repeats worthless but free, None takes the paper's reward, which pays for them.
+    """
+
+    repetition_penalty: float | None = 1.0
     name: str = NAME
-    width: int = 1
+    width: int = 3
 
     def items(self, request: ScoreRequest) -> tuple[Item, ...]:
         """The rewritten response."""
         return ((request.rewritten_response,),)
 
     def combine(self, request: ScoreRequest, values: FloatArray) -> ComponentScore:
-        """The inverse perplexity itself."""
-        return ComponentScore(float(values[0, 0]))
+        """The reward; details: the paper's inverse perplexity, and the share of tokens that are repeated."""
+        plain, new, repeated = (float(x) for x in values[0])
+        details = {"inverse_perplexity": plain, "repeated": repeated}
+        if self.repetition_penalty is None:
+            return ComponentScore(plain, details)
+        return ComponentScore(min(plain, new) * (1.0 - repeated) ** self.repetition_penalty, details)
 
 
 class FluencyScorer:
-    """Inverse perplexity of (text,) items; 0 for a text without tokens, which is no fluent sentence."""
+    """Inverse perplexity of (text,) items, of all tokens and of the new ones, and the share of repeated tokens.
+
+    A text without tokens is no fluent sentence: both inverse perplexities are 0.
+    """
 
     name = NAME
 
@@ -49,11 +76,32 @@ class FluencyScorer:
         self.max_tokens = min(max_tokens, language_model.max_positions - 1)
 
     def score(self, items: Sequence[Item]) -> FloatArray:
-        """Inverse perplexities, shape `[n_items, 1]`."""
+        """Inverse perplexity of all and of the new tokens, share of repeated tokens: shape `[n_items, 3]`."""
         targets = [self.language_model.encode(text.strip(), self.max_tokens) for (text,) in items]
         found = self.language_model.log_probs([(self.language_model.start,)] * len(items), targets)
-        values = [np.exp(x.mean(dtype=np.float64)) if x.size else 0.0 for x in found]
-        return np.array(values, dtype=np.float32).reshape(len(items), 1)
+        rows = [_row(log_probs_T, repeated_tokens(target)) for log_probs_T, target in zip(found, targets, strict=True)]
+        return np.array(rows, dtype=np.float32).reshape(len(items), 3)
+
+
+def _row(log_probs_T: FloatArray, repeated_T: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
+    if not log_probs_T.size:
+        return 0.0, 0.0, 0.0
+    plain = np.exp(log_probs_T.mean(dtype=np.float64))
+    # There is always a new token: the first.
+    new = np.exp(log_probs_T[~repeated_T].mean(dtype=np.float64))
+    return float(plain), float(new), float(repeated_T.mean())
+
+
+def repeated_tokens(tokens: Tokens) -> npt.NDArray[np.bool_]:
+    """Per token, whether it is part of `REPEAT_TOKENS` tokens that stood in this order earlier, `[T]`."""
+    repeated_T = np.zeros(len(tokens), dtype=np.bool_)
+    seen: set[Tokens] = set()
+    for start in range(len(tokens) - REPEAT_TOKENS + 1):
+        passage = tokens[start : start + REPEAT_TOKENS]
+        if passage in seen:
+            repeated_T[start : start + REPEAT_TOKENS] = True
+        seen.add(passage)
+    return repeated_T
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from partner_rl.types import PartnerError, RewardBreakdown, ScoreRequest
 from rewards.assembly import assemble, check_rows, collect_items
-from rewards.scorer import FloatArray, Item, RewardComponent
+from rewards.scorer import FloatArray, Item, RewardComponent, Scorer
 
 
 class LocalRewards:
@@ -41,9 +41,18 @@ class LocalRewards:
         Raises:
             PartnerError: As for `score`, or there is no such component.
         """
+        self.scorer(component)
+        return self._score(component, items, range(len(items)))
+
+    def scorer(self, component: str) -> Scorer:
+        """A component's scorer, for what it can tell beside scores.
+
+        Raises:
+            PartnerError: There is no such component.
+        """
         if component not in self._components:
             raise PartnerError(f"no reward component {component!r}: there are {sorted(self._components)}")
-        return self._score(component, items, range(len(items)))
+        return self._scorers[component]
 
     def _score(self, name: str, items: Sequence[Item], rows: Sequence[int]) -> FloatArray:
         width = self._components[name].definition.width

@@ -18,7 +18,7 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -234,12 +234,16 @@ class ComponentStats:
         cache_hits: Items that were answered from the cache.
         retries: Micro-batches sent again after an actor died.
         seconds: Seconds that actors spent scoring, summed over actors.
+        model_seconds: Those of them that timed scorers spent in their models (see `rewards.timing`).
+        tokenizer_seconds: Those that they spent in their tokenizers.
     """
 
     scored_items: int = 0
     cache_hits: int = 0
     retries: int = 0
     seconds: float = 0.0
+    model_seconds: float = 0.0
+    tokenizer_seconds: float = 0.0
 
 
 class RewardClient:
@@ -288,9 +292,7 @@ class RewardClient:
 
     def stats(self) -> dict[str, ComponentStats]:
         """Counters since this client was made, by component."""
-        return {
-            name: ComponentStats(s.scored_items, s.cache_hits, s.retries, s.seconds) for name, s in self._stats.items()
-        }
+        return {name: replace(stats) for name, stats in self._stats.items()}
 
     def _score_items(self, wanted: Mapping[str, tuple[Sequence[Item], Sequence[int]]]) -> dict[str, FloatArray]:
         """Scores of distinct items per component, from the cache or from the actors; `wanted` has items and rows."""
@@ -410,6 +412,8 @@ class _Query:
         values = check_rows(reply.values, self.name, self.width, batch.rows)
         self.stats.scored_items += len(batch.items)
         self.stats.seconds += reply.seconds
+        self.stats.model_seconds += reply.phases.model
+        self.stats.tokenizer_seconds += reply.phases.tokenizer
         return batch, values
 
     def _died(self, replica: _Replica, error: Exception, spec: ClientSpec) -> None:

@@ -50,7 +50,7 @@ def _fluency(config: RunConfig, run_folder: Path) -> RewardComponent:
         max_tokens=config.rewards.max_tokens,
         device=_device(section),
     )
-    return RewardComponent(FluencyReward(), builder, section)
+    return RewardComponent(FluencyReward(section.repetition_penalty), builder, section)
 
 
 def _coherence(config: RunConfig, run_folder: Path) -> RewardComponent:

@@ -135,19 +135,27 @@ def describe(reject: Reject) -> str:
     return f"{reject.file} line {reject.line}: {reject.reason}"
 
 
+def pair_columns(found: list[str], file: str) -> list[str]:
+    """Names of a CSV file's columns in our spelling.
+
+    Args:
+        found: Names as in the file's header.
+        file: Name of the file.
+
+    Raises:
+        PartnerError: The column of one of the two posts is missing, or a name occurs twice.
+    """
+    header = [name.strip().lower().replace("-", "_").replace(" ", "_") for name in found]
+    missing = [name for name in _POSTS if name not in header]
+    if missing:
+        raise PartnerError(f"{file}: the header lacks the columns {', '.join(missing)}")
+    if len(set(header)) != len(header):
+        raise PartnerError(f"{file}: the header names a column twice")
+    return header
+
+
 def _read_csv(path: Traversable, max_characters: int, progress: Progress | None) -> Iterator[Example | Reject | Remark]:
-    header: list[str] = []
-
-    def read_header(found: list[str]) -> list[str]:
-        header.extend(name.strip().lower().replace("-", "_").replace(" ", "_") for name in found)
-        missing = [name for name in _POSTS if name not in header]
-        if missing:
-            raise PartnerError(f"{path.name}: the header lacks the columns {', '.join(missing)}")
-        if len(set(header)) != len(header):
-            raise PartnerError(f"{path.name}: the header names a column twice")
-        return header
-
-    records = csv_records(path, read_header, progress)
+    records = csv_records(path, lambda found: pair_columns(found, path.name), progress)
     return _pairs(records, path.name, max_characters)
 
 

@@ -110,7 +110,7 @@ def evaluate_system(
             mechanism: change_in_empathy([score.details[mechanism] for score in scores[EMPATHY]])
             for mechanism in MECHANISMS
         },
-        perplexity=perplexity([score.value for score in scores[FLUENCY]]),
+        perplexity=perplexity([score.details["inverse_perplexity"] for score in scores[FLUENCY]]),
         coherence=coherence(whole_response_coherence(client, rewrites)),
         specificity=specificity(seekers, rewrites, embed),
         mutual_information=mean([score.value for score in scores[MUTUAL_INFORMATION]], MUTUAL_INFORMATION),

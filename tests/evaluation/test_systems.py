@@ -36,7 +36,7 @@ class CountingScorer:
             case "empathy":
                 return [float(text.count("sorry")), float(text.count("understand")), float(text.count("?"))]
             case "fluency":
-                return [1.0 / len(text.split())]
+                return [1.0 / len(text.split()), 0.0, 0.5]
             case "coherence":
                 return [float(item[0][0] == item[1][0])]
             case _:

@@ -12,7 +12,7 @@ import torch
 
 from partner_rl.models.sources import resolve
 from rewards import language_model
-from rewards.fluency import FluencyBuilder, FluencyScorer, load_language_model
+from rewards.fluency import FluencyBuilder, FluencyScorer, load_language_model, repeated_tokens
 from rewards.language_model import LanguageModel, Tokens
 from rewards.mutual_information import (
     BACKWARD_PROMPT,
@@ -77,10 +77,28 @@ def test_fluency_is_the_inverse_perplexity_of_all_tokens(lm: LanguageModel, text
     assert found.dtype == np.float32
 
 
+def test_repeated_tokens_are_those_of_passages_that_stood_before():
+    assert repeated_tokens((1, 2, 3, 4, 9, 1, 2, 3, 4, 5)).tolist() == [False] * 5 + [True] * 4 + [False]
+    assert repeated_tokens((7, 7, 7, 7, 7)).tolist() == [False, True, True, True, True]
+    assert repeated_tokens((1, 2, 3, 1, 2, 3)).tolist() == [False] * 6
+    assert repeated_tokens(()).tolist() == []
+
+
+def test_fluency_of_new_tokens_leaves_repeats_out(lm: LanguageModel):
+    text = "Nobody at work talks to me."
+    (plain, new, repeated) = FluencyScorer(lm, 100).score([(f"{text} {text}",)])[0]
+    tokens = lm.encode(f"{text} {text}", 100)
+    log_probs_T = np.array(naive(lm, (lm.start,), tokens))
+    repeated_T = repeated_tokens(tokens)
+    assert 0.3 < repeated == pytest.approx(repeated_T.mean())
+    assert plain == pytest.approx(np.exp(log_probs_T.mean()), abs=TOLERANCE)
+    assert new == pytest.approx(np.exp(log_probs_T[~repeated_T].mean()), abs=TOLERANCE)
+
+
 def test_fluency_of_a_sure_model_is_one_and_of_nothing_is_zero(model_cache: Path):
     scorer = FluencyBuilder("random:gpt2", model_cache).build()
-    assert scorer.score([("",), (" \n",)]).tolist() == [[0.0], [0.0]]
-    assert scorer.score([]).shape == (0, 1)
+    assert scorer.score([("",), (" \n",)]).tolist() == [[0.0] * 3] * 2
+    assert scorer.score([]).shape == (0, 3)
     assert 0.0 < scorer.score([("ok",)])[0, 0] < 1.0
 
 
@@ -134,4 +152,4 @@ def test_the_start_token_separates_documents_before_it_opens_a_turn(model_cache:
 
 def test_a_builder_takes_a_folder(model_cache: Path):
     folder = str(resolve("random:gpt2", model_cache))
-    assert FluencyBuilder(folder).build().score([("ok",)]).shape == (1, 1)
+    assert FluencyBuilder(folder).build().score([("ok",)]).shape == (1, 3)

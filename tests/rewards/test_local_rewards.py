@@ -37,7 +37,7 @@ def test_four_components_make_one_reward(
         assert -6.0 <= breakdown.raw["empathy"] <= 6.0
         assert 0.0 <= breakdown.raw["coherence"] <= 1.0
         assert breakdown.raw["mutual_information"] < 0.0
-    assert rewards.score_items("fluency", [(text,) for text in texts]).shape == (len(texts), 1)
+    assert rewards.score_items("fluency", [(text,) for text in texts]).shape == (len(texts), 3)
     assert rewards.score_items("coherence", []).shape == (0, 1)
     with pytest.raises(PartnerError, match="no reward component 'other'"):
         rewards.score_items("other", [])

@@ -30,10 +30,21 @@ def test_empathy_is_rewritten_minus_original_summed_over_mechanisms():
     assert score.details == pytest.approx(dict(zip(MECHANISMS, (1.5, 0.0, -0.25), strict=True)))
 
 
-def test_fluency_is_the_score_itself():
+def test_fluency_is_the_inverse_perplexity_where_nothing_is_repeated():
     reward = FluencyReward()
     assert reward.items(request()) == (("New. Old one. Old two.",),)
-    assert reward.combine(request(), np.array([[0.125]], np.float32)).value == 0.125
+    assert reward.combine(request(), np.array([[0.125, 0.125, 0.0]], np.float32)).value == 0.125
+
+
+def test_repeats_earn_nothing_and_cost_their_share():
+    values = np.array([[0.5, 0.125, 0.75]], np.float32)
+    assert FluencyReward().combine(request(), values).value == 0.125 * 0.25
+    assert FluencyReward(2.0).combine(request(), values).value == 0.125 * 0.0625
+    assert FluencyReward(0.0).combine(request(), values).value == 0.125
+    assert FluencyReward(None).combine(request(), values).value == 0.5
+    # Repeats that the language model did not expect are not worth more for being repeats.
+    assert FluencyReward(0.0).combine(request(), np.array([[0.125, 0.5, 0.75]], np.float32)).value == 0.125
+    assert FluencyReward().combine(request(), values).details == {"inverse_perplexity": 0.5, "repeated": 0.75}
 
 
 def test_coherence_is_the_mean_over_candidates_and_others():
