@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import numpy as np
 import typer
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.console import progress as progress_bar
+from launch.lazy import LazyCommand, lazy_group
 from partner_rl.config.schema import DataConfig
 from partner_rl.data.convert import convert, refuse_rejects
 from partner_rl.data.pull import pull_epitome
@@ -21,7 +22,21 @@ from partner_rl.data.records import Reject, Remark
 from partner_rl.data.splits import split_examples
 from partner_rl.types import MAX_LEVEL, MECHANISMS, Example, PartnerError
 
-app = typer.Typer(help="Fetch, convert and describe corpora of seeker posts and responses.", no_args_is_help=True)
+COMMANDS: Final = {
+    "generate": LazyCommand("launch.data_generate", "command", "Make a corpus of any size, for measuring."),
+    "train-topic": LazyCommand("launch.data_topic", "command", "Train the classifier of posts about mental health."),
+    "curate": LazyCommand("launch.data_curate", "command", "Drop unusable and duplicate pairs and personal data."),
+    "label": LazyCommand("launch.data_label", "command", "Label pairs with empathy levels and rationales."),
+    "warmstart-pairs": LazyCommand(
+        "launch.data_warmstart_pairs", "command", "Make supervised examples of edits from pairs."
+    ),
+}
+
+app = typer.Typer(
+    cls=lazy_group(COMMANDS),
+    help="Fetch, convert and describe corpora of seeker posts and responses.",
+    no_args_is_help=True,
+)
 
 LengthOption = Annotated[
     int, typer.Option("--max-post-characters", min=1, help="A longer post is a rejected row.", show_default=True)

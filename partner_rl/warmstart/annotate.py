@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -22,6 +23,21 @@ Levels = tuple[float, float, float]
 
 MIN_OVERLAP: Final = 0.5
 """A rationale and a sentence belong together when they share this part of the shorter of the two."""
+
+STRONG_LEVEL: Final = 1.5
+"""A sentence that is scored at least this high carries empathy even where no rationale lies in it."""
+
+AGREE: Final = "scored, inside a rationale"
+"""Count of sentences that score and rationales agree on; kept."""
+
+STRONG_ALONE: Final = "scored strong, outside the rationales"
+"""Count of sentences kept for their score alone."""
+
+WEAK_ALONE: Final = "scored weak, outside the rationales"
+"""Count of sentences dropped because no rationale lies in them."""
+
+RATIONALE_ALONE: Final = "inside a rationale, scored too low"
+"""Count of sentences that hold a rationale and are dropped for their score."""
 
 _REFERENCE = re.compile(r"https?://|www\.|\b[\w-]+\.(?:com|org|net|gov|edu)\b|(?<!\w)/?[ru]/\w", re.IGNORECASE)
 
@@ -67,9 +83,75 @@ def annotate(examples: Sequence[Example], scorer: SentenceScorer | None) -> list
     return [annotated[row] for row in sorted(annotated)]
 
 
+def annotate_checked(
+    examples: Sequence[Example], scorer: SentenceScorer, min_level: float
+) -> tuple[list[AnnotatedResponse], dict[str, Counter[str]]]:
+    """Finds the empathic sentences by their scores, with the response's rationales as a check.
+
+    A sentence carries a mechanism when it is scored at least `min_level` in it and a rationale of that mechanism lies
+    in it, or it is scored at least `STRONG_LEVEL` too. What fails has level 0.
+
+    Args:
+        examples: Labelled pairs: by people, or by a classifier that read the whole response.
+        scorer: Scores every sentence, all in one call.
+        min_level: See above.
+
+    Returns:
+        The responses that have a sentence, and per mechanism how often score and rationale agreed (`AGREE` etc.).
+
+    Raises:
+        PartnerError: The scorer's answer has the wrong shape or is not finite.
+        ValueError: An example is not labelled.
+    """
+    if any(example.labels is None for example in examples):
+        raise ValueError("sentences are checked against rationales: every pair must be labelled")
+    marked = annotate(examples, None)
+    requests = [(one.example.seeker_post, sentence) for one in marked for sentence in one.split.sentences]
+    scores_NM = _scores(requests, scorer)
+    marked_NM = np.array([levels for one in marked for levels in one.levels]).reshape(scores_NM.shape) > 0.0
+    kept_NM, counts = check_scores(scores_NM, marked_NM, min_level)
+    rows = iter(kept_NM)
+    checked = [replace(one, levels=tuple(_levels(next(rows)) for _ in one.levels)) for one in marked]
+    return checked, counts
+
+
+def check_scores(
+    scores_NM: npt.NDArray[np.float64], marked_NM: npt.NDArray[np.bool_], min_level: float
+) -> tuple[npt.NDArray[np.float64], dict[str, Counter[str]]]:
+    """The scores that stand, others 0, and per mechanism how often score and rationale agreed.
+
+    Args:
+        scores_NM: Level of each sentence in each mechanism.
+        marked_NM: Whether a rationale of the mechanism lies in the sentence.
+        min_level: Lower scores never stand.
+    """
+    scored_NM, strong_NM = scores_NM >= min_level, scores_NM >= STRONG_LEVEL
+    cases = {
+        AGREE: scored_NM & marked_NM,
+        STRONG_ALONE: scored_NM & strong_NM & ~marked_NM,
+        WEAK_ALONE: scored_NM & ~strong_NM & ~marked_NM,
+        RATIONALE_ALONE: ~scored_NM & marked_NM,
+    }
+    counts = {
+        mechanism: Counter({name: int(case_NM[:, m].sum()) for name, case_NM in cases.items()})
+        for m, mechanism in enumerate(MECHANISMS)
+    }
+    return np.where(cases[AGREE] | cases[STRONG_ALONE], scores_NM, 0.0), counts
+
+
 def is_usable(sentence: str, min_words: int, max_words: int) -> bool:
     """Whether a sentence may be written by the policy: of ordinary length, without web addresses and forum names."""
-    return min_words <= len(sentence.split()) <= max_words and _REFERENCE.search(sentence) is None
+    return why_unusable(sentence, min_words, max_words) is None
+
+
+def why_unusable(sentence: str, min_words: int, max_words: int) -> str | None:
+    """Why a sentence may not be written by the policy, in a few words; None if it may."""
+    words = len(sentence.split())
+    if words < min_words:
+        return "too short"
+    if words > max_words:
+        return "too long"
+    return "web address or forum name" if _REFERENCE.search(sentence) else None
 
 
 def _by_rationales(example: Example, split: text.SplitText, labels: Sequence[MechanismLabel]) -> AnnotatedResponse:
@@ -109,12 +191,7 @@ def _by_scorer(pairs: Sequence[tuple[Example, text.SplitText]], scorer: Sentence
     requests = [
         (example.seeker_post, part) for example, split in pairs for part in (*split.sentences, example.response_post)
     ]
-    levels_NM = np.asarray(scorer(requests), dtype=np.float64)
-    if levels_NM.shape != (len(requests), len(MECHANISMS)) or not np.isfinite(levels_NM).all():
-        raise PartnerError(
-            f"the sentence scorer answered {len(requests)} texts with an array of shape {levels_NM.shape}: "
-            f"it must return finite levels of shape ({len(requests)}, {len(MECHANISMS)})"
-        )
+    levels_NM = _scores(requests, scorer)
     bounds = np.cumsum([0, *(len(split.sentences) + 1 for _, split in pairs)]).tolist()
     return [
         AnnotatedResponse(
@@ -122,6 +199,18 @@ def _by_scorer(pairs: Sequence[tuple[Example, text.SplitText]], scorer: Sentence
         )
         for (example, split), (start, end) in zip(pairs, pairwise(bounds), strict=True)
     ]
+
+
+def _scores(requests: Sequence[tuple[str, str]], scorer: SentenceScorer) -> npt.NDArray[np.float64]:
+    if not requests:
+        return np.zeros((0, len(MECHANISMS)))
+    levels_NM = np.asarray(scorer(requests), dtype=np.float64)
+    if levels_NM.shape != (len(requests), len(MECHANISMS)) or not np.isfinite(levels_NM).all():
+        raise PartnerError(
+            f"the sentence scorer answered {len(requests)} texts with an array of shape {levels_NM.shape}: "
+            f"it must return finite levels of shape ({len(requests)}, {len(MECHANISMS)})"
+        )
+    return levels_NM
 
 
 def _levels(values: Sequence[float] | npt.NDArray[np.float64]) -> Levels:

@@ -24,3 +24,22 @@ def interleaved(groups: Sequence[Sequence[T]]) -> list[T]:
     """
     longest = max(map(len, groups), default=0)
     return [group[turn] for turn in range(longest) for group in groups if turn < len(group)]
+
+
+def even_shares(available: Sequence[int], total: int) -> list[int]:
+    """Shares of a total, one a group, as even as the groups allow.
+
+    Args:
+        available: The most that each group can give.
+        total: What to share out; where the groups have less together, each gives all it has.
+
+    Returns:
+        Shares that add up to `min(total, sum(available))`. Groups that are not used up differ by one at most.
+    """
+    shares = [0] * len(available)
+    left = min(total, sum(available))
+    order = sorted(range(len(available)), key=lambda group: available[group])
+    for turn, group in enumerate(order):
+        shares[group] = min(available[group], left // (len(order) - turn))
+        left -= shares[group]
+    return shares

@@ -78,26 +78,46 @@ class PairCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
-    """An empathic sentence of a response that could be an example's answer."""
+class Target:
+    """An empathic sentence of a response that could be an example's answer.
+
+    Attributes:
+        response: The response.
+        index: Which of its sentences.
+        mechanism: What the sentence carries most of.
+        level: Its level in that mechanism.
+        empathic: The response's empathic sentences, this one among them.
+    """
 
     response: AnnotatedResponse
     index: int
     mechanism: str
     level: float
+    empathic: frozenset[int]
 
     @property
     def sentence(self) -> str:
+        """The sentence."""
         return self.response.split.sentences[self.index]
 
 
 @dataclass(frozen=True, slots=True)
-class _Draft:
-    """An example before selection, with what it is balanced by."""
+class Draft:
+    """An example before selection, with its origin and what it is balanced by.
+
+    Attributes:
+        example: The example.
+        seeker_id: The seeker's post.
+        response_id: The response.
+        mechanism: What the sentence carries most of; "" for a no-op.
+        level: The sentence's level in that mechanism, 0…2; 0 for a no-op.
+    """
 
     example: WarmStartExample
-    mechanism: str
-    level: float
+    seeker_id: str
+    response_id: str
+    mechanism: str = ""
+    level: float = 0.0
 
 
 def make_pairs(
@@ -128,12 +148,12 @@ def make_pairs(
     """
     rng = np.random.default_rng(seed)
     responses = annotate(examples, scorer)
-    targets = _find_targets(responses)
+    targets = find_targets(responses)
     usable = [target for target in targets if is_usable(target.sentence, MIN_WORDS, max_words)]
-    inserts, replaces = _draft_edits(usable, _neutral_sentences(responses, max_words), env, rng)
+    inserts, replaces = draft_edits(usable, neutral_sentences(responses, max_words), env, rng)
     chosen = _choose_edits(inserts, replaces, settings)
-    noops = _draft_noops(responses, env, rng)[: _noop_count(len(chosen), settings)]
-    pairs = [*(draft.example for draft in chosen), *noops]
+    noops = draft_noops(responses, env, rng)[: _noop_count(len(chosen), settings)]
+    pairs = [draft.example for draft in (*chosen, *noops)]
     counts = PairCounts(
         responses=len(responses),
         empathic_sentences=_tally([target.mechanism for target in targets]),
@@ -147,38 +167,56 @@ def make_pairs(
     return [pairs[row] for row in rng.permutation(len(pairs))], counts
 
 
-def _find_targets(responses: Sequence[AnnotatedResponse]) -> list[_Target]:
-    """Every empathic sentence, filed under its strongest mechanism; the rarer one when two are equally strong."""
-    found = [
-        (response, index, levels)
+def find_targets(responses: Sequence[AnnotatedResponse], min_level: float = MIN_LEVEL) -> list[Target]:
+    """Every empathic sentence, filed under its strongest mechanism; the rarer one when two are equally strong.
+
+    Args:
+        responses: Responses with the levels of their sentences.
+        min_level: A sentence of at least this level in a mechanism is empathic.
+    """
+    empathic = [
+        frozenset(index for index, levels in enumerate(response.levels) if max(levels) >= min_level)
         for response in responses
-        for index, levels in enumerate(response.levels)
-        if max(levels) >= MIN_LEVEL
     ]
-    frequency = [sum(levels[m] >= MIN_LEVEL for _, _, levels in found) for m in range(len(MECHANISMS))]
+    found = [
+        (response, indices, index, response.levels[index])
+        for response, indices in zip(responses, empathic, strict=True)
+        for index in sorted(indices)
+    ]
+    frequency = [sum(levels[m] >= min_level for *_, levels in found) for m in range(len(MECHANISMS))]
     targets = []
-    for response, index, levels in found:
+    for response, indices, index, levels in found:
         strongest = max(range(len(MECHANISMS)), key=lambda m: (levels[m], -frequency[m]))
-        targets.append(_Target(response, index, MECHANISMS[strongest], levels[strongest]))
+        targets.append(Target(response, index, MECHANISMS[strongest], levels[strongest], indices))
     return targets
 
 
-def _neutral_sentences(responses: Sequence[AnnotatedResponse], max_words: int) -> list[tuple[str, str]]:
+def neutral_sentences(responses: Sequence[AnnotatedResponse], max_words: int) -> list[tuple[str, str]]:
     """Usable sentences of responses without empathy, each with its response's id."""
     return [
         (response.example.response_id, sentence)
         for response in responses
         if response.empathy < NEUTRAL_EMPATHY
-        for sentence in response.split.sentences
-        if is_usable(sentence, MIN_WORDS, max_words)
+        for sentence, levels in zip(response.split.sentences, response.levels, strict=True)
+        if max(levels) < MIN_LEVEL and is_usable(sentence, MIN_WORDS, max_words)
     ]
 
 
-def _draft_edits(
-    targets: Sequence[_Target], neutral: Sequence[tuple[str, str]], env: EnvConfig, rng: np.random.Generator
-) -> tuple[list[_Draft], list[_Draft]]:
-    """Each target as an insertion; for a random share, and where nothing else would be left, as a replacement."""
-    drafts: dict[PositionKind, list[_Draft]] = {PositionKind.INSERT: [], PositionKind.REPLACE: []}
+def draft_edits(
+    targets: Sequence[Target], neutral: Sequence[tuple[str, str]], env: EnvConfig, rng: np.random.Generator
+) -> tuple[list[Draft], list[Draft]]:
+    """Each target as an insertion; for a random share, and where nothing else would be left, as a replacement.
+
+    Args:
+        targets: The empathic sentences.
+        neutral: What `neutral_sentences` found, in the same responses or in others.
+        env: The task.
+        rng: Source of randomness.
+
+    Returns:
+        Insert and replace examples, in random order. A target that fits neither is in none of them.
+    """
+    drafts: dict[PositionKind, list[Draft]] = {PositionKind.INSERT: [], PositionKind.REPLACE: []}
     for row in rng.permutation(len(targets)):
         target = targets[row]
         kinds = [PositionKind.INSERT, PositionKind.REPLACE]
@@ -189,14 +227,14 @@ def _draft_edits(
                 _insertion(target, env, rng) if kind is PositionKind.INSERT else _replacement(target, neutral, env, rng)
             )
             if example is not None:
-                drafts[kind].append(_Draft(example, target.mechanism, target.level))
+                drafts[kind].append(_drafted(example, target.response, target.mechanism, target.level))
                 break
     return drafts[PositionKind.INSERT], drafts[PositionKind.REPLACE]
 
 
-def _insertion(target: _Target, env: EnvConfig, rng: np.random.Generator) -> WarmStartExample | None:
+def _insertion(target: Target, env: EnvConfig, rng: np.random.Generator) -> WarmStartExample | None:
     """The response without its empathic sentences, or without this one where no other kind is left."""
-    removed = _empathic(target.response)
+    removed = target.empathic
     if len(removed) == len(target.response.levels):
         removed = frozenset({target.index})
     rest = _without(target.response.split, removed)
@@ -205,20 +243,16 @@ def _insertion(target: _Target, env: EnvConfig, rng: np.random.Generator) -> War
 
 
 def _replacement(
-    target: _Target, neutral: Sequence[tuple[str, str]], env: EnvConfig, rng: np.random.Generator
+    target: Target, neutral: Sequence[tuple[str, str]], env: EnvConfig, rng: np.random.Generator
 ) -> WarmStartExample | None:
     """The response without its other empathic sentences and with a neutral sentence in the place of this one."""
     filler = _draw_neutral(target, neutral, rng)
     if filler is None:
         return None
-    removed = _empathic(target.response) - {target.index}
+    removed = target.empathic - {target.index}
     changed = _without(text.replace_sentence(target.response.split, target.index, filler), removed)
     place = target.index - sum(index < target.index for index in removed)
     return _example_at(target, changed, place, PositionKind.REPLACE, env, rng)
-
-
-def _empathic(response: AnnotatedResponse) -> frozenset[int]:
-    return frozenset(index for index, levels in enumerate(response.levels) if max(levels) >= MIN_LEVEL)
 
 
 def _without(split: text.SplitText, removed: frozenset[int]) -> text.SplitText:
@@ -227,7 +261,7 @@ def _without(split: text.SplitText, removed: frozenset[int]) -> text.SplitText:
     return split
 
 
-def _draw_neutral(target: _Target, neutral: Sequence[tuple[str, str]], rng: np.random.Generator) -> str | None:
+def _draw_neutral(target: Target, neutral: Sequence[tuple[str, str]], rng: np.random.Generator) -> str | None:
     """Of some random neutral sentences of other responses, the one nearest to the seeker's words.
 
     A sentence from nowhere would teach the policy to replace what is off topic, not what lacks empathy.
@@ -245,7 +279,7 @@ def _long_words(post: str) -> frozenset[str]:
 
 
 def _example_at(
-    target: _Target, split: text.SplitText, place: int, kind: PositionKind, env: EnvConfig, rng: np.random.Generator
+    target: Target, split: text.SplitText, place: int, kind: PositionKind, env: EnvConfig, rng: np.random.Generator
 ) -> WarmStartExample | None:
     """The window that holds a place of the changed response, and the edit that puts the target there.
 
@@ -270,9 +304,7 @@ def _observe_window(state: rewriting.EpisodeState, start: int, env: EnvConfig) -
     return rewriting.observe(state)
 
 
-def _draft_noops(
-    responses: Sequence[AnnotatedResponse], env: EnvConfig, rng: np.random.Generator
-) -> list[WarmStartExample]:
+def draft_noops(responses: Sequence[AnnotatedResponse], env: EnvConfig, rng: np.random.Generator) -> list[Draft]:
     """A random window of each response that is empathic already, in random order."""
     empathic = [response for response in responses if response.empathy >= NOOP_EMPATHY]
     action = EditAction(noop_position(env.window))
@@ -280,11 +312,16 @@ def _draft_noops(
     for row in rng.permutation(len(empathic)):
         response = empathic[row]
         start = int(rng.integers(-(-len(response.split.sentences) // env.window))) * env.window
-        drafts.append(WarmStartExample(_observe_window(rewriting.reset(response.example, env), start, env), action))
+        state = _observe_window(rewriting.reset(response.example, env), start, env)
+        drafts.append(_drafted(WarmStartExample(state, action), response))
     return drafts
 
 
-def _choose_edits(inserts: list[_Draft], replaces: list[_Draft], settings: WarmStartConfig) -> list[_Draft]:
+def _drafted(example: WarmStartExample, response: AnnotatedResponse, mechanism: str = "", level: float = 0.0) -> Draft:
+    return Draft(example, response.example.seeker_id, response.example.response_id, mechanism, level)
+
+
+def _choose_edits(inserts: list[Draft], replaces: list[Draft], settings: WarmStartConfig) -> list[Draft]:
     if settings.noop_fraction == 1.0:
         return []
     wanted = len(inserts) + len(replaces)
@@ -295,7 +332,7 @@ def _choose_edits(inserts: list[_Draft], replaces: list[_Draft], settings: WarmS
     return chosen + _balanced(replaces)[: round(of_each_insert * len(chosen))]
 
 
-def _balanced(drafts: list[_Draft]) -> list[_Draft]:
+def _balanced(drafts: list[Draft]) -> list[Draft]:
     """The drafts ordered so that any beginning is balanced over mechanisms and, within each, over positions."""
     mechanisms = [
         interleaved(

@@ -1,0 +1,84 @@
+"""`partner-rl data warmstart-pairs`: supervised examples of edits, from pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from launch.console import out
+from launch.console import progress as progress_bar
+from launch.data_label import GpusOption, OverwriteOption, ThreadsOption, TokensOption, WorkersOption
+from partner_rl.config.schema import WarmStartConfig
+from partner_rl.pipelines.label import ClassifierSettings
+from partner_rl.pipelines.resources import Resources
+from partner_rl.pipelines.warmstart_candidates import DEFAULT_MAX_WORDS, DEFAULT_WINDOW, Recipe
+from partner_rl.pipelines.warmstart_pairs import Balance, make_warmstart_pairs
+from partner_rl.pipelines.warmstart_report import REPORT_PAGE, PairsReport
+from partner_rl.warmstart.pairs import MIN_LEVEL, MIN_WORDS
+
+
+def command(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A Parquet file of pairs, or a folder of them.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder that receives examples and report.")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="Empathy classifier that scores each sentence; without it, rationales decide."),
+    ] = None,
+    max_examples: Annotated[
+        int | None, typer.Option("--max-examples", min=1, help="Most examples; default as many as the balance allows.")
+    ] = None,
+    noop_fraction: Annotated[
+        float, typer.Option("--noop-fraction", min=0.0, max=1.0, help="Share of responses to be left alone.")
+    ] = WarmStartConfig().noop_fraction,
+    min_level: Annotated[
+        float, typer.Option("--min-level", min=0.1, max=2.0, help="Level from which a sentence is highly empathic.")
+    ] = MIN_LEVEL,
+    max_words: Annotated[
+        int, typer.Option("--max-words", min=MIN_WORDS, help="Longest sentence; policy.max_new_tokens × 3/4 fits.")
+    ] = DEFAULT_MAX_WORDS,
+    window: Annotated[
+        int, typer.Option("--window", min=1, max=16, help="Sentences that the policy sees at once (env.window).")
+    ] = DEFAULT_WINDOW,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Other seeds choose other examples.")] = 0,
+    workers: WorkersOption = 1,
+    threads: ThreadsOption = 1,
+    num_gpus: GpusOption = 0.0,
+    max_tokens: TokensOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Make warm-start examples from real responses: empathic sentences taken out, to be brought back.
+
+    The report in the output folder shows some texts.
+
+    Example: `partner-rl data warmstart-pairs labelled pairs --model run/rewards/empathy --max-examples 100000`
+    """
+    device = "cuda" if num_gpus > 0 else "cpu"
+    classifier = None if model is None else ClassifierSettings(model.expanduser(), max_tokens, device, threads)
+    resources = Resources(workers=workers, num_cpus=threads, num_gpus=0.0 if model is None else num_gpus)
+    report = make_warmstart_pairs(
+        source,
+        output,
+        Recipe(window, min_level, max_words, seed),
+        Balance(max_examples, noop_fraction),
+        classifier,
+        resources,
+        progress_bar,
+        overwrite=overwrite,
+    )
+    out.print(_balance(report))
+    out.print(f"{report.examples} examples in {output}; see {output / REPORT_PAGE}", soft_wrap=True, markup=False)
+
+
+def _balance(report: PairsReport) -> Table:
+    content = report.as_json()
+    before, after = content["candidates"], content["examples"]
+    table = Table("", "candidates", "examples", title="Warm-start examples", title_justify="left")
+    for name in ("by_mechanism", "by_position"):
+        for key, count in before[name].items():
+            table.add_row(key, str(count), str(after[name].get(key, 0)))
+        table.add_section()
+    table.add_row("all", str(before["all"]), str(after["all"]))
+    return table

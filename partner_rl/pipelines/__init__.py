@@ -1,0 +1,1 @@
+"""Long work over folders of Parquet files: file by file, resumable, in parallel by Ray Data."""

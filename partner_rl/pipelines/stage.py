@@ -1,0 +1,390 @@
+"""A stage: one transformation of a folder of Parquet files, unit by unit, in actors of Ray Data.
+
+Ray Data hands units to actors and starts an actor again that dies. The rows themselves stay out of Ray's object store:
+an actor streams a unit's batches from the input file through the transform into the output file, and only the unit's
+receipt travels back. So memory does not depend on the size of files, row groups or units.
+
+A unit's file is written under a temporary name and renamed when it is whole; then its receipt is written
+(`receipts.py`). Run again, a stage does what has no receipt yet.
+
+Example:
+    stage = Stage("shout", Shout, ("text",), schema_check(TEXT), TEXT, settings={})
+    with local_ray(resources):
+        report = run_stage(stage, Path("posts"), Path("loud"), resources)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from partner_rl.data.schema import level_column
+from partner_rl.pipelines.ray_data import local_ray, map_units
+from partner_rl.pipelines.receipts import (
+    RECEIPTS,
+    TEMPORARY,
+    Receipt,
+    fingerprint,
+    finished,
+    locked,
+    open_output,
+    remove_results,
+    remove_unfinished,
+    run_record,
+    write_receipt,
+)
+from partner_rl.pipelines.resources import Resources
+from partner_rl.pipelines.units import Unit, one_line, plan_units
+from partner_rl.types import MAX_LEVEL, MECHANISMS, PartnerError
+
+Progress = Callable[[int, int], None]
+"""Called with (rows done, rows in all)."""
+
+ROW_GROUP_ROWS: Final = 4096
+"""Rows that are collected before a row group is written."""
+
+MAX_ATTEMPTS: Final = 3
+"""How often a unit is begun in a run: after as many deaths of its worker, the run stops."""
+
+_READ_BUFFER_BYTES: Final = 1 << 20
+
+
+class Transform(Protocol):
+    """What a stage does with rows. Lives in a worker, and keeps models there."""
+
+    def __call__(self, batch: pa.Table) -> tuple[pa.Table, Counter[str]]:
+        """Transforms some neighbouring rows of one file.
+
+        Args:
+            batch: At most `Resources.batch_rows` rows with the stage's input columns.
+
+        Returns:
+            The rows to write, with the stage's output schema; what to add to the stage's counts.
+
+        Raises:
+            RowError: A row is wrong.
+            PartnerError: Anything else that the user must mend.
+        """
+        ...
+
+
+@runtime_checkable
+class FollowsUnits(Protocol):
+    """A transform that wants to know which rows it is given: those of a unit come in order after `begin`."""
+
+    def begin(self, unit: Unit) -> None:
+        """Called before the first batch of each unit."""
+        ...
+
+
+class RowError(Exception):
+    """A row of a batch is wrong; the worker adds the file's name and makes a `PartnerError` of it."""
+
+    def __init__(self, row: int, reason: str) -> None:
+        """Names a row.
+
+        Args:
+            row: Its index in the batch.
+            reason: What is wrong, without any text of a post.
+        """
+        super().__init__(reason)
+        self.row = row
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A transformation of Parquet files.
+
+    Attributes:
+        name: Names the stage in messages and receipts.
+        build: Makes the transform, in the worker; must be picklable. Models are loaded here.
+        input_columns: The columns that the transform reads, in this order.
+        check_schema: Raises a `PartnerError` about an input file with the wrong columns (see `schema_check`).
+        output_schema: The columns of the output files.
+        settings: All that changes the output, as JSON values; a folder made with others is refused.
+    """
+
+    name: str
+    build: Callable[[], Transform]
+    input_columns: tuple[str, ...]
+    check_schema: Callable[[pa.Schema, Path], None]
+    output_schema: pa.Schema
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What a stage did, units that were done by an earlier run included.
+
+    Attributes:
+        counts: What the transform counted.
+        rows_in: Rows read.
+        rows_out: Rows written.
+        units: Number of units.
+        skipped_units: Those that an earlier run had done.
+        seconds: Time that this run took.
+    """
+
+    counts: Mapping[str, int]
+    rows_in: int
+    rows_out: int
+    units: int
+    skipped_units: int
+    seconds: float
+
+
+def run_stage(
+    stage: Stage,
+    source: Path,
+    output: Path,
+    resources: Resources,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+) -> StageReport:
+    """Transforms all rows of a source; continues where an earlier run was stopped.
+
+    Joins the Ray that is running, or starts one for this call (`local_ray`).
+
+    Args:
+        stage: What to do.
+        source: A .parquet file or a folder of them.
+        output: Folder of the results; one file a unit.
+        resources: Workers and sizes.
+        progress: Called with (rows done, rows in all), first with those that were done earlier.
+        overwrite: Delete what a stage wrote into the folder before.
+
+    Raises:
+        PartnerError: The input is missing, damaged, of the wrong kind, or changes meanwhile; the output folder holds
+            other results; the transform fails. No file that is not whole is left under its final name.
+    """
+    started = time.monotonic()
+    units = plan_units(source, resources.rows_per_unit, stage.check_schema)
+    folder = source if source.is_dir() else source.parent
+    if output.resolve() == folder.resolve():
+        raise PartnerError(f"{output} is the folder of the input: choose another one for the output")
+    record = run_record(stage.name, stage.settings, resources.rows_per_unit, units)
+    with locked(output):
+        if overwrite:
+            remove_results(output)
+        open_output(output, record)
+        receipts = finished(output, units, record)
+        skipped = len(receipts)
+        total = sum(unit.rows for unit in units)
+        _report(progress, receipts, total)
+        remaining = [unit for unit in units if unit.name not in receipts]
+        if remaining:
+            worker = UnitWorker(stage, record, output, resources.batch_rows)
+            with local_ray(resources):
+                for receipt in _receipts(worker, remaining, resources):
+                    receipts[receipt.name] = receipt
+                    _report(progress, receipts, total)
+            # What workers left that died.
+            remove_unfinished(output)
+    return _summary(receipts, skipped, time.monotonic() - started)
+
+
+def schema_check(required: pa.Schema) -> Callable[[pa.Schema, Path], None]:
+    """A check that a file has these columns with these types, among others; the names of list items do not matter.
+
+    Returns:
+        A picklable function for `Stage.check_schema`.
+    """
+    return _SchemaCheck(required)
+
+
+@dataclass(frozen=True)
+class _SchemaCheck:
+    required: pa.Schema
+
+    def __call__(self, found: pa.Schema, path: Path) -> None:
+        missing = [name for name in self.required.names if name not in found.names]
+        if missing:
+            raise PartnerError(f"{path} lacks the columns {', '.join(missing)}: is it the right file?")
+        for field in self.required:
+            other = found.field(field.name).type
+            if not _same_type(other, field.type):
+                raise PartnerError(f"{path}: column {field.name} is {other}, expected {field.type}; convert it again")
+
+
+def _same_type(found: pa.DataType, wanted: pa.DataType) -> bool:
+    if pa.types.is_list(found) and pa.types.is_list(wanted):
+        return _same_type(found.value_type, wanted.value_type)
+    return bool(found == wanted)
+
+
+class UnitWorker:
+    """Does one unit after the other; runs in an actor. The transform is built with the first unit."""
+
+    def __init__(self, stage: Stage, record: Mapping[str, Any], output: Path, batch_rows: int) -> None:
+        """Take over the stage.
+
+        Args:
+            stage: What to do.
+            record: What determines the output (`run_record`).
+            output: Folder of the results.
+            batch_rows: Rows that the transform gets at once.
+        """
+        self._stage = stage
+        self._record = record
+        self._output = output
+        self._batch_rows = batch_rows
+        self._transform: Transform | None = None
+
+    def __call__(self, unit: Unit) -> str:
+        """Do a unit.
+
+        Returns:
+            Its receipt, as JSON. An error is sent in the same way (`{"error": message}`), because Ray would
+            wrap an exception in its own and print the text of its rows.
+        """
+        attempts = self._output / RECEIPTS / f"{TEMPORARY}attempts-{unit.name}"
+        try:
+            _count_attempt(attempts, unit)
+            if self._transform is None:
+                self._transform = self._stage.build()
+            receipt = self._do(unit, self._transform)
+            attempts.unlink(missing_ok=True)
+            return json.dumps(asdict(receipt))
+        except PartnerError as error:
+            return json.dumps({"error": str(error)})
+        except OSError as error:
+            reason = f"{error.strerror or type(error).__name__}{f' ({error.filename})' if error.filename else ''}"
+            return json.dumps({"error": f"{self._stage.name} failed on {unit.file.path}: {reason}; is there room?"})
+        except Exception as error:
+            # The message may hold text of a post.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
+            return json.dumps({"error": f"{self._stage.name} failed on {unit.file.path}: {where}; please report it"})
+
+    def _do(self, unit: Unit, transform: Transform) -> Receipt:
+        started = time.monotonic()
+        unit.file.check_unchanged()
+        if isinstance(transform, FollowsUnits):
+            transform.begin(unit)
+        counts: Counter[str] = Counter()
+        path = self._output / f"{unit.name}.parquet"
+        temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{unit.name}")
+        try:
+            rows_out = self._write(unit, transform, temporary, counts)
+            unit.file.check_unchanged()
+            output_bytes = temporary.stat().st_size
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        seconds = time.monotonic() - started
+        mark = fingerprint(self._record, unit)
+        receipt = Receipt(unit.name, mark, unit.rows, rows_out, dict(counts), output_bytes, seconds)
+        write_receipt(receipt, self._output)
+        return receipt
+
+    def _write(self, unit: Unit, transform: Transform, path: Path, counts: Counter[str]) -> int:
+        rows = 0
+        pending: list[pa.Table] = []
+        schema = self._stage.output_schema
+        with path.open("wb") as file:
+            with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+                for table in self._tables(unit, transform, counts):
+                    rows += table.num_rows
+                    pending.append(table.select(schema.names).cast(schema))
+                    if sum(part.num_rows for part in pending) >= ROW_GROUP_ROWS:
+                        writer.write_table(pa.concat_tables(pending))
+                        pending.clear()
+                if pending:
+                    writer.write_table(pa.concat_tables(pending))
+            file.flush()
+            os.fsync(file.fileno())
+        return rows
+
+    def _tables(self, unit: Unit, transform: Transform, counts: Counter[str]) -> Iterator[pa.Table]:
+        for first_row, batch in self._batches(unit):
+            try:
+                table, found = transform(batch)
+            except RowError as error:
+                raise _row_error(unit, first_row + error.row, error.reason) from error
+            counts.update(found)
+            yield table
+
+    def _batches(self, unit: Unit) -> Iterator[tuple[int, pa.Table]]:
+        """The index in the file of each batch's first row, and the batch."""
+        columns = list(self._stage.input_columns)
+        first_row = unit.first_row
+        path = unit.file.path
+        try:
+            # Without pre-buffering and with a small buffer, a huge row group is read page by page.
+            options = {"pre_buffer": False, "buffer_size": _READ_BUFFER_BYTES, "page_checksum_verification": True}
+            with pq.ParquetFile(path, **options) as file:
+                for batch in file.iter_batches(
+                    self._batch_rows, row_groups=list(unit.row_groups), columns=columns, use_threads=False
+                ):
+                    table = pa.Table.from_batches([batch]).select(columns)
+                    _check_levels(unit, first_row, table)
+                    yield first_row, table
+                    first_row += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            unit.file.check_unchanged()
+            raise PartnerError(f"{path} is damaged after row {first_row}: {one_line(error)}; write it again") from error
+
+
+def _count_attempt(path: Path, unit: Unit) -> None:
+    """Notes in a file, which outlives the process, that a unit is begun."""
+    with path.open("ab") as file:
+        file.write(b".")
+        begun = file.tell()
+    if begun > MAX_ATTEMPTS:
+        raise PartnerError(
+            f"{MAX_ATTEMPTS} workers died on rows {unit.first_row} to {unit.first_row + unit.rows - 1} of "
+            f"{unit.file.path}: is there memory for so many workers? Run again with fewer, or with smaller batches"
+        )
+
+
+def _check_levels(unit: Unit, first_row: int, batch: pa.Table) -> None:
+    for mechanism in MECHANISMS:
+        name = level_column(mechanism)
+        if name not in batch.column_names:
+            continue
+        levels = batch[name]
+        bad = pc.indices_nonzero(pc.fill_null(pc.or_(pc.less(levels, 0), pc.greater(levels, MAX_LEVEL)), False))
+        if len(bad):
+            row = bad[0].as_py()
+            reason = f"{name} is {levels[row].as_py()}, expected 0…{MAX_LEVEL} or null"
+            raise _row_error(unit, first_row + row, reason)
+
+
+def _row_error(unit: Unit, row: int, reason: str) -> PartnerError:
+    return PartnerError(f"{unit.file.path}, row {row} (the first is 0): {reason}; mend the row and run again")
+
+
+def _receipts(worker: UnitWorker, units: Sequence[Unit], resources: Resources) -> Iterator[Receipt]:
+    for answer in map_units(worker, units, resources):
+        content = json.loads(answer)
+        if "error" in content:
+            raise PartnerError(content["error"])
+        yield Receipt(**content)
+
+
+def _report(progress: Progress | None, receipts: Mapping[str, Receipt], total: int) -> None:
+    if progress is not None:
+        progress(sum(receipt.rows_in for receipt in receipts.values()), total)
+
+
+def _summary(receipts: Mapping[str, Receipt], skipped: int, seconds: float) -> StageReport:
+    counts: Counter[str] = Counter()
+    for receipt in receipts.values():
+        counts.update(receipt.counts)
+    rows_in = sum(receipt.rows_in for receipt in receipts.values())
+    rows_out = sum(receipt.rows_out for receipt in receipts.values())
+    return StageReport(dict(counts), rows_in, rows_out, len(receipts), skipped, seconds)

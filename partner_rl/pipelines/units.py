@@ -1,0 +1,131 @@
+"""How the input is cut: Parquet files → units of some row groups each, checked from their footers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from partner_rl.types import PartnerError
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A Parquet file as it was when the run was planned.
+
+    Attributes:
+        path: The file.
+        size: Its bytes.
+        mtime_ns: When it was last changed, nanoseconds.
+        row_group_rows: Rows of each row group.
+    """
+
+    path: Path
+    size: int
+    mtime_ns: int
+    row_group_rows: tuple[int, ...]
+
+    def check_unchanged(self) -> None:
+        """Compares with the file as it is now.
+
+        Raises:
+            PartnerError: The file is gone or was changed.
+        """
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise PartnerError(f"{self.path} went away while it was read: restore it and run again") from error
+        if (found.st_size, found.st_mtime_ns) != (self.size, self.mtime_ns):
+            raise PartnerError(f"{self.path} changed while it was read: wait until it is whole and run again")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Neighbouring row groups of one file: what is done, and done again after an interruption, as a whole.
+
+    Attributes:
+        name: Stem of the output file, `<stem of the input file>-00003`.
+        file: The input file.
+        row_groups: Its row groups that belong to the unit.
+        first_row: Index of the unit's first row in the file; the file's first row is 0.
+        rows: Number of rows.
+    """
+
+    name: str
+    file: InputFile
+    row_groups: tuple[int, ...]
+    first_row: int
+    rows: int
+
+
+def parquet_files(source: Path) -> tuple[Path, ...]:
+    """The Parquet files of a source in the order of their names; in a folder, hidden names and `_…` do not count.
+
+    Args:
+        source: A .parquet file or a folder of them.
+
+    Raises:
+        PartnerError: There is no such file or folder, or the folder holds no Parquet file.
+    """
+    if source.is_file():
+        return (source,)
+    if not source.is_dir():
+        raise PartnerError(f"no data at {source}: give a .parquet file or a folder of them")
+    files = (path for path in source.glob("*.parquet") if path.name[0] not in "._")
+    found = tuple(sorted(path for path in files if path.is_file()))
+    if not found:
+        raise PartnerError(f"the folder {source} holds no .parquet file")
+    return found
+
+
+def plan_units(source: Path, rows_per_unit: int, check_schema: Callable[[pa.Schema, Path], None]) -> tuple[Unit, ...]:
+    """Cuts all files of a source into units. Only footers are read.
+
+    Args:
+        source: A .parquet file or a folder of them.
+        rows_per_unit: A unit ends with the row group that reaches this number of rows.
+        check_schema: Raises a `PartnerError` about a file with other columns than needed.
+
+    Raises:
+        PartnerError: A file is missing, truncated, no Parquet file or has a wrong schema, or there is no row at all.
+    """
+    units: list[Unit] = []
+    for path in parquet_files(source):
+        file, schema = _read_footer(path)
+        check_schema(schema, path)
+        units.extend(_cut(file, rows_per_unit))
+    if not units:
+        raise PartnerError(f"{source} holds no rows")
+    return tuple(units)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _read_footer(path: Path) -> tuple[InputFile, pa.Schema]:
+    try:
+        # Taken before reading: a file that grows meanwhile then counts as changed.
+        stat = path.stat()
+        with pq.ParquetFile(path) as file:
+            metadata = file.metadata
+            rows = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
+            return InputFile(path, stat.st_size, stat.st_mtime_ns, rows), file.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        reason = one_line(error)
+        raise PartnerError(f"{path} is truncated or no Parquet file: {reason}; write it again") from error
+
+
+def _cut(file: InputFile, rows_per_unit: int) -> Iterator[Unit]:
+    groups: list[int] = []
+    number = first_row = rows = 0
+    for index, group_rows in enumerate(file.row_group_rows):
+        groups.append(index)
+        rows += group_rows
+        if rows >= rows_per_unit or (rows and index == len(file.row_group_rows) - 1):
+            yield Unit(f"{file.path.stem}-{number:05d}", file, tuple(groups), first_row, rows)
+            number, first_row, rows, groups = number + 1, first_row + rows, 0, []

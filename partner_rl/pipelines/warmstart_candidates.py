@@ -1,0 +1,222 @@
+"""The stage `warmstart-candidates`: every warm-start example that pairs yield, before they are balanced.
+
+An example's key is a hash of the seed, the pair's ids and the edit: a random number that does not depend on how the
+work was shared out. Equal keys are equal examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from partner_rl.config.schema import EnvConfig, PolicyConfig
+from partner_rl.data.schema import PAIR_SCHEMA, examples_from_batch, level_column
+from partner_rl.pipelines.label import ClassifierSettings, Predict, labels_of, predict_checked
+from partner_rl.pipelines.resources import Resources
+from partner_rl.pipelines.stage import Stage, schema_check
+from partner_rl.pipelines.units import parquet_files
+from partner_rl.types import MECHANISMS, Example, PartnerError
+from partner_rl.warmstart.annotate import AnnotatedResponse, SentenceScorer, annotate, annotate_checked, why_unusable
+from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA, examples_table
+from partner_rl.warmstart.pairs import (
+    MIN_LEVEL,
+    MIN_WORDS,
+    Draft,
+    Target,
+    draft_edits,
+    draft_noops,
+    find_targets,
+    neutral_sentences,
+)
+
+KEY: Final = "key"
+"""Column that holds an example's random key."""
+
+CANDIDATE_SCHEMA: Final = EXAMPLE_SCHEMA.append(pa.field(KEY, pa.uint64(), nullable=False))
+"""The columns of candidate files."""
+
+DEFAULT_WINDOW: Final = EnvConfig().window
+"""`k` of the task, as configured by default."""
+
+DEFAULT_MAX_WORDS: Final = PolicyConfig().max_new_tokens * 3 // 4
+"""English words that fit into the sentences that the policy writes by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What makes a sentence an example.
+
+    Attributes:
+        window: `k` of the task.
+        min_level: A sentence of at least this level in a mechanism is highly empathic.
+        max_words: Longest sentence.
+        seed: Other seeds give other windows, neutral sentences and keys.
+    """
+
+    window: int = DEFAULT_WINDOW
+    min_level: float = MIN_LEVEL
+    max_words: int = DEFAULT_MAX_WORDS
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractorBuilder:
+    """Builds the transform in a worker; without a classifier, rationales alone say which sentences are empathic."""
+
+    recipe: Recipe
+    classifier: ClassifierSettings | None
+
+    def __call__(self) -> Extractor:
+        """Load the classifier, if there is one.
+
+        Raises:
+            PartnerError: See `ClassifierSettings.load`.
+        """
+        return Extractor(self.recipe, None if self.classifier is None else self.classifier.load().predict)
+
+
+class Extractor:
+    """The transform: rows of pairs in, rows of examples out."""
+
+    def __init__(self, recipe: Recipe, predict: Predict | None) -> None:
+        """Take a classifier, or None to go by the rows' own rationales."""
+        self._recipe = recipe
+        self._env = EnvConfig(window=recipe.window)
+        self._predict = predict
+
+    def __call__(self, batch: pa.Table) -> tuple[pa.Table, Counter[str]]:
+        """Extract a batch's examples. Neutral sentences to be replaced come from the same batch.
+
+        Raises:
+            PartnerError: A row has an empty id or post or labels for some mechanisms only, or the classifier's answer
+                cannot be right.
+        """
+        examples = [one for part in batch.combine_chunks().to_batches() for one in examples_from_batch(part)]
+        counts = Counter({"responses/read": len(examples)})
+        responses = self._annotated(examples, counts)
+        rng = np.random.default_rng(_hash(self._recipe.seed, *(example.response_id for example in examples)))
+        targets = find_targets(responses, self._recipe.min_level)
+        usable = self._usable(targets, counts)
+        neutral = neutral_sentences(responses, self._recipe.max_words)
+        inserts, replaces = draft_edits(usable, neutral, self._env, rng)
+        counts["dropped/no sentence would be left"] += len(usable) - len(inserts) - len(replaces)
+        drafts = [*inserts, *replaces, *draft_noops(responses, self._env, rng)]
+        return self._table(drafts), counts
+
+    def _annotated(self, examples: Sequence[Example], counts: Counter[str]) -> list[AnnotatedResponse]:
+        if self._predict is None:
+            responses = annotate([example for example in examples if example.labels is not None], None)
+            counts["responses/without labels"] += sum(example.labels is None for example in examples)
+        else:
+            labelled = _labelled(examples, self._predict)
+            responses, checks = annotate_checked(labelled, _sentence_scorer(self._predict), self._recipe.min_level)
+            for mechanism, cases in checks.items():
+                counts.update({f"check/{mechanism}/{case}": count for case, count in cases.items()})
+        counts["responses/used"] += len(responses)
+        counts["sentences"] += sum(len(response.levels) for response in responses)
+        return responses
+
+    def _usable(self, targets: Sequence[Target], counts: Counter[str]) -> list[Target]:
+        usable = []
+        for target in targets:
+            counts[f"empathic/{target.mechanism}"] += 1
+            reason = why_unusable(target.sentence, MIN_WORDS, self._recipe.max_words)
+            if reason is None:
+                usable.append(target)
+            else:
+                counts[f"dropped/{reason}"] += 1
+        return usable
+
+    def _table(self, drafts: Sequence[Draft]) -> pa.Table:
+        keys = pa.array([_key(self._recipe.seed, draft) for draft in drafts], pa.uint64())
+        return examples_table(drafts, self._recipe.window).append_column(CANDIDATE_SCHEMA.field(KEY), keys)
+
+
+def candidate_stage(recipe: Recipe, classifier: ClassifierSettings | None, resources: Resources) -> Stage:
+    """The stage.
+
+    Args:
+        recipe: What makes a sentence an example.
+        classifier: Scores sentences, and responses without labels; None goes by the rows' own rationales.
+        resources: Rows of a batch lend each other neutral sentences, so that their number is one of the settings.
+
+    Raises:
+        PartnerError: There is no such model folder, or it holds no weights.
+    """
+    return Stage(
+        name="warmstart-candidates",
+        build=ExtractorBuilder(recipe, classifier),
+        input_columns=tuple(PAIR_SCHEMA.names),
+        check_schema=schema_check(PAIR_SCHEMA),
+        output_schema=CANDIDATE_SCHEMA,
+        settings={
+            **asdict(recipe),
+            "batch_rows": resources.batch_rows,
+            **({"model": None} if classifier is None else classifier.record()),
+        },
+    )
+
+
+def refuse_unlabelled(source: Path) -> None:
+    """Checks, from footers alone, that at least one row may be labelled.
+
+    Raises:
+        PartnerError: No row is; or a file is missing or damaged.
+    """
+    column = level_column(MECHANISMS[0])
+    for path in parquet_files(source):
+        try:
+            metadata = pq.read_metadata(path)
+        except (pa.ArrowException, OSError) as error:
+            raise PartnerError(f"{path} is truncated or no Parquet file; write it again") from error
+        if any(_may_hold(metadata.row_group(group), column) for group in range(metadata.num_row_groups)):
+            return
+    raise PartnerError(f"{source} holds no labelled pair: give --model FOLDER, or label it first (`data label`)")
+
+
+def _may_hold(group: pq.RowGroupMetaData, column: str) -> bool:
+    """Whether a row group may hold a value in the column."""
+    chunks = map(group.column, range(group.num_columns))
+    found = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
+    return found is None or found.null_count is None or found.null_count < group.num_rows
+
+
+def _labelled(examples: Sequence[Example], predict: Predict) -> list[Example]:
+    """The examples, those without labels labelled by the classifier."""
+    rows = [row for row, example in enumerate(examples) if example.labels is None]
+    posts = [examples[row].seeker_post for row in rows], [examples[row].response_post for row in rows]
+    labelled = list(examples)
+    for row, prediction in zip(rows, predict_checked(predict, *posts), strict=True):
+        labelled[row] = replace(examples[row], labels=labels_of(prediction, examples[row].response_post))
+    return labelled
+
+
+def _sentence_scorer(predict: Predict) -> SentenceScorer:
+    def levels(pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.floating]:
+        predictions = predict_checked(predict, [seeker for seeker, _ in pairs], [part for _, part in pairs])
+        return np.array([[part.expected_level for part in row] for row in predictions])
+
+    return levels
+
+
+def _key(seed: int, draft: Draft) -> int:
+    action = draft.example.action
+    return _hash(seed, draft.seeker_id, draft.response_id, str(action.position), action.sentence)
+
+
+def _hash(seed: int, *parts: str) -> int:
+    """A number of 64 bits that depends on all parts and on where one ends."""
+    digest = hashlib.blake2b(str(seed).encode(), digest_size=8)
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return int.from_bytes(digest.digest(), "little")

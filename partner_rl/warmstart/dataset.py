@@ -1,0 +1,189 @@
+"""Warm-start examples as Parquet: what `partner-rl data warmstart-pairs` writes and the warm start reads.
+
+One row an example. Position numbers depend on the window's size, so every row says which one it was made for.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from partner_rl.positions import PositionKind, decode_position, num_positions, position_mask
+from partner_rl.types import EditAction, PartnerError, RewriteState
+from partner_rl.warmstart.pairs import Draft, WarmStartExample
+
+EXAMPLE_SCHEMA: Final = pa.schema(
+    [
+        pa.field("seeker_post", pa.string(), nullable=False),
+        pa.field("span", pa.list_(pa.string()), nullable=False),
+        pa.field("window", pa.int16(), nullable=False),
+        pa.field("position", pa.int16(), nullable=False),
+        pa.field("sentence", pa.string(), nullable=False),
+        pa.field("seeker_id", pa.string()),
+        pa.field("response_id", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("mechanism", pa.string()),
+        pa.field("level", pa.float32()),
+    ]
+)
+"""The columns of a file of examples: what is trained on, then where it came from, which may be null."""
+
+TRAINED_COLUMNS: Final = ("seeker_post", "span", "window", "position", "sentence")
+"""The columns that a reader needs."""
+
+READ_ROWS: Final = 4096
+"""Rows read at once."""
+
+HOW_TO_MAKE: Final = "`partner-rl data warmstart-pairs` makes such files"
+
+
+def examples_table(rows: Sequence[Draft], window: int) -> pa.Table:
+    """The examples as a table of `EXAMPLE_SCHEMA`, one row each, in order.
+
+    Args:
+        rows: The examples; where a text of their origin is empty, the column is null.
+        window: `k` of the windows that they were made for.
+    """
+    actions, states = [row.example.action for row in rows], [row.example.state for row in rows]
+    columns: dict[str, list[Any]] = {
+        "seeker_post": [state.seeker_post for state in states],
+        "span": [list(state.span) for state in states],
+        "window": [window] * len(rows),
+        "position": [action.position for action in actions],
+        "sentence": [action.sentence for action in actions],
+        "seeker_id": [row.seeker_id or None for row in rows],
+        "response_id": [row.response_id or None for row in rows],
+        "kind": [str(decode_position(action.position, window).kind) for action in actions],
+        "mechanism": [row.mechanism or None for row in rows],
+        "level": [row.level if row.mechanism else None for row in rows],
+    }
+    return pa.Table.from_pydict(columns, schema=EXAMPLE_SCHEMA)
+
+
+def write_examples(path: Path, tables: Iterable[pa.Table]) -> int:
+    """Write tables of `EXAMPLE_SCHEMA` to one Parquet file; the file appears complete or not at all.
+
+    Returns:
+        The number of rows written.
+
+    Raises:
+        PartnerError: The file cannot be written. What the iterable raises passes through; no file is left then.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
+    except OSError as error:
+        raise PartnerError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+    temporary, rows = Path(name), 0
+    try:
+        with (
+            os.fdopen(descriptor, "wb") as file,
+            pq.ParquetWriter(file, EXAMPLE_SCHEMA, compression="zstd") as writer,
+        ):
+            for table in tables:
+                writer.write_table(table)
+                rows += table.num_rows
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise PartnerError(f"cannot write {path}: {error.strerror or error}; is there room?") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return rows
+
+
+def read_warmstart_examples(source: Path, window: int | None = None) -> list[WarmStartExample]:
+    """All examples of a file or folder (see `iter_warmstart_examples`)."""
+    return list(iter_warmstart_examples(source, window))
+
+
+def iter_warmstart_examples(source: Path, window: int | None = None) -> Iterator[WarmStartExample]:
+    """The examples of a Parquet file, or of a folder's Parquet files in the order of their names.
+
+    Args:
+        source: The file or folder.
+        window: `k` of the task to train for; None takes that of the first example.
+
+    Raises:
+        PartnerError: The source is missing, empty, truncated or no file of examples; a row holds no possible edit; or
+            the examples were made for another window. The columns of every file are checked at the first row.
+    """
+    paths = _files(source)
+    for path in paths:
+        _check_columns(path)
+    empty = True
+    for path in paths:
+        for number, row in enumerate(_rows(path), start=1):
+            empty = False
+            window = row["window"] if window is None else window
+            yield _checked(row, window, f"{path} row {number}", path)
+    if empty:
+        raise PartnerError(f"{source} holds no examples: make some from a larger corpus; {HOW_TO_MAKE}")
+
+
+def _files(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise PartnerError(f"no warm-start examples at {source}: {HOW_TO_MAKE}")
+    paths = sorted(path for path in source.glob("*.parquet") if path.name[0] not in "._")
+    if not paths:
+        raise PartnerError(f"no Parquet file in {source}: {HOW_TO_MAKE}")
+    return paths
+
+
+def _check_columns(path: Path) -> None:
+    try:
+        found = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+    for name in TRAINED_COLUMNS:
+        expected = EXAMPLE_SCHEMA.field(name).type
+        if name not in found.names:
+            raise PartnerError(f"{path} is no file of warm-start examples: it lacks the column {name}; {HOW_TO_MAKE}")
+        # The names of a list's items differ between writers and mean nothing.
+        same = found.field(name).type == expected or (
+            pa.types.is_list(expected)
+            and pa.types.is_list(found.field(name).type)
+            and found.field(name).type.value_type == expected.value_type
+        )
+        if not same:
+            raise PartnerError(f"{path}: column {name} is {found.field(name).type}, not {expected}; {HOW_TO_MAKE}")
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=READ_ROWS, columns=list(TRAINED_COLUMNS)):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _checked(row: dict[str, Any], window: int, where: str, path: Path) -> WarmStartExample:
+    if any(row[name] is None for name in TRAINED_COLUMNS) or None in row["span"]:
+        raise PartnerError(f"{where} has an empty field; {HOW_TO_MAKE}")
+    if row["window"] != window:
+        raise PartnerError(
+            f"{path} was made for windows of {row['window']} sentences, not {window}: "
+            "set env.window to that, or make the examples again with --window"
+        )
+    position, span = row["position"], tuple(row["span"])
+    if not 0 <= position < num_positions(window) or len(span) > window:
+        raise PartnerError(f"{where}: there is no position {position} in a window of {window} sentences")
+    if not position_mask(len(span), window)[position]:
+        raise PartnerError(f"{where}: position {position} lies beyond the window's {len(span)} sentences")
+    if not row["sentence"].strip() and decode_position(position, window).kind is not PositionKind.NOOP:
+        raise PartnerError(f"{where}: an edit without a sentence; {HOW_TO_MAKE}")
+    return WarmStartExample(RewriteState(row["seeker_post"], span), EditAction(position, row["sentence"]))
+
+
+def _damaged(path: Path, error: Exception) -> PartnerError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return PartnerError(f"{path} is truncated or no Parquet file: {reason}; make it again")

@@ -1,0 +1,200 @@
+"""Curating finds what was planted, counts it, and can be stopped at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from partner_rl.curation.topic import TopicFilter
+from partner_rl.curation.usable import Limits
+from partner_rl.data.generate import Generated, Recipe, generate
+from partner_rl.data.schema import PAIR_SCHEMA, batch_from_examples, read_parquet, write_parquet
+from partner_rl.pipelines.cleaning import CleanBuilder, TopicSettings
+from partner_rl.pipelines.curate import COUNTS, WORK, CurateSettings, curate
+from partner_rl.pipelines.deduplication import offsets
+from partner_rl.pipelines.ray_data import local_ray
+from partner_rl.pipelines.resources import Resources
+from partner_rl.pipelines.source import parquet_source
+from partner_rl.types import Example, MechanismLabel, PartnerError
+
+ROOT = Path(__file__).parents[2]
+RESOURCES = Resources(num_cpus=0.5, rows_per_unit=10_000)
+NO_LABEL = MechanismLabel(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def running_ray() -> Iterator[None]:
+    with local_ray(RESOURCES):
+        yield
+
+
+def read(folder: Path) -> list[Example]:
+    return [example for path in sorted(folder.glob("*.parquet")) for example in read_parquet(path)]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Generated]:
+    folder = tmp_path_factory.mktemp("corpus")
+    return folder, generate(Recipe(12_000, seed=3, duplicates=0.08, pii=0.05), folder, rows_per_file=6_000)
+
+
+def test_what_was_planted_is_found(corpus: tuple[Path, Generated], tmp_path: Path):
+    source, planted = corpus
+    report = curate(source, tmp_path / "out", CurateSettings(), RESOURCES)
+    duplicates = planted.exact + planted.near
+    found = report.dropped["duplicate_exact"] + report.dropped["duplicate_near"]
+    assert found == pytest.approx(duplicates, abs=3)
+    # A near duplicate with the same word as another one is an exact one.
+    assert planted.exact <= report.dropped["duplicate_exact"] <= planted.exact + 20
+    assert report.replaced == planted.pii
+    assert report.kept == report.rows_in - found == 12_000 - found
+    pairs = read(tmp_path / "out")
+    assert len(pairs) == report.kept
+    # The first of each group stays, and the shouted copies are never the first.
+    assert not any(pair.response_post.isupper() for pair in pairs)
+    text = " ".join(pair.response_post for pair in pairs)
+    assert not any(mark in text for mark in ("@", "-555-", "u/helper", "example.org"))
+    assert json.loads((tmp_path / "out" / COUNTS).read_text())["kept"] == report.kept
+    assert not (tmp_path / "out" / WORK).exists()
+    # A second run has nothing to do, and says the same.
+    again = curate(source, tmp_path / "out", CurateSettings(), RESOURCES)
+    assert replace(again, seconds=report.seconds) == report
+    with pytest.raises(PartnerError, match=r"was made with near_threshold=0\.7, now it is 0\.8: add --overwrite"):
+        curate(source, tmp_path / "out", CurateSettings(near_threshold=0.8), RESOURCES)
+
+
+def clean(*examples: Example) -> tuple[list[dict[str, object]], dict[str, int]]:
+    transform = CleanBuilder(Limits(), ("US",), None)()
+    table, counts = transform(pa.Table.from_batches([batch_from_examples(examples)]))
+    return table.select(PAIR_SCHEMA.names).to_pylist(), dict(counts)
+
+
+def pair(seeker: str, response: str, *labels: MechanismLabel) -> Example:
+    return Example("s", "r", seeker, response, labels or None)  # type: ignore[arg-type]
+
+
+def test_unusable_pairs_are_counted_by_reason():
+    rows, counts = clean(
+        pair("I am sad.", "Oh no!"), pair(" ", "Oh no!"), pair("I am sad.", "Same."), pair("123 456", "Oh no!")
+    )
+    assert [row["response_post"] for row in rows] == ["Oh no!"]
+    assert counts == {"dropped/missing": 1, "dropped/too_short": 1, "dropped/not_text": 1}
+
+
+def test_rationales_stay_substrings_of_the_response():
+    label = MechanismLabel(2, ("I am sorry, u/joe", "mail joe@exam", "so sorry"))
+    rows, counts = clean(
+        pair("I am sad.", "I am sorry, u/joe. Do mail joe@example.org, so sorry.", label, NO_LABEL, label)
+    )
+    assert rows[0]["response_post"] == "I am sorry, [USER]. Do mail [EMAIL], so sorry."
+    assert rows[0]["emotional_reactions_rationales"] == ["I am sorry, [USER]", "so sorry"]
+    assert rows[0]["interpretations_rationales"] == []
+    assert counts == {"replaced/user": 1, "replaced/email": 1, "rationales_dropped": 2}
+
+
+def test_off_topic_pairs_are_dropped_by_the_seeker_post(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    asked: list[str] = []
+
+    class Toy:
+        def probabilities(self, posts: Sequence[str]) -> np.ndarray:
+            asked.extend(posts)
+            return np.array([0.5 if "sad" in post else 0.49 for post in posts])
+
+    monkeypatch.setattr(TopicFilter, "load", lambda folder, device: Toy())
+    transform = CleanBuilder(Limits(), ("US",), TopicSettings(tmp_path, 0.5))()
+    pairs = [pair("Nice pizza.", "So sad."), pair("I am sad.", "Oh no!"), pair("Nice pizza.", "Yes it is.")]
+    table, counts = transform(pa.Table.from_batches([batch_from_examples(pairs)]))
+    assert table["seeker_post"].to_pylist() == ["I am sad."]
+    assert counts == {"dropped/off_topic": 2}
+    assert sorted(asked) == ["I am sad.", "Nice pizza."]
+
+
+def test_bytes_that_are_no_text_are_dropped():
+    columns = {name: pa.array(["a b", "c d"]) for name in PAIR_SCHEMA.names[:4]}
+    raw = pa.array([b"good words", b"bad \xff\xfe words"]).view(pa.string())
+    columns["response_post"] = raw
+    labels = {field.name: pa.nulls(2, field.type) for field in list(PAIR_SCHEMA)[4:]}
+    table, counts = CleanBuilder(Limits(), ("US",), None)()(pa.table(columns | labels))
+    assert table["response_post"].to_pylist() == ["good words"]
+    assert counts == {"dropped/not_text": 1}
+
+
+def test_rows_of_all_files_are_numbered_through(tmp_path: Path):
+    for name, rows in (("b", 2), ("a", 3), ("c", 1)):
+        write_parquet([pair("x y", "z")] * rows, tmp_path / f"{name}.parquet")
+    assert offsets(tmp_path) == {"a.parquet": 0, "b.parquet": 3, "c.parquet": 5, "": 6}
+
+
+def test_any_corpus_is_converted_once(tmp_path: Path):
+    first = parquet_source("sample", tmp_path, 20_000)
+    changed = first.path.stat().st_mtime_ns
+    assert pq.read_metadata(first.path).num_rows == 380
+    assert parquet_source("sample", tmp_path, 20_000) == first
+    assert first.path.stat().st_mtime_ns == changed
+    with pytest.raises(PartnerError, match="was made with another corpus: add --overwrite"):
+        parquet_source("sample", tmp_path, 10_000)
+    assert parquet_source(str(first.path.parent), tmp_path, 20_000).path == first.path.parent
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PartnerError, match=r"holds neither \.parquet files nor a corpus"):
+        parquet_source(str(tmp_path / "empty"), tmp_path / "out", 20_000)
+
+
+def test_bad_requests_are_one_line_before_anything_starts(corpus: tuple[Path, Generated], tmp_path: Path):
+    source, _ = corpus
+    topic = CurateSettings(topic=TopicSettings(tmp_path / "nowhere"))
+    for settings, place, message in (
+        (topic, source, "no topic model at .*nowhere"),
+        (CurateSettings(phone_regions=("Mars",)), source, "unknown phone region 'Mars'"),
+        (CurateSettings(), tmp_path / "gone", "no data at .*gone"),
+    ):
+        with pytest.raises(PartnerError, match=message):
+            curate(place, tmp_path / "out", settings, RESOURCES)
+    with pytest.raises(PartnerError, match="is the folder of the input"):
+        curate(source, source, CurateSettings(), RESOURCES)
+    assert not (tmp_path / "out").exists()
+    assert not (source / WORK).exists()
+
+
+def test_a_corpus_of_which_nothing_is_left_is_one_line(tmp_path: Path):
+    write_parquet([pair("a", "b"), pair("1 2", "c d")], tmp_path / "in" / "a.parquet")
+    with pytest.raises(PartnerError, match=r"not one of 2 pairs can be used \(not_text: 1, too_short: 1\)"):
+        curate(tmp_path / "in", tmp_path / "out", CurateSettings(), RESOURCES)
+
+
+@pytest.mark.slow
+def test_the_command_can_be_killed_and_run_again(tmp_path: Path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    planted = generate(Recipe(30_000), source, rows_per_file=10_000)
+    program = [sys.executable, "-m", "launch.cli", "data", "curate", str(source), str(out)]
+    options = {"cwd": ROOT, "text": True}
+    process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+    clean_folder = out / WORK / "clean"
+    deadline = time.monotonic() + 250
+    while not list(clean_folder.glob("part-*.parquet")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(out.glob("*.parquet"))
+    done = {path.name: path.stat().st_mtime_ns for path in clean_folder.glob("part-*.parquet")}
+    result = subprocess.run(program, capture_output=True, check=False, **options)
+    assert result.returncode == 0, result.stderr
+    assert done
+    pairs = read(out)
+    assert len(pairs) == pytest.approx(30_000 - planted.exact - planted.near, abs=5)
+    assert len({pair.response_id for pair in pairs}) == len(pairs)
+    assert "duplicate near" in result.stdout
+    assert "Traceback" not in result.stderr

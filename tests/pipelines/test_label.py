@@ -1,0 +1,227 @@
+"""Labelling with a real (tiny, random) classifier in real workers, and with classifiers that go wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from launch.cli import main
+from partner_rl.data.readers import read_examples
+from partner_rl.data.schema import PAIR_SCHEMA, batch_from_examples, write_parquet
+from partner_rl.models.loading import load_encoder, load_tokenizer
+from partner_rl.models.sources import resolve
+from partner_rl.pipelines.label import (
+    LABELLED_SCHEMA,
+    ClassifierSettings,
+    Labeller,
+    expected_column,
+    label,
+    labels_of,
+    predict_checked,
+    probabilities_column,
+    spans_column,
+)
+from partner_rl.pipelines.ray_data import local_ray
+from partner_rl.pipelines.resources import Resources
+from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
+from rewards.empathy_model import EmpathyClassifier, EmpathyModel, EmpathyPrediction, MechanismPrediction
+from tests.rewards.conftest import TEXTS
+
+SURE = MechanismPrediction(2, 2.0, (0.0, 0.0, 1.0), ((0, 2),))
+
+
+@pytest.fixture(scope="module")
+def running_ray() -> Iterator[None]:
+    with local_ray(Resources(workers=2)):
+        yield
+
+
+@pytest.fixture(scope="module")
+def empathy_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained classifier whose heads are far from uniform."""
+    folder = tmp_path_factory.mktemp("models")
+    encoder = resolve("random:bert", folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = EmpathyModel.on_encoder(load_encoder(encoder), 64)
+        for parameter in [*model.mechanisms.parameters(), *model.response_encoder.parameters()]:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    EmpathyClassifier(model, load_tokenizer(encoder), 64).save(folder / "empathy")
+    return folder / "empathy"
+
+
+def pairs(count: int = 40) -> list[Example]:
+    """Pairs of awkward texts; every third is labelled, one response is blank."""
+    made = []
+    for number in range(count):
+        response = "  \n" if number == 7 else f"{TEXTS[number % len(TEXTS)]} {number}"
+        example = Example(f"s{number // 2}", f"r{number}", TEXTS[(3 * number) % len(TEXTS)], response)
+        old = MechanismLabel(number % 3)
+        made.append(replace(example, labels=(old, old, old)) if number % 3 == 0 else example)
+    return made
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = pairs()
+    for name, part in (("a", rows[:25]), ("b", rows[25:])):
+        table = pa.Table.from_batches([batch_from_examples(part)])
+        pq.write_table(table, folder / f"{name}.parquet", row_group_size=8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(
+    corpus: Path, empathy_checkpoint: Path, running_ray: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The one labelling through the real command, with two workers."""
+    output = tmp_path_factory.mktemp("labelled") / "out"
+    assert run("data", "label", corpus, output, "--model", empathy_checkpoint, "--workers", 2, "--max-tokens", 64) == 0
+    return output
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    return int(caught.value.code or 0)
+
+
+def rows_of(folder: Path) -> list[dict[str, object]]:
+    return [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_every_row_is_labelled_as_the_classifier_says_in_the_input_s_order(
+    labelled: Path,
+    empathy_checkpoint: Path,
+) -> None:
+    rows, examples = rows_of(labelled), pairs()
+    assert [row["response_id"] for row in rows] == [example.response_id for example in examples]
+    classifier = EmpathyClassifier.load(empathy_checkpoint, 64)
+    for row, example in zip(rows, examples, strict=True):
+        if not example.response_post.strip():
+            continue
+        (prediction,) = classifier.predict([(example.seeker_post, example.response_post)])
+        for mechanism, part in zip(MECHANISMS, prediction, strict=True):
+            assert row[expected_column(mechanism)] == pytest.approx(part.expected_level, abs=1e-4)
+            assert row[probabilities_column(mechanism)] == pytest.approx(part.probabilities, abs=1e-4)
+            assert row[f"{mechanism}_level"] == part.level
+            spans = row[spans_column(mechanism)]
+            assert spans == [list(span) for span in part.rationales]
+            assert row[f"{mechanism}_rationales"] == [example.response_post[a:b] for a, b in spans]
+    assert len({row["explorations_expected_level"] for row in rows}) > 20
+
+
+def test_labelled_files_are_read_as_labelled_pairs(labelled: Path) -> None:
+    for path in labelled.glob("*.parquet"):
+        assert pq.read_schema(path).names == LABELLED_SCHEMA.names
+        assert all(example.labels is not None for example in read_examples(str(path)).examples)
+
+
+def test_agreement_counts_the_rows_that_had_a_level(labelled: Path) -> None:
+    counts = json.loads((labelled / "counts.json").read_text())
+    assert counts["rows"] == counts["new_rows"] == len(pairs())
+    new = {row["response_id"]: row for row in rows_of(labelled)}
+    old = [example for example in pairs() if example.labels is not None]
+    for index, mechanism in enumerate(MECHANISMS):
+        found = counts["mechanisms"][mechanism]
+        levels = [(e.labels[index].level, new[e.response_id][f"{mechanism}_level"]) for e in old if e.labels]
+        assert found["accuracy_against_input"] == pytest.approx(sum(a == b for a, b in levels) / len(levels))
+        expected = [[levels.count((before, after)) for after in range(3)] for before in range(3)]
+        assert found["confusion_input_by_label"] == expected
+        assert sum(found["levels"]) == len(pairs())
+
+
+def test_again_with_the_same_model_nothing_is_done_and_with_another_it_is_refused(
+    labelled: Path,
+    corpus: Path,
+    empathy_checkpoint: Path,
+) -> None:
+    report = label(corpus, labelled, ClassifierSettings(empathy_checkpoint, 64), Resources())
+    assert (report.new_rows, report.stage.skipped_units) == (0, 2)
+    with pytest.raises(PartnerError, match="max_tokens=64, now it is 16"):
+        label(corpus, labelled, ClassifierSettings(empathy_checkpoint, 16), Resources())
+
+
+def test_the_order_of_the_answers_is_that_of_the_rows() -> None:
+    asked: list[int] = []
+
+    def predict(posts: Sequence[tuple[str, str]]) -> list[EmpathyPrediction]:
+        asked.extend(len(response) for _, response in posts)
+        return [(replace(SURE, expected_level=float(len(response))),) * 3 for _, response in posts]
+
+    responses = ["four", " ", "sixteen letters.", "se"]
+    answers = predict_checked(predict, ["s"] * 4, responses)
+    assert asked == [2, 4, 16]
+    assert [answer[0].expected_level for answer in answers] == [4.0, 0.0, 16.0, 2.0]
+    assert [labels_of(answers[row], responses[row])[2] for row in (1, 2)] == [
+        MechanismLabel(0),
+        MechanismLabel(2, ("si",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        replace(SURE, probabilities=(0.5, math.nan, 0.5)),
+        replace(SURE, probabilities=(0.5, 0.1, 0.1)),
+        replace(SURE, expected_level=math.inf),
+        replace(SURE, rationales=((3, 900),)),
+        replace(SURE, level=3),
+    ],
+)
+def test_answers_that_cannot_be_stop_the_run(part: MechanismPrediction) -> None:
+    with pytest.raises(PartnerError, match="that cannot be"):
+        predict_checked(lambda posts: [(SURE, SURE, part)] * len(posts), ["s"], ["response"])
+    with pytest.raises(PartnerError, match="1 pairs with 0 predictions"):
+        predict_checked(lambda posts: [], ["s"], ["response"])
+
+
+def test_an_empty_batch_and_all_counts() -> None:
+    table, counts = Labeller(lambda posts: [(SURE, SURE, SURE)] * len(posts))(PAIR_SCHEMA.empty_table())
+    assert table.schema == LABELLED_SCHEMA
+    assert sum(counts.values()) == 0
+
+
+def test_models_that_cannot_be_used_are_one_line(
+    corpus: Path,
+    empathy_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for model, message in (("nowhere", "no model folder"), ("empty", "no weights")):
+        assert run("data", "label", corpus, tmp_path / "out", "--model", tmp_path / model) == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        assert message in error
+        assert not (tmp_path / "out").exists()
+    bare = tmp_path / "bare"
+    shutil.copytree(empathy_checkpoint, bare)
+    for path in bare.glob("*token*"):
+        path.unlink()
+    with pytest.raises(PartnerError, match="tokenizer"):
+        ClassifierSettings(bare).load()
+
+
+def test_a_source_that_is_no_corpus_is_one_line(
+    tmp_path: Path,
+    empathy_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "other.parquet")
+    assert run("data", "label", tmp_path / "other.parquet", tmp_path / "out", "--model", empathy_checkpoint) == 1
+    assert "lacks the columns seeker_id" in capsys.readouterr().err
+    write_parquet(iter(pairs(3)), tmp_path / "whole.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "whole.parquet").read_bytes()[:-9])
+    assert run("data", "label", tmp_path / "cut.parquet", tmp_path / "out", "--model", empathy_checkpoint) == 1
+    assert "truncated" in capsys.readouterr().err

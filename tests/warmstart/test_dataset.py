@@ -1,0 +1,111 @@
+"""Warm-start examples survive Parquet, and files that cannot be trained on are refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partner_rl.positions import num_positions, position_mask
+from partner_rl.types import EditAction, PartnerError, RewriteState
+from partner_rl.warmstart.dataset import (
+    EXAMPLE_SCHEMA,
+    examples_table,
+    read_warmstart_examples,
+    write_examples,
+)
+from partner_rl.warmstart.pairs import Draft, WarmStartExample
+
+WINDOW = 3
+TEXTS = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=30)
+
+
+@st.composite
+def any_example(draw: st.DrawFn) -> WarmStartExample:
+    span = tuple(draw(st.lists(TEXTS, max_size=WINDOW)))
+    mask = position_mask(len(span), WINDOW)
+    position = draw(st.sampled_from([number for number in range(num_positions(WINDOW)) if mask[number]]))
+    return WarmStartExample(RewriteState(draw(TEXTS), span), EditAction(position, f"I hear you. {draw(TEXTS)}"))
+
+
+def example(position: int = 0, sentence: str = "I hear you.", span: tuple[str, ...] = ("One.", "Two.")) -> pa.Table:
+    made = WarmStartExample(RewriteState("Nobody calls me.", span), EditAction(position, sentence))
+    return examples_table([Draft(made, "s", "r", "interpretations", 1.5)], WINDOW)
+
+
+@given(st.lists(any_example(), min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_files_are_lossless(tmp_path_factory: pytest.TempPathFactory, examples: list[WarmStartExample]) -> None:
+    path = tmp_path_factory.mktemp("examples") / "part.parquet"
+    table = examples_table([Draft(one, "s", "r") for one in examples], WINDOW)
+    assert write_examples(path, [table]) == len(examples)
+    assert read_warmstart_examples(path, WINDOW) == examples
+
+
+def test_a_folder_is_read_in_the_order_of_names_without_unfinished_files(tmp_path: Path) -> None:
+    for name, sentence in (("b", "Second."), ("a", "First."), (".c", "Unfinished."), ("_d", "Work.")):
+        write_examples(tmp_path / f"{name}.parquet", [example(sentence=sentence)])
+    assert [one.action.sentence for one in read_warmstart_examples(tmp_path)] == ["First.", "Second."]
+
+
+def test_provenance_is_optional(tmp_path: Path) -> None:
+    path = tmp_path / "bare.parquet"
+    pq.write_table(example().select(["sentence", "position", "window", "span", "seeker_post"]), path)
+    assert len(read_warmstart_examples(path)) == 1
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def failing() -> object:
+        yield example()
+        raise PartnerError("stopped")
+
+    with pytest.raises(PartnerError, match="stopped"):
+        write_examples(tmp_path / "part.parquet", failing())  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (example(position=3), r"row 1: position 3 lies beyond the window's 2 sentences"),
+        (example(position=7, span=("a",) * 4), r"row 1: there is no position 7 in a window of 3 sentences"),
+        (example(sentence=" "), "an edit without a sentence"),
+        (example(span=(None,)), "an empty field"),  # type: ignore[arg-type]
+        (example().drop_columns(["span"]), "lacks the column span"),
+        (example().set_column(3, "position", pa.array(["0"])), "column position is string, not int16"),
+        (EXAMPLE_SCHEMA.empty_table(), "holds no examples"),
+    ],
+)
+def test_files_that_cannot_be_trained_on(tmp_path: Path, table: pa.Table, message: str) -> None:
+    path = tmp_path / "part.parquet"
+    pq.write_table(table, path)
+    with pytest.raises(PartnerError, match=message) as caught:
+        read_warmstart_examples(path)
+    assert "\n" not in str(caught.value)
+    assert "part.parquet" in str(caught.value)
+
+
+def test_examples_of_another_window(tmp_path: Path) -> None:
+    write_examples(tmp_path / "part.parquet", [example()])
+    with pytest.raises(PartnerError, match=r"windows of 3 sentences, not 4: set env\.window"):
+        read_warmstart_examples(tmp_path, window=4)
+    wider = example().set_column(2, EXAMPLE_SCHEMA.field("window"), pa.array([4], pa.int16()))
+    write_examples(tmp_path / "wider.parquet", [wider])
+    with pytest.raises(PartnerError, match=r"wider.parquet was made for windows of 4 sentences, not 3"):
+        read_warmstart_examples(tmp_path)
+
+
+def test_missing_truncated_and_empty_sources(tmp_path: Path) -> None:
+    with pytest.raises(PartnerError, match="no warm-start examples at"):
+        read_warmstart_examples(tmp_path / "nowhere")
+    with pytest.raises(PartnerError, match="no Parquet file in"):
+        read_warmstart_examples(tmp_path)
+    path = tmp_path / "part.parquet"
+    write_examples(path, [example()])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(PartnerError, match="truncated"):
+        read_warmstart_examples(path)
