@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +20,11 @@ import torch
 
 from envs import text
 from launch.console import progress
+from launch.interrupt import stop_on_request
 from launch.model_card import model_card
 from launch.plan import Plan
 from launch.run_folder import RunFolder, write_folder
+from launch.warmstart_examples import make_examples, read_examples_of
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.readers import read_examples
 from partner_rl.data.splits import Splits, select_pairs, split_examples
@@ -32,7 +35,6 @@ from partner_rl.policy.generate import Sampling
 from partner_rl.policy.model import Policy, load_policy, save_policy
 from partner_rl.rewriter import Rewrite, Rewriter
 from partner_rl.types import Example, PartnerError, ScoreRequest
-from partner_rl.warmstart.pairs import make_pairs
 from partner_rl.warmstart.train import train_warmstart
 from rewards.pool import RewardClient, RewardPools, create_pools
 from rewards.registry import all_components, coherence_folder, empathy_folder
@@ -40,9 +42,6 @@ from rewards.training.coherence import train_coherence
 from rewards.training.empathy import train_empathy
 
 logger = logging.getLogger(__name__)
-
-WORDS_PER_TOKEN = 0.75
-"""English words in a token, roughly: how long a warm-start sentence may be for it to fit `max_new_tokens`."""
 
 
 def device_of(config: RunConfig) -> str:
@@ -92,15 +91,16 @@ def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> No
     settings, device = config.reward_training, device_of(config)
     if not empathy.exists():
         with progress("Training the empathy classifier") as report:
-            result = train_empathy(
-                splits.train, splits.dev, encoder, settings, empathy, config.seed, device, progress=report
+            classifier, result = train_empathy(
+                splits.train, splits.dev, encoder, settings, config.seed, device, progress=report
             )
+        classifier.save(empathy)
         for name, scores in result.mechanisms.items():
             logger.info(
                 "%s on dev pairs: accuracy %.2f, macro-F1 %.2f",
                 name.replace("_", " "),
-                scores.accuracy,
-                scores.macro_f1,
+                scores.levels.accuracy,
+                scores.levels.macro_f1,
             )
     if not coherence.exists():
         with progress("Training the coherence classifier") as report:
@@ -123,25 +123,21 @@ def warm_start(config: RunConfig, run: RunFolder, splits: Splits) -> Path:
         return Path(config.warmstart.checkpoint).expanduser()
     if run.warm_start.exists():
         return run.warm_start
-    longest = max(4, int(config.policy.max_new_tokens * WORDS_PER_TOKEN))
-    train, counts = make_pairs(splits.train, config.env, config.warmstart, config.seed, max_words=longest)
-    dev_settings = config.warmstart.model_copy(update={"max_examples": config.warmstart.max_dev_examples})
-    dev, _ = make_pairs(splits.dev, config.env, dev_settings, config.seed, max_words=longest)
-    logger.info(
-        "warm start on %d examples: %d insert, %d replace, %d leave alone",
-        len(train),
-        counts.inserts,
-        counts.replaces,
-        counts.noops,
-    )
+    source = config.warmstart.data
+    examples = make_examples(config, splits) if source is None else read_examples_of(config, Path(source).expanduser())
+    torch.manual_seed(config.seed)
     policy = load_policy(
         resolve(config.models.policy, cache_dir_of(config)), config.policy, config.env.window, device_of(config)
     )
-    temporary = run.path / f".warm_start.{os.getpid()}"
-    with progress("Warm start") as report:
-        result = train_warmstart(policy, train, dev, config.warmstart, temporary, config.seed, report)
+    work, temporary = run.path / ".warm_start.training", run.path / f".warm_start.{os.getpid()}"
+    with progress("Warm start") as report, stop_on_request("finishing this step and saving") as stop:
+        result = train_warmstart(
+            policy, examples.train, examples.dev, config.warmstart, work, config.seed, report, stop
+        )
+    save_policy(policy, temporary)
     (temporary / "warm_start.json").write_text(json.dumps(result.as_json(), indent=2) + "\n", encoding="utf-8")
     write_folder(run.warm_start, temporary)
+    shutil.rmtree(work, ignore_errors=True)
     return run.warm_start
 
 

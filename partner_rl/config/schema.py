@@ -142,6 +142,9 @@ class FluencyConfig(RewardSection):
 
     weight: float = 10.0
     """Weight `w_f`."""
+    repetition_penalty: NonNegativeFloat | None = 1.0
+    """`λ` of `(1 − repeated share)^λ`, which a response that repeats itself is multiplied by; 0 makes repeats worthless
+    but free, null takes the paper's fluency, which pays for them."""
 
 
 class CoherenceConfig(RewardSection):
@@ -199,7 +202,15 @@ class RewardTrainingConfig(Section):
     empathy_epochs: Positive = 4
     """Passes over the labelled pairs (paper: 4)."""
     empathy_learning_rate: PositiveFloat = 2e-5
-    """Learning rate of the encoders (paper: 2e-5)."""
+    """Learning rate of the response encoder's highest layer (paper: 2e-5, for a larger encoder)."""
+    empathy_layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Each layer of the empathy encoder learns this many times as fast as the one above it."""
+    empathy_max_tokens: Positive = 128
+    """Tokens of a response that the empathy classifier is trained on (paper: 64)."""
+    empathy_ngram_weight: Fraction = 0.5
+    """Share of a regression on the response's word n-grams in the levels' logits; 0 leaves the encoder alone."""
+    empathy_patience: Positive = 3
+    """Stop after this many epochs in a row without a better loss on the dev pairs; the best epoch is kept."""
     head_learning_rate: PositiveFloat = 1e-3
     """Learning rate of attention and heads."""
     batch_size: Positive = 32
@@ -218,6 +229,32 @@ class RewardTrainingConfig(Section):
     """Lowest layers of the coherence encoder that are not trained; as many as it has leaves the head alone to train."""
     coherence_max_responses: Positive | None = None
     """Make sentence pairs from at most this many responses; null for all."""
+    coherence_learning_rate: PositiveFloat = 5e-5
+    """Learning rate of the coherence encoder's trained layers."""
+    coherence_head_learning_rate: PositiveFloat = 3e-2
+    """Learning rate of the weights of similarity and style, which are few."""
+    coherence_hard_negatives: Fraction = 0.5
+    """Share of hard negatives (sentences of responses about the same topic) in the weight of all negatives."""
+    coherence_neighbours: Positive = 5
+    """Hard negatives are of responses to the same seeker or to one of this many of the most similar seeker posts."""
+    mi_epochs: Positive = 2
+    """Most passes of a dialogue model over its pairs; the best one by held-out perplexity is kept."""
+    mi_patience: Positive = 1
+    """Stop after this many passes in a row without a better held-out perplexity."""
+    mi_learning_rate: PositiveFloat = 5e-4
+    """Peak learning rate of the dialogue models; take about 2e-5 when every weight is trained."""
+    mi_lora: LoraSection | None = LoraSection()
+    """Adapters of the dialogue models, merged into the weights at the end; null trains the weights themselves."""
+    mi_trained_layers: Positive | None = None
+    """Train the highest this many layers only, so that the backward pass ends there; null trains all."""
+    mi_batch_tokens: Positive = 1024
+    """Padded tokens in an optimizer step of one process; a longer pair is a step alone."""
+    mi_max_pairs: Positive | None = None
+    """Train each dialogue model on at most this many pairs; null for all."""
+    mi_max_dev_pairs: Positive = 64
+    """Compute the held-out perplexity on at most this many dev pairs."""
+    mi_max_test_pairs: Positive | None = 200
+    """Report on at most this many test pairs, before and after training; null for all."""
     max_pairs: Positive | None = None
     """Train the empathy classifier on at most this many pairs; null for all."""
 
@@ -226,7 +263,9 @@ class WarmStartConfig(Section):
     """Supervised warm start of position and sentence."""
 
     checkpoint: str | None = None
-    """Folder of a warm-started policy; null trains one into the run folder."""
+    """Folder of a warm-started policy, such as `partner-rl warmstart` writes; null trains one into the run folder."""
+    data: str | None = None
+    """Folder or file of examples that `partner-rl data warmstart-pairs` wrote; null makes them from `data.source`."""
     epochs: NonNegative = 2
     """Passes over the examples; 0 starts RL from the pretrained model."""
     max_examples: Positive | None = None
@@ -236,9 +275,20 @@ class WarmStartConfig(Section):
     noop_fraction: Fraction = 0.1
     """Share of examples in which an already empathic response is to be left alone."""
     batch_size: Positive = 8
-    """Examples in an optimizer step."""
+    """Examples in an optimizer step, those of all processes together."""
+    row_tokens: Positive | None = None
+    """Pack a step's examples into rows of at most this many tokens; null gives each example a row of its own and makes
+    steps of examples of similar length."""
+    micro_batch_tokens: Positive = 2048
+    """Padded tokens in one forward and backward pass; gradients accumulate over the passes of a step."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
     learning_rate: PositiveFloat = 1e-4
     """Peak learning rate, reached after a tenth of the steps and decayed linearly to zero."""
+    patience: Positive | None = None
+    """Stop after this many epochs in a row without a better held-out loss; null makes all epochs."""
+    checkpoint_steps: Positive | None = None
+    """Steps between training states inside an epoch; null keeps one at the end of each epoch and at Ctrl-C only."""
 
 
 class AlgorithmConfigSection(Section):

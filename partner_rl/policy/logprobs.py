@@ -149,11 +149,26 @@ def action_log_probs(
     assert output.logits.shape[1] == columns + 1, (output.logits.shape, prompt_width, columns)
     log_positions_GA = vocabulary.position_log_probs(output.logits[:, 0], packed.valid_GA, temperature)
     chosen_GK = log_positions_GA.gather(1, packed.position_GK.clamp(min=0))
-    words_GCV = output.logits[:, 1:, : vocabulary.first_position_id]
-    targets_GC = _TargetLogProbs.apply(  # type: ignore[no-untyped-call]
-        words_GCV, packed.target_GC, vocabulary.banned_ids, temperature
-    )
+    targets_GC = target_log_probs(output.logits[:, 1:], packed.target_GC, vocabulary, temperature)
     return _unpack(packed, chosen_GK, targets_GC, log_positions_GA)
+
+
+def target_log_probs(
+    logits_GCV: torch.Tensor, target_GC: torch.Tensor, vocabulary: ActionVocabulary, temperature: float
+) -> torch.Tensor:
+    """Log-probability `[G, C]` of one word a column, differentiable, without keeping a copy of the logits.
+
+    Args:
+        logits_GCV: Logits over the whole vocabulary, position tokens included.
+        target_GC: The words.
+        vocabulary: Which words a sentence may hold.
+        temperature: The temperature of the distribution.
+    """
+    words_GCV = logits_GCV[..., : vocabulary.first_position_id]
+    log_probs_GC: torch.Tensor = _TargetLogProbs.apply(  # type: ignore[no-untyped-call]
+        words_GCV, target_GC, vocabulary.banned_ids, temperature
+    )
+    return log_probs_GC
 
 
 class _TargetLogProbs(torch.autograd.Function):

@@ -1,0 +1,242 @@
+"""`partner-rl warmstart`: supervised training of position and sentence, in one process or under `accelerate launch`.
+
+While it trains, everything lies in `OUTPUT.training`; `OUTPUT` appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launch.console import err, out, progress
+from launch.interrupt import stop_on_request
+from launch.run_folder import write_folder
+from partner_rl.config.load import load_config, save_config
+from partner_rl.config.schema import RunConfig
+from partner_rl.types import Example, PartnerError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from launch.warmstart_examples import WarmStartExamples
+    from launch.warmstart_report import Outcome
+    from partner_rl.data.splits import Splits
+    from partner_rl.policy.model import Policy
+    from partner_rl.warmstart.history import WarmStartReport
+    from rewards.local import LocalRewards
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+
+
+def command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the policy.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE, such as warmstart.epochs=3.", show_default=False)
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
+    ] = "embedded",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Examples of `partner-rl data warmstart-pairs`, instead of data.source.", show_default=False),
+    ] = None,
+    rewards: Annotated[
+        Path | None,
+        typer.Option(help="Run or folder with an empathy classifier, to measure rewrites with.", show_default=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training of --output.")] = False,
+) -> None:
+    """Train a policy to place and write empathic sentences, as the start of reinforcement learning.
+
+    Example: `partner-rl warmstart --preset embedded --output warm warmstart.epochs=3`
+    """
+    work = work_folder(output)
+    if output.exists():
+        raise PartnerError(f"{output} exists: choose another --output")
+    if resume:
+        if overrides or data or rewards:
+            raise PartnerError("--resume goes on with the training's own configuration: leave all but --output out")
+        if not (work / CONFIG_FILE).is_file():
+            raise PartnerError(f"there is no unfinished training at {work}: start one without --resume")
+        config = load_config(str(work / CONFIG_FILE))
+    else:
+        config = load_config(preset, [*(overrides or []), *_given(data, rewards)])
+    warm_start(config, output, resume=resume)
+
+
+def work_folder(output: Path) -> Path:
+    """Where the training's state lies until the output is whole."""
+    return output.with_name(f"{output.name}.training")
+
+
+def _given(data: Path | None, rewards: Path | None) -> Iterator[str]:
+    """The options as overrides."""
+    if data is not None:
+        yield f"warmstart.data={_quoted(data)}"
+    if rewards is not None:
+        inside = rewards / "rewards" / "empathy"
+        yield f"rewards.empathy.checkpoint={_quoted(inside if inside.is_dir() else rewards)}"
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def warm_start(config: RunConfig, output: Path, *, resume: bool) -> None:
+    """Trains, measures and writes the output folder; Ctrl-C leaves a state to resume from."""
+    state = _process(config)
+    with _main_process_talks(state):
+        _train_and_write(config, output, state, resume=resume)
+
+
+def _train_and_write(config: RunConfig, output: Path, state: PartialState, *, resume: bool) -> None:
+    import torch
+
+    from launch.warmstart_report import summary_table, write_report
+    from partner_rl.policy.model import save_policy
+    from partner_rl.warmstart.train import train_warmstart
+
+    work = work_folder(output)
+    if state.is_main_process and not resume and work.exists():
+        raise PartnerError(f"{work} is an unfinished training: go on with --resume, or remove it")
+    examples, splits = _examples(config)
+    held_out = _held_out(config, examples, splits) if splits is not None and state.is_main_process else None
+    torch.manual_seed(config.seed)
+    policy = _policy(config, state)
+    state.wait_for_everyone()
+    if state.is_main_process and not resume:
+        save_config(config, work / CONFIG_FILE)
+    with (
+        _resumable(output),
+        progress("Warm start") as report,
+        stop_on_request("finishing this step and saving") as stop,
+    ):
+        training = train_warmstart(
+            policy, examples.train, examples.dev, config.warmstart, work, config.seed, report, stop
+        )
+    outcome = _measure(config, policy, examples, training, held_out)
+    if state.is_main_process:
+        temporary = output.with_name(f".{output.name}.{os.getpid()}")
+        save_policy(policy, temporary)
+        write_report(temporary, outcome, training.metrics(), config)
+        save_config(config, temporary / CONFIG_FILE)
+        write_folder(output, temporary)
+        shutil.rmtree(work)
+        out.print(summary_table(outcome))
+        out.print(f"policy: {output}; start from it with warmstart.checkpoint={output}", soft_wrap=True)
+
+
+def _process(config: RunConfig) -> PartialState:
+    """This process among those that `accelerate launch` started."""
+    import torch
+    from accelerate import PartialState
+
+    from launch.pipeline import device_of
+    from launch.plan import machine_cores
+
+    state = PartialState(cpu=device_of(config) == "cpu")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(config.resources.driver_threads or max(1, machine_cores() // processes))
+    return state
+
+
+@contextlib.contextmanager
+def _main_process_talks(state: PartialState) -> Iterator[None]:
+    """Keeps the logs and progress of other processes quiet for the time of a block; an error that ends it is told."""
+    err.quiet = not state.is_main_process
+    try:
+        yield
+    finally:
+        err.quiet = False
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """What the policy rewrites at the end, and the classifier that judges it."""
+
+    pairs: list[Example]
+    rewards: LocalRewards
+
+
+def _held_out(config: RunConfig, examples: WarmStartExamples, splits: Splits) -> _HeldOut | None:
+    """Loaded and chosen before the training, so that what is wrong is told at once; None without a classifier."""
+    from launch.warmstart_report import low_empathy_pairs
+    from rewards.empathy import NAME
+    from rewards.local import LocalRewards
+    from rewards.registry import all_components
+
+    if config.rewards.empathy.checkpoint is None:
+        return None
+    rewards = LocalRewards({NAME: all_components(config, Path())[NAME]})
+    seen = {example.state.seeker_post for example in (*examples.train, *examples.dev)}
+    return _HeldOut(low_empathy_pairs(splits.test, config, rewards, seen), rewards)
+
+
+def _examples(config: RunConfig) -> tuple[WarmStartExamples, Splits | None]:
+    """The examples, and the corpus where they or the rewrites come from it."""
+    from launch.pipeline import load_splits
+    from launch.warmstart_examples import make_examples, read_examples_of
+
+    source = config.warmstart.data
+    if source is not None:
+        examples = read_examples_of(config, Path(source).expanduser())
+        return examples, None if config.rewards.empathy.checkpoint is None else load_splits(config)
+    splits = load_splits(config)
+    return make_examples(config, splits), splits
+
+
+def _policy(config: RunConfig, state: PartialState) -> Policy:
+    import torch
+
+    from launch.pipeline import cache_dir_of
+    from partner_rl.models.sources import resolve
+    from partner_rl.policy.model import load_policy
+
+    settings = config.policy
+    on_gpu = state.device.type == "cuda"
+    if settings.dtype == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        logger.warning("this GPU has no bfloat16: training in float32 (policy.dtype)")
+        settings = settings.model_copy(update={"dtype": "float32"})
+    folder = resolve(config.models.policy, cache_dir_of(config))
+    return load_policy(folder, settings, config.env.window, str(state.device))
+
+
+@contextlib.contextmanager
+def _resumable(output: Path) -> Iterator[None]:
+    """Tells, when Ctrl-C ends the block, how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; go on with: partner-rl warmstart --output {output} --resume"
+        ) from interrupt
+
+
+def _measure(
+    config: RunConfig,
+    policy: Policy,
+    examples: WarmStartExamples,
+    training: WarmStartReport,
+    held_out: _HeldOut | None,
+) -> Outcome:
+    """Test scores by all processes together, then the rewrites, by the one that has the classifier."""
+    from launch.warmstart_report import Outcome, empathy_change
+    from partner_rl.warmstart.history import position_baselines
+    from partner_rl.warmstart.train import score_examples
+
+    test = score_examples(policy, examples.test, config.warmstart)
+    rewrites = None
+    if held_out is not None:
+        with progress("Rewriting held-out responses") as report:
+            rewrites = empathy_change(policy, held_out.pairs, config, held_out.rewards, report)
+    return Outcome(training, test, position_baselines(examples.train, examples.test, config.env.window), rewrites)
