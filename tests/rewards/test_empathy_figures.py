@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
+from sklearn.metrics import f1_score
 
 from partner_rl.models.loading import load_tokenizer
 from partner_rl.types import Example, MechanismLabel
@@ -16,7 +17,7 @@ from rewards.encoder import tokenize
 from rewards.ngrams import NgramLevels, balanced_offsets
 from rewards.training.calibration import expected_calibration_error, fit_temperature, probabilities
 from rewards.training.empathy_baselines import majority_levels, ngram_levels
-from rewards.training.empathy_scores import _f1, _matches, score_classifier, score_levels
+from rewards.training.empathy_scores import _f1, _macro_f1, _matches, score_classifier, score_levels
 from rewards.training.empathy_targets import class_weights, level_matrix, level_offsets
 
 TEXTS = (
@@ -121,6 +122,15 @@ def test_level_scores_are_those_of_the_confusion_matrix():
     assert first.support == (3, 1, 2)
     assert first.accuracy_interval[0] < first.accuracy < first.accuracy_interval[1]
     assert scores["explorations"].macro_f1 == 1.0
+
+
+def test_macro_f1_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    for levels in (1, 2, 3):
+        expected, found = rng.integers(levels, size=(2, 50))
+        reference = f1_score(expected, found, average="macro", zero_division=0.0)
+        assert _macro_f1(expected, found) == pytest.approx(reference)
+    assert _macro_f1(np.array([0, 0]), np.array([1, 0])) == pytest.approx(f1_score([0, 0], [1, 0], average="macro"))
 
 
 def test_rationales_match_by_their_overlap_in_tokens(bert: Path):
