@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, cast
+from typing import cast
 
-from launch.console import err
+from launch.interrupt import stop_on_request
 from launch.pipeline import export_policy
 from launch.run_folder import RunFolder
 from launch.tracking import SampleRow, Tracker
@@ -42,11 +39,6 @@ class Throughput:
     def episodes_per_second(self) -> float | None:
         """Throughput, or None when a resumed run had nothing left to do."""
         return self.episodes / self.seconds if self.seconds else None
-
-
-@dataclass
-class _Interrupt:
-    requested: bool = field(default=False)
 
 
 def train_policy(
@@ -89,17 +81,17 @@ def train_policy(
 
 def _iterate(algorithm: RewriteAlgorithm, tracker: Tracker, config: RunConfig, run: RunFolder, done: int) -> Throughput:
     throughput = Throughput()
-    with _interruptible() as interrupt:
+    with stop_on_request("finishing this iteration and saving") as stop_requested:
         for step in range(done + 1, config.algorithm.iterations + 1):
             iteration = _train_once(algorithm)
             _log(tracker, step, iteration, config)
             throughput.episodes += sum(len(group.trajectories) for group in iteration.groups)
             throughput.seconds += iteration.seconds["iteration"]
-            last = step == config.algorithm.iterations or interrupt.requested
+            last = step == config.algorithm.iterations or stop_requested()
             if last or step % config.checkpoint.every == 0:
                 algorithm.save_training_state(run.checkpoint(step))
                 run.drop_old_checkpoints(config.checkpoint.keep)
-            if interrupt.requested:
+            if stop_requested():
                 raise KeyboardInterrupt
     return throughput
 
@@ -142,21 +134,3 @@ def _rows(iteration: Iteration) -> list[SampleRow]:
         )
         for t in firsts
     ]
-
-
-@contextmanager
-def _interruptible() -> Iterator[_Interrupt]:
-    """Turns the first Ctrl-C into a request; the second one interrupts at once."""
-    interrupt = _Interrupt()
-
-    def handle(number: int, frame: FrameType | None) -> Any:
-        if interrupt.requested:
-            raise KeyboardInterrupt("interrupted at once; the last checkpoint is kept")
-        interrupt.requested = True
-        err.print("Ctrl-C: finishing this iteration and saving; press it again to stop at once")
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -53,26 +53,26 @@ class EmpathyScorer:
     name = NAME
 
     def __init__(self, classifier: EmpathyClassifier, score: Literal["expected", "argmax"]) -> None:
-        """Take a classifier; `score` is the expected level of each mechanism or the likeliest one."""
+        """Take a classifier; `score` is the expected level of each mechanism or the one it decides for."""
         self.classifier = classifier
-        self._level = _expected_levels if score == "expected" else _likeliest_levels
+        self._levels = _expected_levels if score == "expected" else _decided_levels
 
     def score(self, items: Sequence[Item]) -> FloatArray:
         """Levels, shape `[n_items, 3]`, in the order of `MECHANISMS`."""
         levels = np.zeros((len(items), len(MECHANISMS)), dtype=np.float32)
         order = sorted((i for i, item in enumerate(items) if item[1].strip()), key=lambda i: item_order(items[i]))
         if order:
-            probabilities_BML = self.classifier.level_probabilities([(items[i][0], items[i][1]) for i in order])
-            levels[order] = self._level(probabilities_BML).numpy()
+            levels[order] = self._levels(self.classifier, [(items[i][0], items[i][1]) for i in order]).numpy()
         return levels
 
 
-def _expected_levels(probabilities_BML: torch.Tensor) -> torch.Tensor:
+def _expected_levels(classifier: EmpathyClassifier, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
+    probabilities_BML = classifier.level_probabilities(pairs)
     return probabilities_BML @ torch.arange(NUM_LEVELS, dtype=probabilities_BML.dtype)
 
 
-def _likeliest_levels(probabilities_BML: torch.Tensor) -> torch.Tensor:
-    return probabilities_BML.argmax(-1).float()
+def _decided_levels(classifier: EmpathyClassifier, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
+    return classifier.level_logits(pairs).argmax(-1).float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +82,20 @@ class EmpathyBuilder:
     Attributes:
         folder: A trained classifier's folder, readable where the scorer runs.
         score: `expected` or `argmax` level.
-        max_tokens: Each post is cut to its first this many tokens.
+        max_tokens: Each post is cut to its first this many tokens; None cuts as in the classifier's training.
         device: `cpu` or `cuda`.
     """
 
     folder: Path
     score: Literal["expected", "argmax"] = "expected"
-    max_tokens: int = 128
+    max_tokens: int | None = None
     device: str = "cpu"
 
     def build(self) -> EmpathyScorer:
         """Load the classifier."""
         check_device(self.device, NAME)
-        return EmpathyScorer(EmpathyClassifier.load(self.folder, self.max_tokens, self.device), self.score)
+        if self.max_tokens is None:
+            classifier = EmpathyClassifier.from_pretrained(self.folder, self.device)
+        else:
+            classifier = EmpathyClassifier.load(self.folder, self.max_tokens, self.device)
+        return EmpathyScorer(classifier, self.score)

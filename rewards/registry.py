@@ -36,7 +36,7 @@ def _empathy(config: RunConfig, run_folder: Path) -> RewardComponent:
     builder = EmpathyBuilder(
         folder=empathy_folder(config, run_folder),
         score=section.score,
-        max_tokens=config.rewards.max_tokens,
+        max_tokens=section.max_tokens,
         device=_device(section),
     )
     return RewardComponent(EmpathyReward(), builder, section)

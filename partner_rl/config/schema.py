@@ -132,7 +132,10 @@ class EmpathyConfig(RewardSection):
     checkpoint: str | None = None
     """Folder of a trained classifier; null trains one into the run folder."""
     score: Literal["expected", "argmax"] = "expected"
-    """Use the expected level of each mechanism, or the likeliest one as the paper does."""
+    """Use the expected level of each mechanism, or the one that the classifier decides for, as the paper does."""
+    max_tokens: Positive | None = None
+    """Each post is cut to this many tokens; null for as many as the classifier was trained on, so that an edit near the
+    end of a response is seen."""
     micro_batch: Positive = 32
     """Items that one call to an actor scores."""
 
@@ -229,6 +232,8 @@ class RewardTrainingConfig(Section):
     """Lowest layers of the coherence encoder that are not trained; as many as it has leaves the head alone to train."""
     coherence_max_responses: Positive | None = None
     """Make sentence pairs from at most this many responses; null for all."""
+    coherence_batch_size: Positive = 32
+    """Responses in a step; each stands beside another one of its topic."""
     coherence_learning_rate: PositiveFloat = 5e-5
     """Learning rate of the coherence encoder's trained layers."""
     coherence_head_learning_rate: PositiveFloat = 3e-2

@@ -161,7 +161,10 @@ def _train(
     place = {s: i for i, s in enumerate(dict.fromkeys(s for response in responses for s in response.sentences))}
     encoded = tokenize(tokenizer, list(place), token_limit(model.encoder, settings.max_tokens))
     frozen = settings.coherence_frozen_layers
-    epochs = [training_batches(responses, topics, settings.batch_size, rng) for _ in range(settings.coherence_epochs)]
+    epochs = [
+        training_batches(responses, topics, settings.coherence_batch_size, rng)
+        for _ in range(settings.coherence_epochs)
+    ]
     steps = sum(len(batches) for batches in epochs)
     counter = StepCounter(progress, precompute_steps(encoded, frozen) + steps)
     device = next(model.parameters()).device

@@ -59,11 +59,16 @@ def test_levels_equal_the_naive_ones(classifier: EmpathyClassifier, texts: tuple
 def test_expected_and_argmax_levels(empathy_checkpoint: Path, texts: tuple[str, ...]):
     items = [(texts[0], text) for text in texts]
     classifier = EmpathyClassifier.load(empathy_checkpoint, MAX_TOKENS)
+    # Offsets that make the decision another level than the likeliest one.
+    classifier.model.config.level_offsets = [[0.0, 1.0, 2.0]] * 3
+    classifier.save(empathy_checkpoint.with_name("skewed"))
+    empathy_checkpoint = empathy_checkpoint.with_name("skewed")
     probabilities = classifier.level_probabilities(items).numpy()
+    assert (classifier.level_logits(items).argmax(-1).numpy() != probabilities.argmax(-1)).any()
     expected = EmpathyBuilder(empathy_checkpoint, "expected", MAX_TOKENS).build().score(items)
     likeliest = EmpathyBuilder(empathy_checkpoint, "argmax", MAX_TOKENS).build().score(items)
     np.testing.assert_allclose(expected, probabilities[..., 1] + 2 * probabilities[..., 2], atol=TOLERANCE)
-    np.testing.assert_array_equal(likeliest, probabilities.argmax(-1))
+    np.testing.assert_array_equal(likeliest, classifier.level_logits(items).argmax(-1))
     assert expected.dtype == likeliest.dtype == np.float32
 
 
@@ -161,11 +166,21 @@ def test_wrong_folders_are_explained(empathy_checkpoint: Path, coherence_checkpo
     for path in empathy_checkpoint.iterdir():
         (damaged / path.name).write_bytes(path.read_bytes())
     (damaged / "model.safetensors").write_bytes(b"\x00" * 40)
+    with pytest.raises(PartnerError, match="cannot load the model in"):
+        EmpathyClassifier.load(damaged, 8)
+    (damaged / "config.json").write_text("{")
+    with pytest.raises(PartnerError, match="cannot read"):
+        EmpathyClassifier.load(damaged, 8)
+    damaged = tmp_path / "coherence"
+    damaged.mkdir()
+    for path in coherence_checkpoint.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    (damaged / "model.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(PartnerError, match="does not fit its configuration"):
-        EmpathyClassifier.load(damaged, 8)
-    (damaged / "partner_rl.json").write_text(json.dumps({"kind": "empathy"}))
+        CoherenceClassifier.load(damaged, 8)
+    (damaged / "partner_rl.json").write_text(json.dumps({"kind": "coherence"}))
     with pytest.raises(PartnerError, match="is damaged"):
-        EmpathyClassifier.load(damaged, 8)
+        CoherenceClassifier.load(damaged, 8)
 
 
 def test_builders_are_picklable(empathy_checkpoint: Path):

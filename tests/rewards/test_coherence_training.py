@@ -41,7 +41,7 @@ def split(text: str) -> Sequence[str]:
 def settings(**changes: object) -> RewardTrainingConfig:
     defaults = {
         "coherence_epochs": 12,
-        "batch_size": 8,
+        "coherence_batch_size": 8,
         "coherence_learning_rate": 1e-3,
         "max_tokens": 48,
         "coherence_frozen_layers": 9,
