@@ -112,7 +112,7 @@ def load_registered(model_class: type[Model], path: Path) -> Model:
     expected = model_class.config_class
     if expected is None or not isinstance(config, expected):
         raise PartnerError(
-            f"{path} holds a {config.model_type} model, not a {model_class.__name__}: name another folder"
+            f"{path} holds a {config.model_type} model, not one of ours ({model_class.__name__}): name another folder"
         )
     return cast(Model, _load_weights(model_class, path, config, torch.float32, may_miss=()))
 
