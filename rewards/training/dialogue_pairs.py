@@ -104,19 +104,23 @@ def make_batch(rows: Sequence[Row]) -> TargetBatch:
     return TargetBatch(ids_BT, mask_BT, torch.tensor(numbers), torch.tensor(columns), targets_N)
 
 
-def wrong_partners(examples: Sequence[Example], seed: int) -> list[int]:
+def with_wrong_conditions(rows: Sequence[Row], batch: Sequence[int], partners: Sequence[int]) -> list[Row]:
+    """The rows of a batch, then their targets after the conditions of their partners, in the same order."""
+    return [*(rows[i] for i in batch), *(Row(rows[partners[i]].context, rows[i].target) for i in batch)]
+
+
+def wrong_partners(seekers: Sequence[str], rng: np.random.Generator) -> list[int]:
     """Per pair, the index of a random pair of another seeker.
 
     Args:
-        examples: Pairs of at least two seekers.
-        seed: Decides everything.
+        seekers: Per pair, its seeker's id; at least two different ones.
+        rng: Decides everything.
     """
-    rng = np.random.default_rng(seed)
     partners = []
-    for example in examples:
+    for seeker in seekers:
         while True:
-            other = int(rng.integers(len(examples)))
-            if examples[other].seeker_id != example.seeker_id:
+            other = int(rng.integers(len(seekers)))
+            if seekers[other] != seeker:
                 break
         partners.append(other)
     return partners

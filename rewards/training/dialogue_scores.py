@@ -76,7 +76,7 @@ def dialogue_scores(
         accelerator: Shares the pairs out over the processes.
         advance: Called after each chunk (see `score_chunks`).
     """
-    partners = wrong_partners(examples, seed)
+    partners = wrong_partners([e.seeker_id for e in examples], np.random.default_rng(seed))
     conditions, targets = conditions_and_targets(examples, direction)
 
     def rows(conditions: Sequence[str], targets: Sequence[str]) -> list[Row]:

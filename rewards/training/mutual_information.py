@@ -35,6 +35,8 @@ from rewards.training.dialogue_pairs import (
     make_batch,
     token_batches,
     visible_pairs,
+    with_wrong_conditions,
+    wrong_partners,
 )
 from rewards.training.dialogue_scores import DialogueScores, dialogue_scores, perplexity, score_chunks
 from rewards.training.schedule import Progress, StepCounter, linear_schedule, process_share
@@ -123,7 +125,7 @@ def train_dialogue_model(
     testable = len({example.seeker_id for example in examples_test}) > 1
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        trainer = _Trainer(language_model, train, settings, seed, accelerator)
+        trainer = _Trainer(language_model, train, [e.seeker_id for e in examples_train], settings, seed, accelerator)
         total = trainer.total_steps + (settings.mi_epochs + 1) * score_chunks(len(dev), accelerator)
         total += 2 * testable * score_chunks(len(examples_test), accelerator)
         report = progress if accelerator.is_main_process else None
@@ -187,12 +189,17 @@ class _Trainer:
         self,
         language_model: LanguageModel,
         rows: Sequence[Row],
+        seekers: Sequence[str],
         settings: RewardTrainingConfig,
         seed: int,
         accelerator: Accelerator,
     ) -> None:
         rng = np.random.default_rng(seed)
-        epochs = [token_batches(rows, settings.mi_batch_tokens, rng) for _ in range(settings.mi_epochs)]
+        # With one seeker there is no wrong condition.
+        self._contrast = settings.mi_contrast if len(set(seekers)) > 1 else 0.0
+        budget = settings.mi_batch_tokens // (2 if self._contrast else 1)
+        epochs = [token_batches(rows, budget, rng) for _ in range(settings.mi_epochs)]
+        self._partners = (wrong_partners(seekers, rng) for _ in epochs) if self._contrast else iter(())
         mine = [process_share(b, accelerator.process_index, accelerator.num_processes) for b in epochs]
         self._language_model = language_model
         self._rows = rows
@@ -207,14 +214,18 @@ class _Trainer:
         optimizer = torch.optim.AdamW(self._trained.values(), lr=settings.mi_learning_rate, weight_decay=0.0)
         self._schedule = linear_schedule(optimizer, self.total_steps)
         # The model keeps its evaluation mode: dropout is 0.
-        self._loss, self._optimizer = accelerator.prepare(TargetLoss(language_model.model), optimizer)
+        self._loss, self._optimizer = accelerator.prepare(TargetLoss(language_model.model, self._contrast), optimizer)
 
     def train_epoch(self, counter: StepCounter) -> float:
         """One pass; returns the mean loss of the batches of all processes."""
         total = torch.zeros((), device=self._accelerator.device)
         batches = next(self._epochs)
+        partners = next(self._partners, None)
         for batch in batches:
-            total += self._step([self._rows[i] for i in batch])
+            if partners is None:
+                total += self._step([self._rows[i] for i in batch])
+            else:
+                total += self._step(with_wrong_conditions(self._rows, batch, partners))
             self.steps_done += 1
             counter.advance()
         return float(self._accelerator.reduce(total / len(batches), "mean"))

@@ -30,6 +30,7 @@ from rewards.training.dialogue_pairs import (
     make_batch,
     token_batches,
     visible_pairs,
+    with_wrong_conditions,
     wrong_partners,
 )
 from rewards.training.mutual_information import DialogueReport, train_dialogue_model
@@ -105,6 +106,34 @@ def test_loss_and_gradients_are_those_of_the_model_itself(
         torch.testing.assert_close(gradients[1][name], expected, atol=1e-4, rtol=1e-3)
 
 
+def test_the_contrastive_loss_and_its_gradients_are_those_of_its_formula(
+    lm: LanguageModel, texts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(target_loss, "HEAD_ROWS", 7)
+    true = rows_of(lm, texts)
+    partners = [(i + 1) % len(true) for i in range(len(true))]
+    rows = with_wrong_conditions(true, range(len(true)), partners)
+    assert [row.target for row in rows] == [row.target for row in true] * 2
+    assert rows[len(true)].context == true[1].context != true[0].context
+    sums = []
+    for row in rows:
+        ids = torch.tensor([row.context + row.target])
+        log_probs = lm.model(input_ids=ids).logits[0].log_softmax(-1)
+        start = len(row.context)
+        sums.append(sum(log_probs[start + t - 1, token] for t, token in enumerate(row.target)))
+    log_p_true, log_p_wrong = torch.stack(sums).chunk(2)
+    tokens = sum(len(row.target) for row in true)
+    formula = -log_p_true.sum() / tokens - 0.3 * (log_p_true - log_p_wrong).sigmoid().log().mean()
+    gradients = []
+    for loss in (formula, TargetLoss(lm.model, 0.3)(*make_batch(rows).to(CPU))):
+        lm.model.zero_grad()
+        loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in lm.model.named_parameters() if p.grad is not None})
+        gradients[-1]["loss"] = loss.detach()
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_the_loss_is_the_scorers_mean_log_probability(lm: LanguageModel, texts: tuple[str, ...], direction: Direction):
     loss = TargetLoss(lm.model)
@@ -130,9 +159,10 @@ def test_batches_hold_every_row_once_within_the_budget():
 
 def test_wrong_partners_are_of_other_seekers():
     examples = [Example(f"s{i // 2}", f"r{i}", "a", "b") for i in range(20)]
-    partners = wrong_partners(examples, 0)
-    assert all(examples[other].seeker_id != examples[i].seeker_id for i, other in enumerate(partners))
-    assert partners == wrong_partners(examples, 0) != wrong_partners(examples, 1)
+    seekers = [example.seeker_id for example in examples]
+    partners, again, others = (wrong_partners(seekers, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert all(seekers[other] != seekers[i] for i, other in enumerate(partners))
+    assert partners == again != others
     assert visible_pairs([Example("s", "r", " \n", "b"), Example("s", "r", "a", ""), examples[0]]) == [examples[0]]
 
 
@@ -160,11 +190,19 @@ def test_both_directions_are_learnt_and_the_scorer_takes_them(
     assert (true > wrong).all()
 
 
+def test_contrast_tells_true_conditions_from_wrong_ones(llama: Path, tmp_path: Path):
+    plain = train("backward", llama, tmp_path / "plain", mi_epochs=1)
+    contrast = train("backward", llama, tmp_path / "contrast", mi_epochs=1, mi_contrast=3.0)
+    assert plain.after is not None
+    assert contrast.after is not None
+    assert contrast.after.information > plain.after.information
+
+
 def test_the_report_is_what_the_saved_model_scores(llama: Path, tmp_path: Path):
     report = train("backward", llama, tmp_path / "m", mi_epochs=2)
     scorer = MutualInformationBuilder(str(tmp_path / "m"), str(tmp_path / "m"), max_tokens=MAX_TOKENS).build()
     examples = dialogue(40, 2000)
-    partners = wrong_partners(examples, 0)
+    partners = wrong_partners([example.seeker_id for example in examples], np.random.default_rng(0))
     responses = [example.response_post for example in examples]
     true = scorer.score([(e.seeker_post, e.response_post) for e in examples])[:, 1]
     wrong = scorer.score([(e.seeker_post, responses[j]) for e, j in zip(examples, partners, strict=True)])[:, 1]
