@@ -12,7 +12,7 @@ from launch.console import out
 from launch.console import progress as progress_bar
 from partner_rl.pipelines.label import NUM_LEVELS, ClassifierSettings, LabelReport, label
 from partner_rl.pipelines.receipts import write_json
-from partner_rl.pipelines.resources import Resources
+from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
 
 COUNTS = "counts.json"
 """File of the counts in the output folder."""
@@ -44,7 +44,7 @@ def command(
     Example: `partner-rl data label curated labelled --model run/rewards/empathy --workers 4`
     """
     classifier = ClassifierSettings(model.expanduser(), max_tokens, "cuda" if num_gpus > 0 else "cpu", threads)
-    resources = Resources(workers=workers, num_cpus=threads, num_gpus=num_gpus)
+    resources = Resources(workers, threads, num_gpus, rows_per_unit=MODEL_UNIT_ROWS)
     with progress_bar("Labelling") as progress:
         report = label(source, output, classifier, resources, progress, overwrite=overwrite)
     write_json(report.as_json(), output / COUNTS)

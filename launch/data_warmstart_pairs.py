@@ -13,7 +13,7 @@ from launch.console import progress as progress_bar
 from launch.data_label import GpusOption, OverwriteOption, ThreadsOption, TokensOption, WorkersOption
 from partner_rl.config.schema import WarmStartConfig
 from partner_rl.pipelines.label import ClassifierSettings
-from partner_rl.pipelines.resources import Resources
+from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
 from partner_rl.pipelines.warmstart_candidates import DEFAULT_MAX_WORDS, DEFAULT_WINDOW, Recipe
 from partner_rl.pipelines.warmstart_pairs import Balance, make_warmstart_pairs
 from partner_rl.pipelines.warmstart_report import REPORT_PAGE, PairsReport
@@ -57,7 +57,8 @@ def command(
     """
     device = "cuda" if num_gpus > 0 else "cpu"
     classifier = None if model is None else ClassifierSettings(model.expanduser(), max_tokens, device, threads)
-    resources = Resources(workers=workers, num_cpus=threads, num_gpus=0.0 if model is None else num_gpus)
+    gpus = 0.0 if model is None else num_gpus
+    resources = Resources(workers, threads, gpus, rows_per_unit=MODEL_UNIT_ROWS)
     report = make_warmstart_pairs(
         source,
         output,

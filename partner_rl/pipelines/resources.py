@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from partner_rl.types import PartnerError
+
+MODEL_UNIT_ROWS: Final = 2048
+"""Rows of a unit in a stage with a model: a minute or two on one core, so that progress shows and little is lost."""
 
 
 @dataclass(frozen=True, slots=True)

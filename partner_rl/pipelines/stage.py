@@ -52,7 +52,7 @@ from partner_rl.types import MAX_LEVEL, MECHANISMS, PartnerError
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
 
-ROW_GROUP_ROWS: Final = 4096
+ROW_GROUP_ROWS: Final = 2048
 """Rows that are collected before a row group is written."""
 
 MAX_ATTEMPTS: Final = 3
