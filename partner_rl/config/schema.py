@@ -249,8 +249,7 @@ class RewardTrainingConfig(Section):
     mi_learning_rate: PositiveFloat = 5e-4
     """Peak learning rate of the dialogue models; take about 2e-5 when every weight is trained."""
     mi_contrast: NonNegativeFloat = 0.0
-    """Weight of a term that tells a pair's own condition from a wrong one; twice the time of a step, and the reward then
-    says more of what belongs together."""
+    """Weight of a term that tells a pair's own condition from a wrong one; 0 for likelihood alone."""
     mi_lora: LoraSection | None = LoraSection()
     """Adapters of the dialogue models, merged into the weights at the end; null trains the weights themselves."""
     mi_trained_layers: Positive | None = None
