@@ -119,7 +119,7 @@ def test_scores_are_those_of_the_reward_models(
         "rewards.coherence.checkpoint": str(coherence_checkpoint),
     }
     config = load_config("smoke", overrides)
-    classifier = EmpathyClassifier.load(empathy_checkpoint, config.rewards.max_tokens)
+    classifier = EmpathyClassifier.from_pretrained(empathy_checkpoint)
     (prediction,) = classifier.predict([(SEEKER, RESPONSE)])
     for name, mechanism in zip(MECHANISMS, prediction, strict=True):
         assert first["empathy"][name]["level"] == mechanism.level
