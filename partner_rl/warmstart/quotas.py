@@ -60,9 +60,13 @@ def balanced_quotas(available: Mapping[Cell, int], max_examples: int | None, noo
     if max_examples is not None:
         wanted = min(wanted, round(max_examples * (1.0 - noop_fraction)))
     chosen = _shared(inserts, wanted - min(sum(replaces.values()), round(REPLACE_SHARE * wanted)))
-    beside = round(sum(chosen.values()) * REPLACE_SHARE / (1.0 - REPLACE_SHARE))
+    edits = sum(chosen.values())
+    beside = min(round(edits * REPLACE_SHARE / (1.0 - REPLACE_SHARE)), wanted - edits)
     chosen |= _shared(replaces, beside)
-    return chosen | _shared(noops, round(sum(chosen.values()) * noop_fraction / (1.0 - noop_fraction)))
+    edits = sum(chosen.values())
+    unedited = round(edits * noop_fraction / (1.0 - noop_fraction))
+    # Both numbers are rounded: together they may be more than the limit.
+    return chosen | _shared(noops, unedited if max_examples is None else min(unedited, max_examples - edits))
 
 
 def _of_kind(available: Mapping[Cell, int], kind: PositionKind) -> dict[Cell, int]:

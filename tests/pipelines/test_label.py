@@ -31,11 +31,12 @@ from partner_rl.pipelines.label import (
     spans_column,
 )
 from partner_rl.pipelines.ray_data import local_ray
-from partner_rl.pipelines.resources import Resources
+from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
 from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel, EmpathyPrediction, MechanismPrediction
 from tests.rewards.conftest import TEXTS
 
+RESOURCES = Resources(rows_per_unit=MODEL_UNIT_ROWS)
 SURE = MechanismPrediction(2, 2.0, (0.0, 0.0, 1.0), ((0, 2),))
 
 
@@ -146,10 +147,10 @@ def test_again_with_the_same_model_nothing_is_done_and_with_another_it_is_refuse
     corpus: Path,
     empathy_checkpoint: Path,
 ) -> None:
-    report = label(corpus, labelled, ClassifierSettings(empathy_checkpoint, 64), Resources())
+    report = label(corpus, labelled, ClassifierSettings(empathy_checkpoint, 64), RESOURCES)
     assert (report.new_rows, report.stage.skipped_units) == (0, 2)
     with pytest.raises(PartnerError, match="max_tokens=64, now it is 16"):
-        label(corpus, labelled, ClassifierSettings(empathy_checkpoint, 16), Resources())
+        label(corpus, labelled, ClassifierSettings(empathy_checkpoint, 16), RESOURCES)
 
 
 def test_the_order_of_the_answers_is_that_of_the_rows() -> None:
