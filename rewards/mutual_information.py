@@ -68,10 +68,10 @@ class MutualInformationReward:
         return ((request.seeker_post, request.rewritten_response),)
 
     def combine(self, request: ScoreRequest, values: FloatArray) -> ComponentScore:
-        """The weighted sum of both directions; details: each of them."""
-        forward, backward = (float(x) for x in values[0])
-        value = self.lambda_mi * forward + (1.0 - self.lambda_mi) * backward
-        return ComponentScore(value, {"forward": forward, "backward": backward})
+        """The weighted sum of both directions; details: each that has a share."""
+        shares = {"forward": self.lambda_mi, "backward": 1.0 - self.lambda_mi}
+        details = {name: float(x) for (name, share), x in zip(shares.items(), values[0], strict=True) if share > 0.0}
+        return ComponentScore(sum(shares[name] * value for name, value in details.items()), details)
 
 
 class MutualInformationScorer:
@@ -83,8 +83,11 @@ class MutualInformationScorer:
 
     name = NAME
 
-    def __init__(self, forward: LanguageModel, backward: LanguageModel, max_tokens: int) -> None:
-        """Take the two models, possibly one and the same; posts are cut to their first `max_tokens` tokens."""
+    def __init__(self, forward: LanguageModel | None, backward: LanguageModel | None, max_tokens: int) -> None:
+        """Take the two models, possibly one and the same; posts are cut to their first `max_tokens` tokens.
+
+        A direction without a model scores 0.
+        """
         self.forward = forward
         self.backward = backward
         self.max_tokens = max_tokens
@@ -126,13 +129,15 @@ def dialogue_tokens(
 
 
 def _mean_log_probs(
-    language_model: LanguageModel,
+    language_model: LanguageModel | None,
     prompt: DialoguePrompt,
     posts: Sequence[str],
     targets: Sequence[str],
     max_tokens: int,
 ) -> FloatArray:
-    """Mean log-probability a token of each target after its post, shape `[n]`."""
+    """Mean log-probability a token of each target after its post, shape `[n]`; zeros without a model."""
+    if language_model is None:
+        return np.zeros(len(posts), dtype=np.float32)
     contexts, target_tokens = dialogue_tokens(language_model, prompt, posts, targets, max_tokens)
     uniform = -math.log(language_model.vocabulary_size)
     found = language_model.log_probs(contexts, target_tokens)
@@ -144,15 +149,16 @@ class MutualInformationBuilder:
     """Loads the two language models; one copy serves both directions when their names are equal.
 
     Attributes:
-        forward: Name of the model of `p→(R̂|S)` (see `partner_rl.models.sources`), resolved where the scorer runs.
-        backward: Name of the model of `p←(S|R̂)`.
+        forward: Name of the model of `p→(R̂|S)` (see `partner_rl.models.sources`), resolved where the scorer runs; None
+            when `λ` is 0, so that nobody waits for a number that weighs nothing.
+        backward: Name of the model of `p←(S|R̂)`; None when `λ` is 1.
         cache_dir: Cache of converted models; None for the default.
         max_tokens: Each post is cut to its first this many tokens.
         device: `cpu` or `cuda`.
     """
 
-    forward: str
-    backward: str
+    forward: str | None
+    backward: str | None
     cache_dir: Path | None = None
     max_tokens: int = 128
     device: str = "cpu"
@@ -160,10 +166,7 @@ class MutualInformationBuilder:
     def build(self) -> MutualInformationScorer:
         """Load the language models."""
         check_device(self.device, NAME)
-        forward = load_language_model(self.forward, self.cache_dir, self.device)
-        backward = (
-            forward
-            if self.backward == self.forward
-            else load_language_model(self.backward, self.cache_dir, self.device)
-        )
+        names = {name for name in (self.forward, self.backward) if name is not None}
+        models = {name: load_language_model(name, self.cache_dir, self.device) for name in sorted(names)}
+        forward, backward = (None if name is None else models[name] for name in (self.forward, self.backward))
         return MutualInformationScorer(forward, backward, self.max_tokens)

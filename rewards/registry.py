@@ -64,10 +64,10 @@ def _coherence(config: RunConfig, run_folder: Path) -> RewardComponent:
 
 
 def _mutual_information(config: RunConfig, run_folder: Path) -> RewardComponent:
-    section = config.rewards.mutual_information
+    section, language_model = config.rewards.mutual_information, config.models.reward_lm
     builder = MutualInformationBuilder(
-        forward=_model_name(section.forward_checkpoint or config.models.reward_lm),
-        backward=_model_name(section.backward_checkpoint or config.models.reward_lm),
+        forward=_model_name(section.forward_checkpoint or language_model) if section.lambda_mi > 0.0 else None,
+        backward=_model_name(section.backward_checkpoint or language_model) if section.lambda_mi < 1.0 else None,
         cache_dir=_cache_dir(config),
         max_tokens=config.rewards.max_tokens,
         device=_device(section),

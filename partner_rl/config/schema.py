@@ -167,7 +167,7 @@ class MutualInformationConfig(RewardSection):
     weight: float = 0.1
     """Weight `w_m`."""
     lambda_mi: Fraction = 0.5
-    """Share of the forward model: `λ log p→(R̂|S) + (1−λ) log p←(S|R̂)`."""
+    """Share of the forward model: `λ log p→(R̂|S) + (1−λ) log p←(S|R̂)`; a model without a share is not loaded."""
     forward_checkpoint: str | None = None
     """Folder of a fine-tuned forward model; null for `models.reward_lm`."""
     backward_checkpoint: str | None = None

@@ -69,13 +69,20 @@ def test_whole_response_coherence_asks_for_all_ordered_pairs():
     assert mean_probability(np.zeros((0, 1), np.float32)) == NEUTRAL
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.0, -4.0), (0.5, -3.0), (1.0, -2.0)])
-def test_mutual_information_weighs_forward_and_backward(share: float, expected: float):
+@pytest.mark.parametrize(
+    ("share", "expected", "details"),
+    [
+        (0.0, -4.0, {"backward": -4.0}),
+        (0.5, -3.0, {"forward": -2.0, "backward": -4.0}),
+        (1.0, -2.0, {"forward": -2.0}),
+    ],
+)
+def test_mutual_information_weighs_forward_and_backward(share: float, expected: float, details: dict[str, float]):
     reward = MutualInformationReward(share)
     assert reward.items(request()) == (("Seeker.", "New. Old one. Old two."),)
     score = reward.combine(request(), np.array([[-2.0, -4.0]], np.float32))
     assert score.value == pytest.approx(expected)
-    assert score.details == {"forward": -2.0, "backward": -4.0}
+    assert score.details == details
 
 
 def test_mix_weighs_and_sums():
