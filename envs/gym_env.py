@@ -22,7 +22,6 @@ import numpy as np
 from envs import rewriting, spaces
 from envs.scoring import EpisodeScorer, score_episodes
 from partner_rl.config.schema import EnvConfig
-from partner_rl.positions import noop_position
 from partner_rl.types import EditAction, Example, PartnerError
 
 Observation: TypeAlias = dict[str, Any]
@@ -106,7 +105,9 @@ class EmpathicRewritingEnv(gymnasium.Env[Observation, Action]):
             raise ValueError(f"the action is not in {self.action_space}")
         position = int(action["position"])
         is_valid = bool(rewriting.position_mask(self.episode)[position])
-        taken = EditAction(position if is_valid else noop_position(self.settings.window), action["sentence"])
+        # The no-op is the last position, where there is one.
+        fallback = int(rewriting.position_mask(self.episode).nonzero()[0][-1])
+        taken = EditAction(position if is_valid else fallback, action["sentence"])
         after = rewriting.step(self.episode, taken, self.settings)
         info: dict[str, Any] = {"invalid_position": not is_valid}
         reward = 0.0

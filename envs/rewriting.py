@@ -3,6 +3,7 @@
 The state is a seeker's post and a window of `k` sentences of the response; an action is a position in the window and
 a candidate sentence (PARTNER, section 4). An edit leaves the window where it is, cut anew from the edited response; a
 no-op slides it by `k` sentences. The episode ends after `max_edits` edits, or when a no-op leaves the last window.
+With the positions `end` (an ablation) the window is always the last one, and each edit adds a sentence after it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from envs import text
 from partner_rl import positions
 from partner_rl.config.schema import EnvConfig
-from partner_rl.positions import Position, PositionKind
+from partner_rl.positions import Position, PositionKind, PositionRule
 from partner_rl.types import EditAction, Example, RewriteState, ScoreRequest
 
 
@@ -62,6 +63,7 @@ class EpisodeState:
         window_start: Index of the window's first sentence.
         edits_made: Edits so far, those with an empty candidate included.
         done: The episode is over.
+        positions: Which positions there are.
     """
 
     example: Example
@@ -72,12 +74,14 @@ class EpisodeState:
     window_start: int = 0
     edits_made: int = 0
     done: bool = False
+    positions: PositionRule = "all"
 
 
 def reset(example: Example, settings: EnvConfig) -> EpisodeState:
     """The first state of an episode. A response without any sentence has one empty window."""
     split = text.split(example.response_post)
-    return EpisodeState(example, split, split, (None,) * len(split.sentences), settings.window)
+    state = EpisodeState(example, split, split, (None,) * len(split.sentences), settings.window)
+    return _at_the_end(state) if settings.positions == "end" else state
 
 
 def step(state: EpisodeState, action: EditAction, settings: EnvConfig) -> EpisodeState:
@@ -97,6 +101,8 @@ def step(state: EpisodeState, action: EditAction, settings: EnvConfig) -> Episod
     if position.kind is PositionKind.NOOP:
         return _slide(state)
     edited = _edit(state, position, action.sentence)
+    if edited.positions == "end":
+        edited = _at_the_end(edited)
     edits_made = state.edits_made + 1
     return replace(edited, edits_made=edits_made, done=edits_made >= settings.max_edits)
 
@@ -108,7 +114,7 @@ def observe(state: EpisodeState) -> RewriteState:
 
 def position_mask(state: EpisodeState) -> npt.NDArray[np.bool_]:
     """Which positions are valid now, shape `[2k+2]`."""
-    return positions.position_mask(len(_span(state)), state.window)
+    return positions.position_mask(len(_span(state)), state.window, state.positions)
 
 
 def score_request(state: EpisodeState) -> ScoreRequest:
@@ -134,6 +140,12 @@ def edits(state: EpisodeState) -> tuple[Edit, ...]:
         for index, (sentence, candidate) in enumerate(zip(state.current.sentences, state.candidates, strict=True))
         if candidate is not None
     )
+
+
+def _at_the_end(state: EpisodeState) -> EpisodeState:
+    """The window at the last sentences, where one may be added."""
+    last = max(0, len(state.current.sentences) - 1)
+    return replace(state, window_start=last // state.window * state.window, positions="end")
 
 
 def _span(state: EpisodeState) -> tuple[str, ...]:

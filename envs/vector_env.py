@@ -58,6 +58,10 @@ class RewriteVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, npt.NDA
         self._scorer = scorer
         self._episodes: tuple[rewriting.EpisodeState, ...] = ()
 
+    def with_slots(self, num_envs: int) -> RewriteVectorEnv:
+        """An environment of its own with the same scorer and settings and `num_envs` slots."""
+        return RewriteVectorEnv(num_envs, self._scorer, self.settings)
+
     @property
     def episodes(self) -> tuple[rewriting.EpisodeState, ...]:
         """The `N` episodes, finished ones included; empty before the first `reset`."""

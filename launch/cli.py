@@ -39,8 +39,11 @@ COMMANDS: Final = {
     ),
     "evaluate": LazyCommand("launch.evaluate", "command", "Measure a trained policy on held-out pairs."),
     "rewrite": LazyCommand("launch.rewrite", "command", "Rewrite one response, or a file of them."),
+    "ablate": LazyCommand("launch.ablate", "command", "Train without each part of the method and compare."),
+    "baselines": LazyCommand("launch.baselines", "app", "Train the baselines that need training."),
     "models": LazyCommand("launch.models", "app", "List the pretrained models and pull them."),
     "rewards": LazyCommand("launch.rewards", "app", "Train, apply and measure the reward models."),
+    "judge": LazyCommand("launch.judge", "app", "Train and apply the held-out judge of empathy."),
     "data": LazyCommand("launch.data", "app", "Pull, check and convert corpora."),
 }
 

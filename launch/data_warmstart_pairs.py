@@ -39,6 +39,9 @@ def command(
     max_words: Annotated[
         int, typer.Option("--max-words", min=MIN_WORDS, help="Longest sentence; policy.max_new_tokens × 3/4 fits.")
     ] = DEFAULT_MAX_WORDS,
+    max_sentences: Annotated[
+        int, typer.Option("--max-sentences", min=1, help="Most adjacent empathic sentences taken out as one.")
+    ] = 1,
     window: Annotated[
         int, typer.Option("--window", min=1, max=16, help="Sentences that the policy sees at once (env.window).")
     ] = DEFAULT_WINDOW,
@@ -62,7 +65,7 @@ def command(
     report = make_warmstart_pairs(
         source,
         output,
-        Recipe(window, min_level, max_words, seed),
+        Recipe(window, min_level, max_words, seed, max_sentences),
         Balance(max_examples, noop_fraction),
         classifier,
         resources,

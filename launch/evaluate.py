@@ -1,63 +1,284 @@
-"""`partner-rl evaluate`: a trained policy on held-out pairs, beside the originals and its warm start."""
+"""`partner-rl evaluate`: trained policies on held-out pairs, beside the originals, baselines and their warm start."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from launch.clock import PhaseClock
-from launch.console import out
+from launch.console import out, progress
 from launch.run_folder import RunFolder
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
 
+if TYPE_CHECKING:
+    from launch.compared_systems import EvaluatedPairs, EvaluatedRun
+    from launch.plan import Plan
+    from partner_rl.evaluation.pair_scores import LevelJudge, Sources
+    from partner_rl.evaluation.report_files import About
+    from partner_rl.evaluation.result import EvaluationResult
+    from partner_rl.evaluation.system import System
+    from partner_rl.policy.generate import Sampling
+    from rewards.pool import RewardClient
+
+_OWN_SYSTEMS = ("unchanged", "warm_start")
+"""Baselines that an evaluation holds anyway: the originals and the warm start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked of an evaluation besides the runs.
+
+    Attributes:
+        split: Which held-out part.
+        baselines: Baselines in `NAME,NAME` or `all`, or None.
+        reference: The system to compare with, or None for the default.
+        greedy: Policies take their likeliest edit.
+        targets: Check the targets.
+        with_posts: Write posts into the report.
+        human_sheet: Where to write a sheet for raters, or None.
+        human_pairs: Pairs of a pairing of systems in that sheet.
+    """
+
+    split: Literal["test", "dev"] = "test"
+    baselines: str | None = None
+    reference: str | None = None
+    greedy: bool = False
+    targets: bool = False
+    with_posts: bool = False
+    human_sheet: Path | None = None
+    human_pairs: int = 50
+
 
 def command(
-    run: Annotated[Path, typer.Argument(help="A run folder whose training has ended.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders whose training has ended.")],
     data: Annotated[
-        str | None, typer.Option(help="Another corpus than the run's: folder or file.", show_default=False)
+        str | None, typer.Option(help="Another corpus than the first run's: folder or file.", show_default=False)
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Where to write the scores as JSON.", show_default="RUN/evaluation.json")
+    split: Annotated[str, typer.Option(help="Which held-out part: test or dev.")] = "test",
+    max_pairs: Annotated[
+        int | None,
+        typer.Option(min=1, help="At most this many pairs of the kind that training rewrites.", show_default=False),
     ] = None,
-    max_pairs: Annotated[int | None, typer.Option(min=1, help="At most this many pairs.", show_default=False)] = None,
+    baselines: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Baselines to compare with, or all.", show_default=False)
+    ] = None,
+    judge: Annotated[
+        Path | None, typer.Option(help="A held-out judge of empathy (default: evaluation.judge).", show_default=False)
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="SYSTEM", help="Test all others against this one.", show_default="the warm start"),
+    ] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest edit instead of sampling one.")] = False,
+    targets: Annotated[bool, typer.Option("--targets", help="Check what a trained policy must reach.")] = False,
+    with_posts: Annotated[bool, typer.Option("--with-posts", help="Write posts and examples too.")] = False,
+    human_sheet: Annotated[
+        Path | None, typer.Option(help="Write a blinded A/B sheet for raters (CSV).", show_default=False)
+    ] = None,
+    human_pairs: Annotated[int, typer.Option(min=1, help="Pairs of two systems in that sheet.")] = 50,
+    output: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default="RUN/evaluation")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a configuration key.")
+    ] = None,
 ) -> None:
-    """Measure a trained policy on held-out pairs.
+    """Measure trained policies on held-out pairs; pairs and reward models are those of the first run.
 
-    Example: `partner-rl evaluate runs/first --max-pairs 200`
+    Example: `partner-rl evaluate runs/first --max-pairs 200 --baselines template --targets`
     """
-    folder, config = RunFolder.open(run)
-    if not folder.export.is_dir():
-        raise PartnerError(f"{run} has no export/: finish its training with `partner-rl train --resume {run}`")
-    if data is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"source": data})})
-    if max_pairs is not None:
-        config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"max_pairs": max_pairs})})
-    evaluate(config, folder, output or folder.path / "evaluation.json")
+    from launch.compared_systems import named_runs
+    from partner_rl.config.load import load_config
+
+    if split not in ("test", "dev"):
+        raise PartnerError(f"--split is {split!r}: it must be test or dev")
+    overrides = list(settings or [])
+    overrides += [] if data is None else [f"data.source={data}"]
+    overrides += [] if max_pairs is None else [f"evaluation.max_pairs={max_pairs}"]
+    overrides += [] if judge is None else [f"evaluation.judge={judge}"]
+    folders = [RunFolder.open(run)[0] for run in runs]
+    evaluated = named_runs([(folder, load_config(str(folder.config_file), overrides)) for folder in folders])
+    wish = Wish(
+        "dev" if split == "dev" else "test", baselines, reference, greedy, targets, with_posts, human_sheet, human_pairs
+    )
+    evaluate(evaluated, wish, output or folders[0].path / "evaluation")
 
 
-def evaluate(config: RunConfig, run: RunFolder, output: Path) -> None:
-    """Scores the originals, the warm start (if the run made one) and the trained policy on the test split."""
-    from launch import pipeline
-    from launch.ray_session import place_on_this_machine, ray_session
-    from partner_rl.evaluation.report import systems_table
-    from partner_rl.evaluation.summary import build_summary, write_summary
+def evaluate(runs: Sequence[EvaluatedRun], wish: Wish, output: Path) -> None:
+    """Evaluates runs and writes the report; the first run's pairs, reward models and sampling are used for all."""
+    from launch.compared_systems import choose_pairs, warm_starts
+    from launch.pipeline import load_splits
+    from launch.ray_session import place_on_this_machine
+    from launch.tracking import log_evaluation
+    from partner_rl.evaluation.baselines.registry import baseline_names
+    from partner_rl.evaluation.report_files import write_report
+    from partner_rl.evaluation.system import ORIGINAL
+    from partner_rl.evaluation.tables import values_by_system
 
-    clock = PhaseClock()
-    config, plan = place_on_this_machine(config)
-    splits = pipeline.load_splits(config)
-    with (
-        ray_session(config, plan),
-        pipeline.reward_pools(config, run, plan) as pools,
-        clock.phase("evaluation", "evaluation"),
-    ):
-        evaluation = pipeline.Evaluation(config, run, splits.test, pools.client())
-        systems = [evaluation.originals()]
-        for name, policy_folder in (("warm_start", run.warm_start), ("rl", run.export)):
-            if policy_folder.is_dir():
-                systems.append(evaluation.policy(name, policy_folder)[0])
-    write_summary(output, build_summary(systems, clock.seconds, None, config.seed))
-    out.print(systems_table(systems))
-    out.print(f"scores: {output}", soft_wrap=True)
+    # Names that do not exist are found before anything is computed.
+    names = () if wish.baselines is None else baseline_names(wish.baselines)
+    known = [ORIGINAL, *(name for name in names if name not in _OWN_SYSTEMS), *warm_starts(runs)]
+    known += [run.name for run in runs]
+    if wish.reference is not None and wish.reference not in known:
+        raise PartnerError(f"--reference: there is no system {wish.reference!r}, only {', '.join(known)}")
+    clock, first = PhaseClock(), runs[0]
+    config, plan = place_on_this_machine(first.config)
+    splits = load_splits(config)
+    pairs = choose_pairs(splits.dev if wish.split == "dev" else splits.test, config)
+    judge = _judge(config)
+    result = _measured(runs, config, plan, pairs, names, wish, judge, clock)
+    about = _about(runs, config, result, wish, clock)
+    written = write_report(output, result, about)
+    log_evaluation(first.folder.path, config, values_by_system(result))
+    _print(result, about)
+    if wish.human_sheet is not None:
+        _write_sheet(wish.human_sheet, wish.human_pairs, runs, result, config.seed)
+    out.print(f"report: {written[0]}", soft_wrap=True)
+
+
+def _judge(config: RunConfig) -> LevelJudge | None:
+    """The held-out judge that the configuration names."""
+    from launch.pipeline import cache_dir_of, device_of
+    from partner_rl.evaluation.judge import load_judge
+
+    if config.evaluation.judge is None:
+        return None
+    return load_judge(Path(config.evaluation.judge).expanduser(), device_of(config), cache_dir_of(config))
+
+
+def _measured(
+    runs: Sequence[EvaluatedRun],
+    config: RunConfig,
+    plan: Plan,
+    pairs: EvaluatedPairs,
+    baselines: Sequence[str],
+    wish: Wish,
+    judge: LevelJudge | None,
+    clock: PhaseClock,
+) -> EvaluationResult:
+    """Lets all systems rewrite the pairs and measures them."""
+    from launch.pipeline import evaluation_sources, reward_pools
+    from launch.ray_session import ray_session
+    from partner_rl.evaluation.systems import evaluate_systems
+
+    with ray_session(config, plan), reward_pools(config, runs[0].folder, plan) as pools:
+        client = pools.client()
+        with clock.phase("rewriting", "rewriting the held-out pairs"):
+            systems = _systems(runs, config, pairs, baselines, wish, client)
+        sources: Sources = evaluation_sources(config, runs[0].folder, client, judge)
+        with clock.phase("scoring", "scoring the rewrites"), progress("Scoring") as report:
+            return evaluate_systems(
+                systems,
+                pairs.examples,
+                sources,
+                headline_N=pairs.headline_N,
+                reference=wish.reference,
+                seed=config.seed,
+                batch_size=config.evaluation.batch_size,
+                progress=report,
+            )
+
+
+def _systems(
+    runs: Sequence[EvaluatedRun],
+    config: RunConfig,
+    pairs: EvaluatedPairs,
+    baselines: Sequence[str],
+    wish: Wish,
+    client: RewardClient,
+) -> list[System]:
+    from launch.baselines import baseline_context
+    from launch.compared_systems import originals, policies
+    from partner_rl.evaluation.baselines.registry import make_baselines
+
+    systems = [originals(pairs, config)]
+    wanted = [name for name in baselines if name not in _OWN_SYSTEMS]
+    if wanted:
+        systems += make_baselines(wanted, baseline_context(config, runs[0].folder, pairs.examples, client))
+    return [*systems, *policies(runs, pairs, _sampling(config, wish.greedy))]
+
+
+def _sampling(config: RunConfig, greedy: bool) -> Sampling:
+    from partner_rl.policy.generate import Sampling
+
+    settings = config.evaluation
+    return Sampling.greedy() if greedy else Sampling(settings.temperature, settings.top_p, settings.top_k)
+
+
+def _about(
+    runs: Sequence[EvaluatedRun], config: RunConfig, result: EvaluationResult, wish: Wish, clock: PhaseClock
+) -> About:
+    """What the report says besides the figures."""
+    from partner_rl.evaluation.report_files import About
+    from partner_rl.evaluation.targets import check_targets
+
+    settings, first = config.evaluation, runs[0].folder.path.resolve().name
+    sampled = f"temperature {settings.temperature:g}, top-p {settings.top_p:g}, top-k {settings.top_k}"
+    labels = f"{len(result.examples)}, of which {result.headline.pairs} in the main table"
+    facts = {
+        "runs": ", ".join(run.folder.path.resolve().name for run in runs),
+        "pairs": f"{labels}; {wish.split} split of {config.data.source}",
+        "reward models": f"those of {first}, for every system",
+        "held-out judge": settings.judge or "none",
+        "policies": "greedy" if wish.greedy else f"sampled: {sampled}",
+        "compared with": result.reference,
+        "seed": str(config.seed),
+    }
+    return About(
+        title=f"Evaluation of {facts['runs']}",
+        facts=facts,
+        remarks=_remarks(runs, result),
+        targets={run.name: check_targets(result, run.name) for run in runs} if wish.targets else {},
+        with_posts=wish.with_posts,
+        seconds=clock.seconds,
+        seed=config.seed,
+    )
+
+
+def _remarks(runs: Sequence[EvaluatedRun], result: EvaluationResult) -> list[str]:
+    """What keeps the figures from being taken at their word."""
+    remarks = []
+    if not result.judged:
+        remarks.append(
+            "No held-out judge took part: the change in empathy is by the classifier that policies were trained "
+            "against. Give one with --judge."
+        )
+    apart = [run.name for run in runs if _split_of(run.config) != _split_of(runs[0].config)]
+    if apart:
+        remarks.append(
+            f"{', '.join(apart)} split the corpus in another way than {runs[0].name}: "
+            "they may have been trained on some of these pairs."
+        )
+    return remarks
+
+
+def _split_of(config: RunConfig) -> tuple[str, float, float]:
+    return config.data.split_salt, config.data.train_fraction, config.data.dev_fraction
+
+
+def _print(result: EvaluationResult, about: About) -> None:
+    from partner_rl.evaluation.report import printed_table
+    from partner_rl.evaluation.tables import main_table, targets_table
+
+    out.print(printed_table(main_table(result)))
+    for system, results in about.targets.items():
+        out.print(printed_table(targets_table(system, results)))
+    for remark in about.remarks:
+        out.print(remark, soft_wrap=True, markup=False)
+
+
+def _write_sheet(
+    sheet: Path, pairs_each: int, runs: Sequence[EvaluatedRun], result: EvaluationResult, seed: int
+) -> None:
+    """A sheet of each trained policy against every other system."""
+    from partner_rl.evaluation.human_sheet import key_path, write_human_sheet
+
+    trained = {run.name for run in runs}
+    names = [scores.name for scores in result.scores]
+    pairings = [pairing for pairing in combinations(names, 2) if trained.intersection(pairing)]
+    items = write_human_sheet(sheet, result, pairings, pairs_each, seed)
+    out.print(f"{items} items for raters: {sheet}; the key, not for raters: {key_path(sheet)}", soft_wrap=True)

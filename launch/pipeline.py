@@ -29,6 +29,8 @@ from partner_rl.config.schema import RunConfig
 from partner_rl.data.readers import read_examples
 from partner_rl.data.splits import Splits, select_pairs, split_examples
 from partner_rl.evaluation.embedding import sentence_embedder
+from partner_rl.evaluation.pair_scores import LevelJudge, Sources
+from partner_rl.evaluation.system import ORIGINAL
 from partner_rl.evaluation.systems import SystemScores, evaluate_system, original_requests
 from partner_rl.models.sources import resolve
 from partner_rl.policy.generate import Sampling
@@ -129,7 +131,7 @@ def warm_start(config: RunConfig, run: RunFolder, splits: Splits) -> Path:
     policy = load_policy(
         resolve(config.models.policy, cache_dir_of(config)), config.policy, config.env.window, device_of(config)
     )
-    work, temporary = run.path / ".warm_start.training", run.path / f".warm_start.{os.getpid()}"
+    work, temporary = run.warm_start_training, run.path / f".warm_start.{os.getpid()}"
     with progress("Warm start") as report, stop_on_request("finishing this step and saving") as stop:
         result = train_warmstart(
             policy, examples.train, examples.dev, config.warmstart, work, config.seed, report, stop
@@ -153,6 +155,42 @@ def reward_pools(config: RunConfig, run: RunFolder, plan: Plan) -> Iterator[Rewa
         yield pools
 
 
+def evaluation_sources(
+    config: RunConfig, run: RunFolder, client: RewardClient, judge: LevelJudge | None = None
+) -> Sources:
+    """The models that an evaluation measures with: those of a run, whatever they weigh in training."""
+    definitions = {name: component.definition for name, component in all_components(config, run.path).items()}
+    encoder = resolve(config.models.encoder, cache_dir_of(config))
+    embed = sentence_embedder(encoder, config.rewards.max_tokens, device_of(config))
+    return Sources(client, definitions, embed, judge)
+
+
+def rewrite_with(
+    name: str, folder: Path, pairs: Sequence[Example], config: RunConfig, sampling: Sampling
+) -> list[Rewrite]:
+    """Rewrites held-out pairs with an exported policy.
+
+    Args:
+        name: What to call it on the terminal.
+        folder: The policy.
+        pairs: The pairs.
+        config: The policy's own run; its `env`, `seed` and `evaluation.batch_size` are used.
+        sampling: How to draw positions and sentences.
+
+    Raises:
+        PartnerError: The folder holds no policy of this window, or a pair has no visible text.
+    """
+    settings = config.policy.model_copy(update={"lora": None})
+    policy = load_policy(folder, settings, config.env.window, device_of(config))
+    rewriter = Rewriter(policy, config.env, sampling, config.seed, config.evaluation.batch_size)
+    with progress(f"Rewriting with {name}") as report:
+        results = rewriter.rewrite(pairs, report)
+    rewrites = [result for result in results if isinstance(result, Rewrite)]
+    if len(rewrites) < len(results):
+        raise PartnerError(f"{len(results) - len(rewrites)} held-out pairs have no visible text: remove them")
+    return rewrites
+
+
 class Evaluation:
     """Scores systems on the same held-out pairs with the same rewards."""
 
@@ -165,20 +203,17 @@ class Evaluation:
             raise PartnerError(
                 f"no held-out pair has an empathy of at most data.max_empathy={config.data.max_empathy}: raise it"
             )
-        self._definitions = {name: c.definition for name, c in all_components(config, run.path).items()}
-        encoder = resolve(config.models.encoder, cache_dir_of(config))
-        self._embed = sentence_embedder(encoder, config.rewards.max_tokens, device_of(config))
+        self._sources = evaluation_sources(config, run, client)
 
     def originals(self) -> SystemScores:
         """The responses as their supporters wrote them."""
-        return self._score("original", original_requests(self.pairs, self._config.env))
+        return self._score(ORIGINAL, original_requests(self.pairs, self._config.env))
 
     def policy(self, name: str, folder: Path) -> tuple[SystemScores, list[Rewrite]]:
         """Rewrites the pairs with an exported policy and scores the rewrites."""
-        settings = self._config.policy.model_copy(update={"lora": None})
-        policy = load_policy(folder, settings, self._config.env.window, device_of(self._config))
-        rewrites = self._rewrite(name, policy)
-        del policy
+        settings = self._config.evaluation
+        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
+        rewrites = rewrite_with(name, folder, self.pairs, self._config, sampling)
         return self._score(name, [rewrite.request for rewrite in rewrites]), rewrites
 
     def _score(self, name: str, requests: Sequence[ScoreRequest]) -> SystemScores:
@@ -188,21 +223,9 @@ class Evaluation:
             for start in range(0, len(requests), size):
                 report(start, len(requests))
                 self._client.score(requests[start : start + size])
-            scores = evaluate_system(name, requests, self._client, self._definitions, self._embed)
+            scores = evaluate_system(name, requests, self._client, self._sources.definitions, self._sources.embed)
             report(len(requests), len(requests))
         return scores
-
-    def _rewrite(self, name: str, policy: Policy) -> list[Rewrite]:
-        """Rewrites the pairs with a policy; pairs that were read as good but cannot be rewritten are an error."""
-        settings = self._config.evaluation
-        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
-        rewriter = Rewriter(policy, self._config.env, sampling, self._config.seed, settings.batch_size)
-        with progress(f"Rewriting with {name}") as report:
-            results = rewriter.rewrite(self.pairs, report)
-        rewrites = [result for result in results if isinstance(result, Rewrite)]
-        if len(rewrites) < len(results):
-            raise PartnerError(f"{len(results) - len(rewrites)} held-out pairs have no visible text: remove them")
-        return rewrites
 
     def records(self, rewrites: Sequence[Rewrite]) -> list[dict[str, Any]]:
         """The rewrites with edits and scores, as `partner-rl rewrite` writes them."""

@@ -10,11 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from partner_rl.config.load import load_config, save_config
 from partner_rl.config.schema import RunConfig
+from partner_rl.durable import has_whole_size, publish, remove_unfinished
 from partner_rl.types import PartnerError
 
 _CHECKPOINT = re.compile(r"iteration-(\d+)")
+_DISCARDED = ".discarded"
+_LOCK = ".lock"
+_UNFINISHED_CONFIG = "config.yaml.part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +51,11 @@ class RunFolder:
         try:
             run.path.mkdir(parents=True)
         except FileExistsError as error:
-            raise PartnerError(
-                f"{run.path} exists: resume it with `partner-rl train --resume {run.path}` or set another name=…"
-            ) from error
+            # A folder without a configuration is left by a kill right after the start; nothing can be resumed there.
+            if not run.path.is_dir() or {path.name for path in run.path.iterdir()} - {_UNFINISHED_CONFIG}:
+                raise PartnerError(
+                    f"{run.path} exists: resume it with `partner-rl train --resume {run.path}` or set another name=…"
+                ) from error
         save_config(config.model_copy(update={"name": name}), run.config_file)
         return run
 
@@ -65,11 +73,41 @@ class RunFolder:
 
     @contextmanager
     def resumable(self) -> Iterator[None]:
-        """Tells, when Ctrl-C ends the block, how to go on."""
+        """Keeps other processes out of the run, and tells, when Ctrl-C ends the block, how to go on.
+
+        What a killed process left unfinished is removed first.
+
+        Raises:
+            PartnerError: Another process is at work in the folder.
+        """
         try:
-            yield
+            with self._locked():
+                self._remove_unfinished()
+                yield
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(f"interrupted; go on with: partner-rl train --resume {self.path}") from interrupt
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # The kernel lets go of the lock when the process ends, however it ends.
+        lock = FileLock(self.path / _LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise PartnerError(f"another process is training in {self.path}: wait for it, or stop it first") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _remove_unfinished(self) -> None:
+        for folder in (self.path, self.checkpoints):
+            remove_unfinished(folder)
+        if self.warm_start.exists():
+            shutil.rmtree(self.warm_start_training, ignore_errors=True)
+        # The classifiers' temporary folders have names of their own.
+        for path in self.rewards.glob(".*"):
+            shutil.rmtree(path)
 
     @property
     def config_file(self) -> Path:
@@ -85,6 +123,11 @@ class RunFolder:
     def warm_start(self) -> Path:
         """The warm-started policy."""
         return self.path / "warm_start"
+
+    @property
+    def warm_start_training(self) -> Path:
+        """State of a warm start that has not ended."""
+        return self.path / ".warm_start.training"
 
     @property
     def checkpoints(self) -> Path:
@@ -121,17 +164,45 @@ class RunFolder:
         return self.checkpoints / f"iteration-{iterations:06d}"
 
     def saved_checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
+        """The checkpoints, oldest first; all were whole when they were written."""
         found = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
-        return sorted(path for path in found if _CHECKPOINT.fullmatch(path.name))
+        return sorted((path for path in found if _CHECKPOINT.fullmatch(path.name)), key=iterations_of)
 
-    def drop_old_checkpoints(self, keep: int) -> None:
-        """Removes all but the newest checkpoints."""
-        for path in self.saved_checkpoints()[:-keep]:
+    def set_aside_checkpoints_after(self, iterations: int) -> None:
+        """Renames the checkpoints of more iterations, so that no resume takes them: they are damaged or undone."""
+        for path in self.saved_checkpoints():
+            if iterations_of(path) > iterations:
+                aside = path.with_name(path.name + _DISCARDED)
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+
+    def drop_old_checkpoints(self, keep: int, keep_every: int | None = None) -> None:
+        """Removes all but the newest checkpoints, and those that were set aside.
+
+        A checkpoint that has been cut off or lost a file since does not count as one of them.
+
+        Args:
+            keep: How many of the newest to keep.
+            keep_every: Keep those after a multiple of this many iterations too.
+        """
+        saved = self.saved_checkpoints()
+        kept = [path for path in saved if has_whole_size(path)][-keep:]
+        if not kept:
+            return
+        for path in saved:
+            if path not in kept and (keep_every is None or iterations_of(path) % keep_every):
+                shutil.rmtree(path)
+        for path in self.checkpoints.glob(f"*{_DISCARDED}"):
             shutil.rmtree(path)
 
 
+def iterations_of(checkpoint: Path) -> int:
+    """The iterations that a checkpoint has behind it, by its name."""
+    match = _CHECKPOINT.fullmatch(checkpoint.name)
+    assert match is not None
+    return int(match[1])
+
+
 def write_folder(target: Path, temporary: Path) -> None:
-    """Gives a finished folder its final name, replacing an older one."""
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    """Gives a finished folder its final name, replacing an older one; the disk has it whole then."""
+    publish(temporary, target)

@@ -22,6 +22,7 @@ from tensorboardX import SummaryWriter
 from launch.console import err
 from partner_rl import metric_names
 from partner_rl.config.schema import RunConfig, TrackingConfig
+from partner_rl.durable import sync
 from partner_rl.types import PartnerError
 
 _logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ SAMPLES_FILE: Final = "samples.jsonl"
 RUN_FILE: Final = "run.json"
 _WANDB_ID_KEY: Final = "wandb_run_id"
 _TABLE_KEY: Final = "samples"
+_EVALUATION_KEY: Final = "evaluation"
 _TEXT_COLUMNS: Final = ("seeker_post", "response_post", "rewritten_response")
 _WANDB_START_TIMEOUT_S: Final = 30.0
 
@@ -93,7 +95,7 @@ class Tracker:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._tracking = tracking
         self._closed = False
-        jsonl = JsonlSink(run_dir, resume_step)
+        jsonl = self._jsonl = JsonlSink(run_dir, resume_step)
         self._sinks: list[Sink] = [jsonl]
         if tracking.tensorboard:
             self._sinks.append(TensorBoardSink(run_dir / "tensorboard", resume_step))
@@ -115,6 +117,21 @@ class Tracker:
         """
         for sink in self._sinks:
             sink.log(step, metrics, rows[: self._tracking.sample_rows])
+
+    def sync(self) -> None:
+        """Waits until the lines logged so far are on the disk; a checkpoint must not know more steps than they."""
+        self._jsonl.sync()
+
+    def alert(self, title: str, text: str) -> None:
+        """Sends a warning to whoever follows the run on W&B; nothing without W&B.
+
+        Args:
+            title: What it is about.
+            text: One line, without any text of a post.
+        """
+        for sink in self._sinks:
+            if isinstance(sink, WandbSink):
+                sink.alert(title, text)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Hands the run's closing figures (nested mappings allowed) to the trackers that keep a summary."""
@@ -169,6 +186,11 @@ class JsonlSink:
             self._samples.write(_json_line(row.as_record(step)))
         self._samples.flush()
 
+    def sync(self) -> None:
+        """Waits until both files are on the disk."""
+        for file in (self._metrics, self._samples):
+            os.fsync(file.fileno())
+
     def summary(self, values: Mapping[str, Any]) -> None:
         """Nothing to do: whoever computes the summary writes `summary.json`."""
 
@@ -196,26 +218,31 @@ def _drop_later_steps(path: Path, last_step: int) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # Bytes: a kill may have cut a character in two, and posts may hold what else counts as the end of a line.
+    lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    kept_lines: list[bytes] = []
     kept: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             if number == len(lines):
                 break
             raise PartnerError(f"{path}: line {number} is no JSON; repair or remove the line to resume") from error
         if record[metric_names.STEP] <= last_step:
+            kept_lines.append(line)
             kept.append(record)
-    _write_whole(path, "".join(_json_line(record) for record in kept))
+    _write_whole(path, b"".join(line + b"\n" for line in kept_lines))
     return kept
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all."""
+def _write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole or not at all, and is on the disk then."""
     unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.write_bytes(content)
+    sync(unfinished)
     os.replace(unfinished, path)
+    sync(path.parent)
 
 
 class TensorBoardSink:
@@ -293,6 +320,10 @@ class WandbSink:
             self._table.add_data(*(record.get(column) for column in self._table.columns))
         return self._table
 
+    def alert(self, title: str, text: str) -> None:
+        """Sends a warning by mail or chat, as the user has set up on W&B."""
+        self._attempt(lambda: self._run.alert(title=title, text=text, level="WARN"))
+
     def summary(self, values: Mapping[str, Any]) -> None:
         """Writes the closing figures into the run's summary."""
         self._attempt(lambda: self._run.summary.update(dict(values)))
@@ -344,6 +375,28 @@ def _start_wandb(run_dir: Path, config: RunConfig, tracking: TrackingConfig, res
     return run
 
 
+def log_evaluation(run_dir: Path, config: RunConfig, records: Sequence[Mapping[str, Any]]) -> None:
+    """Adds an evaluation to the W&B run of a run folder, as the table `evaluation`; nothing when W&B is disabled.
+
+    Args:
+        run_dir: The run folder, whose W&B run goes on.
+        config: The run's configuration.
+        records: One record of figures a system, all with the same keys; no texts of posts.
+    """
+    if config.tracking.wandb == "disabled":
+        return
+    try:
+        import wandb
+
+        run = _start_wandb(run_dir, config, config.tracking, resume_step=0)
+        columns: list[str | int] = list(records[0])
+        rows = [[record[str(column)] for column in columns] for record in records]
+        run.log({_EVALUATION_KEY: wandb.Table(columns=columns, data=rows, allow_mixed_types=True)})
+        run.finish()
+    except Exception as error:
+        _report_wandb_failure(error)
+
+
 def _wandb_mode(tracking: TrackingConfig) -> Literal["online", "offline", "disabled"]:
     """The mode to start W&B in; `auto` looks for the API key."""
     if tracking.wandb != "auto":
@@ -360,7 +413,7 @@ def _new_wandb_id(run_dir: Path) -> str:
     """A new W&B run id, noted in `run.json`."""
     identifier = secrets.token_hex(4)
     record = _run_record(run_dir) | {_WANDB_ID_KEY: identifier}
-    _write_whole(run_dir / RUN_FILE, json.dumps(record, indent=2) + "\n")
+    _write_whole(run_dir / RUN_FILE, (json.dumps(record, indent=2) + "\n").encode())
     return identifier
 
 

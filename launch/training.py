@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from launch.guarding import GUARDS_STATE, GuardWatch, RollBack, Stop, decide
 from launch.interrupt import stop_on_request
 from launch.pipeline import export_policy
-from launch.run_folder import RunFolder
+from launch.run_folder import RunFolder, iterations_of
 from launch.tracking import SampleRow, Tracker
 from partner_rl.algorithm.algorithm import Iteration, RewriteAlgorithm
 from partner_rl.algorithm.config import to_algorithm_config
@@ -52,7 +53,8 @@ def train_policy(
 ) -> Throughput:
     """Trains to the last iteration, from the newest checkpoint if there is one, and exports the policy.
 
-    Ctrl-C lets the iteration finish, writes a checkpoint and raises KeyboardInterrupt.
+    Ctrl-C lets the iteration finish, writes a checkpoint and raises KeyboardInterrupt. Guards may stop the run or send
+    it back to an earlier checkpoint (`launch.guarding`).
 
     Args:
         config: The run's configuration.
@@ -62,38 +64,84 @@ def train_policy(
         client: Scores the rewrites.
         resume: Whether the run was started before: its figures go on after its newest checkpoint, or from the start if
             it was stopped before the first one.
+
+    Raises:
+        PartnerError: A guard stopped the run, its checkpoints cannot be read, or a component fails.
     """
     # RLlib advises about the choice of its API stack, which is not the user's.
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+    # What a scorer answers depends, in the last digits, on what else is in its batch. A memory of earlier iterations
+    # would change the batches, and a resumed run starts without one: so each call is scored anew.
+    forgetful = RewardClient(replace(client.spec, cache_size=0))
     settings = to_algorithm_config(
-        config, policy_folder=str(policy_folder.absolute()), score=client.score, load_examples=lambda: pairs
+        config, policy_folder=str(policy_folder.absolute()), score=forgetful.score, load_examples=lambda: pairs
     )
     algorithm = cast(RewriteAlgorithm, settings.build_algo())
     try:
+        watch, throughput = GuardWatch(config), Throughput()
         done = _restore(algorithm, run)
-        with Tracker(run.path, config, config.tracking, resume_step=done if resume else None) as tracker:
-            throughput = _iterate(algorithm, tracker, config, run, done)
-            export_policy(algorithm.policy_in_driver(), config, run)
-        return throughput
+        watch.restore(algorithm.companions)
+        resume_step = done if resume else None
+        if resume_step == 0:
+            logger.info("the run has no checkpoint yet: reinforcement learning begins at iteration 1")
+        while True:
+            with Tracker(run.path, config, config.tracking, resume_step=resume_step) as tracker:
+                back = _iterate(algorithm, tracker, config, run, done, watch, throughput)
+                if back is None:
+                    export_policy(algorithm.policy_in_driver(), config, run)
+                    return throughput
+            done = resume_step = _roll_back(algorithm, run, watch, back, config)
     finally:
         algorithm.stop()  # type: ignore[no-untyped-call]
 
 
-def _iterate(algorithm: RewriteAlgorithm, tracker: Tracker, config: RunConfig, run: RunFolder, done: int) -> Throughput:
-    throughput = Throughput()
+def _iterate(
+    algorithm: RewriteAlgorithm,
+    tracker: Tracker,
+    config: RunConfig,
+    run: RunFolder,
+    done: int,
+    watch: GuardWatch,
+    throughput: Throughput,
+) -> RollBack | None:
+    """Trains to the last iteration, or until a guard wants to go back."""
     with stop_on_request("finishing this iteration and saving") as stop_requested:
         for step in range(done + 1, config.algorithm.iterations + 1):
             iteration = _train_once(algorithm)
-            _log(tracker, step, iteration, config)
+            watched = watch.observe(step, iteration)
+            _log(tracker, step, iteration, config, watched.figures)
+            watch.report(step, watched.alarms, tracker)
+            algorithm.companions[GUARDS_STATE] = watch.state()
             throughput.episodes += sum(len(group.trajectories) for group in iteration.groups)
             throughput.seconds += iteration.seconds["iteration"]
-            last = step == config.algorithm.iterations or stop_requested()
+            verdict = decide(watched.alarms, config.guards, step, algorithm.attempt)
+            if isinstance(verdict, RollBack) and not stop_requested():
+                return verdict
+            last = step == config.algorithm.iterations or stop_requested() or isinstance(verdict, Stop)
             if last or step % config.checkpoint.every == 0:
+                # The figures up to here must outlive whatever the checkpoint outlives.
+                tracker.sync()
                 algorithm.save_training_state(run.checkpoint(step))
-                run.drop_old_checkpoints(config.checkpoint.keep)
+                if not watch.needs_old_checkpoints:
+                    run.drop_old_checkpoints(config.checkpoint.keep, config.checkpoint.keep_every)
+            if isinstance(verdict, Stop):
+                raise PartnerError(verdict.reason)
             if stop_requested():
                 raise KeyboardInterrupt
-    return throughput
+    return None
+
+
+def _roll_back(
+    algorithm: RewriteAlgorithm, run: RunFolder, watch: GuardWatch, back: RollBack, config: RunConfig
+) -> int:
+    """Restores the newest good checkpoint and begins another attempt there; returns the iterations done."""
+    done = _restore(algorithm, run, before=back.before)
+    watch.restore(algorithm.companions)
+    algorithm.start_attempt(back.attempt, config.guards.rollback_kl_factor)
+    # A resume must go on with this attempt, not with the one that failed.
+    algorithm.save_training_state(run.checkpoint(done))
+    logger.warning("guard: back to iteration %d; rollback %d of %d", done, back.attempt, config.guards.max_rollbacks)
+    return done
 
 
 def _train_once(algorithm: RewriteAlgorithm) -> Iteration:
@@ -104,22 +152,46 @@ def _train_once(algorithm: RewriteAlgorithm) -> Iteration:
     return replace(algorithm.last, seconds=seconds)
 
 
-def _restore(algorithm: RewriteAlgorithm, run: RunFolder) -> int:
-    """Restores the newest checkpoint that can be read; returns the iterations done."""
-    for path in reversed(run.saved_checkpoints()):
+def _restore(algorithm: RewriteAlgorithm, run: RunFolder, before: int | None = None) -> int:
+    """Restores the newest checkpoint that can be read, and sets aside those that it passed over.
+
+    Args:
+        algorithm: Takes the state.
+        run: The run folder.
+        before: Only checkpoints of fewer iterations than this.
+
+    Returns:
+        The iterations that are done; 0 when the run was stopped before its first checkpoint.
+
+    Raises:
+        PartnerError: There are checkpoints, and none can be read; or there is none before the given iteration.
+    """
+    saved = [path for path in run.saved_checkpoints() if before is None or iterations_of(path) < before]
+    for path in reversed(saved):
         try:
             done = algorithm.restore_training_state(path)
         except PartnerError as error:
             logger.warning("%s; trying the one before", error)
             continue
         logger.info("resuming after iteration %d", done)
+        run.set_aside_checkpoints_after(done)
         return done
+    if saved:
+        raise PartnerError(
+            f"none of the {len(saved)} checkpoints in {run.checkpoints} can be read: put a copy back, "
+            "or start the RL phase again by removing that folder"
+        )
+    if before is not None:
+        raise PartnerError(f"there is no checkpoint before iteration {before} to go back to: lower checkpoint.every")
     return 0
 
 
-def _log(tracker: Tracker, step: int, iteration: Iteration, config: RunConfig) -> None:
+def _log(
+    tracker: Tracker, step: int, iteration: Iteration, config: RunConfig, guard_figures: Mapping[str, float]
+) -> None:
     if tracker.wants(step):
-        tracker.log(step, iteration_metrics(iteration, config.env.window), _rows(iteration))
+        figures = {**iteration_metrics(iteration, config.env.window), **guard_figures}
+        tracker.log(step, figures, _rows(iteration))
 
 
 def _rows(iteration: Iteration) -> list[SampleRow]:

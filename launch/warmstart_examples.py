@@ -13,7 +13,7 @@ import numpy as np
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import SplitName, Splits, split_of
 from partner_rl.types import Example, PartnerError
-from partner_rl.warmstart.dataset import read_warmstart_examples
+from partner_rl.warmstart.dataset import iter_warmstart_examples
 from partner_rl.warmstart.pairs import WarmStartExample, make_pairs
 
 logger = logging.getLogger(__name__)
@@ -44,12 +44,13 @@ def make_examples(config: RunConfig, splits: Splits) -> WarmStartExamples:
         PartnerError: The training pairs give no example.
     """
     longest = max(4, int(config.policy.max_new_tokens * WORDS_PER_TOKEN))
+    most = config.warmstart.max_sentences
     held_out = config.warmstart.model_copy(update={"max_examples": config.warmstart.max_dev_examples})
 
     def made(pairs: Sequence[Example]) -> tuple[WarmStartExample, ...]:
-        return tuple(make_pairs(pairs, config.env, held_out, config.seed, max_words=longest)[0])
+        return tuple(make_pairs(pairs, config.env, held_out, config.seed, None, longest, most)[0])
 
-    train, counts = make_pairs(splits.train, config.env, config.warmstart, config.seed, max_words=longest)
+    train, counts = make_pairs(splits.train, config.env, config.warmstart, config.seed, None, longest, most)
     if not train and config.warmstart.epochs:
         raise PartnerError(
             f"{config.data.source} gives no warm-start examples: it needs labelled pairs with an empathic sentence, "
@@ -66,14 +67,17 @@ def make_examples(config: RunConfig, splits: Splits) -> WarmStartExamples:
 
 
 def read_examples_of(config: RunConfig, source: Path) -> WarmStartExamples:
-    """Reads examples from Parquet and splits them by a hash of the seeker's post, in the shares of `data.*_fraction`.
+    """Reads examples from Parquet and splits them by seeker, as the corpus that they came from is split.
+
+    A seeker of the corpus's test split is in the test split here too: the policy never learns from the pairs that it is
+    evaluated on.
 
     Raises:
         PartnerError: The source cannot be read, or no example is left to train on.
     """
     parts: dict[SplitName, list[WarmStartExample]] = {"train": [], "dev": [], "test": []}
-    for example in read_warmstart_examples(source, config.env.window):
-        parts[split_of(example.state.seeker_post, config.data)].append(example)
+    for seeker, example in iter_warmstart_examples(source, config.env.window):
+        parts[split_of(seeker, config.data)].append(example)
     if not parts["train"]:
         raise PartnerError(
             f"{source} leaves no training examples: give more of them or another data.train_fraction than "

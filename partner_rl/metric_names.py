@@ -20,6 +20,8 @@ REWARD_STD: Final = "reward/std"
 
 POLICY_KL: Final = "policy/kl"
 """KL divergence from the warm-started policy, nats a token."""
+POLICY_KL_COEFF: Final = "policy/kl_coeff"
+"""Weight of the KL penalty."""
 POLICY_POSITION_ENTROPY: Final = "policy/position_entropy"
 """Entropy of the position, nats."""
 POLICY_SENTENCE_ENTROPY: Final = "policy/sentence_entropy"
@@ -34,13 +36,22 @@ TRAIN_GRAD_NORM: Final = "train/grad_norm"
 """Global gradient norm before clipping."""
 TRAIN_LOGPROB_GAP: Final = "train/logprob_gap"
 """Largest |log-probability at training − at sampling| before the iteration's update, nats."""
+TRAIN_RATIO: Final = "train/ratio"
+"""Mean importance ratio of policy to sampler over the update's steps; logged where ratios are used."""
+TRAIN_CLIP_FRACTION: Final = "train/clip_fraction"
+"""Share of tokens (or of actions, with sequence ratios) whose gradient was clipped away."""
+TRAIN_SAMPLER_KL: Final = "train/sampler_kl"
+"""KL divergence of the updated policy from the one that sampled (k3 estimate), nats a token."""
 TRAIN_ADVANTAGE_STD: Final = "train/advantage_std"
+"""Standard deviation of the advantages that the update used."""
 TRAIN_BASELINE: Final = "train/baseline"
 
 TIME_GENERATE: Final = "time/generate"
 """Seconds of an iteration spent sampling positions and sentences."""
 TIME_SCORE: Final = "time/score"
 """Seconds spent waiting for the rewards."""
+TIME_OVERLAP: Final = "time/overlap"
+"""Seconds of scoring during which the policy generated: part of neither the other times nor the iteration's sum."""
 TIME_UPDATE: Final = "time/update"
 """Seconds of forward and backward passes and optimizer steps."""
 TIME_SYNC: Final = "time/sync"
@@ -49,6 +60,8 @@ TIME_OTHER: Final = "time/other"
 """Seconds of the iteration that none of the other times covers: the framework's share."""
 TIME_ITERATION: Final = "time/iteration"
 """Seconds of the whole iteration."""
+TIME_JUDGE: Final = "time/judge"
+"""Seconds that the held-out judge read this iteration's rewrites, after the iteration; logged when it did."""
 
 EPISODES_PER_SECOND: Final = "throughput/episodes_per_second"
 TOKENS_PER_SECOND: Final = "throughput/tokens_per_second"
@@ -65,6 +78,24 @@ def reward_raw(component: str) -> str:
 def reward_weighted(component: str) -> str:
     """Mean contribution of a reward component to the total reward."""
     return f"reward/weighted/{component}"
+
+
+def reward_normalised(component: str) -> str:
+    """Mean of a reward component after `algorithm.normalization`; logged unless that is `none`."""
+    return f"reward/normalised/{component}"
+
+
+def reward_weight(component: str) -> str:
+    """Weight of a reward component in this iteration; logged for those with a schedule."""
+    return f"reward/weight/{component}"
+
+
+def reward_spread(component: str) -> str:
+    """How much of the update a component decides.
+
+    The root mean square of its weighted (and, if so configured, normalised) value around its group's mean.
+    """
+    return f"reward/spread/{component}"
 
 
 def reward_detail(name: str) -> str:
@@ -86,6 +117,11 @@ def position_share(position: int, window: int) -> str:
 def position_shares(window: int) -> tuple[str, ...]:
     """The keys of all `2k+2` positions of a window of `k` sentences, in the order of their numbers."""
     return tuple(position_share(position, window) for position in range(num_positions(window)))
+
+
+def guard(name: str) -> str:
+    """A guard's figure over its window of iterations (see `docs/guards.md`); `alarms` counts those that are raised."""
+    return f"guard/{name}"
 
 
 WARMSTART_LOSS: Final = "warmstart/train_loss"

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+PositionRule = Literal["all", "end"]
+"""Which positions there are: all of them, or only the place after the window's last sentence (an ablation)."""
 
 
 class PositionKind(StrEnum):
@@ -74,8 +78,10 @@ def encode_position(position: Position, window: int) -> int:
     return position.index if position.kind is PositionKind.INSERT else window + 1 + position.index
 
 
-def position_mask(num_sentences: int, window: int) -> npt.NDArray[np.bool_]:
+def position_mask(num_sentences: int, window: int, rule: PositionRule = "all") -> npt.NDArray[np.bool_]:
     """Which positions are valid, shape `[2k+2]`, for a window that holds `num_sentences` of at most `k` sentences.
+
+    By the rule `end` a sentence is inserted after the last one; neither another place nor the no-op can be chosen.
 
     Raises:
         ValueError: `num_sentences` is outside `0…k`.
@@ -83,6 +89,9 @@ def position_mask(num_sentences: int, window: int) -> npt.NDArray[np.bool_]:
     if not 0 <= num_sentences <= window:
         raise ValueError(f"a window of {window} sentences cannot hold {num_sentences}")
     mask = np.zeros(num_positions(window), dtype=np.bool_)
+    if rule == "end":
+        mask[num_sentences] = True
+        return mask
     mask[: num_sentences + 1] = True
     mask[window + 1 : window + 1 + num_sentences] = True
     mask[noop_position(window)] = True

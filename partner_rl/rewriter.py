@@ -12,7 +12,7 @@ from envs import rewriting, text
 from envs.rewriting import Edit, EpisodeState
 from partner_rl.config.schema import EnvConfig
 from partner_rl.policy.actions import decode_action
-from partner_rl.policy.generate import Sampling, sample_actions
+from partner_rl.policy.generate import SampledAction, Sampling, sample_actions
 from partner_rl.policy.model import Policy
 from partner_rl.types import Example, PartnerError, ScoreRequest
 
@@ -84,7 +84,7 @@ class Rewriter:
             )
         if batch_size < 1:
             raise PartnerError(f"evaluation.batch_size is {batch_size}: it must be at least 1")
-        self._policy = policy
+        self._policy = policy.with_positions(env_settings.positions)
         self._env = env_settings
         self._sampling = sampling
         self._seed = seed
@@ -107,6 +107,37 @@ class Rewriter:
                 progress(len(results), len(pairs))
         return results
 
+    def sample(
+        self, pairs: Sequence[Example], samples: int, progress: Progress | None = None
+    ) -> list[list[ScoreRequest]]:
+        """Rewrites each response several times; the prompt is computed once for all its rewrites.
+
+        With one sample the rewrites are those of `rewrite`.
+
+        Args:
+            pairs: The pairs.
+            samples: Rewrites of each.
+            progress: Told after each batch.
+
+        Returns:
+            One list of `samples` rewrites a pair, in order.
+
+        Raises:
+            PartnerError: A pair cannot be rewritten.
+        """
+        for pair in pairs:
+            if problem := _problem(pair):
+                raise PartnerError(f"response {pair.response_id}: {problem}")
+        # As many rows together as `rewrite` has.
+        size, results = max(1, self._batch_size // samples), list[list[ScoreRequest]]()
+        for batch, start in enumerate(range(0, len(pairs), size)):
+            started = [rewriting.reset(pair, self._env) for pair in pairs[start : start + size]]
+            finished = iter(self._run(started, batch, samples))
+            results += [[rewriting.score_request(next(finished)) for _ in range(samples)] for _ in started]
+            if progress is not None:
+                progress(len(results), len(pairs))
+        return results
+
     def _rewrite_batch(self, pairs: Sequence[Example], batch: int) -> Iterator[Rewrite | RewriteError]:
         problems = [_problem(pair) for pair in pairs]
         started = [
@@ -120,18 +151,22 @@ class Rewriter:
                 state = next(finished)
                 yield Rewrite(pair, rewriting.score_request(state), rewriting.edits(state))
 
-    def _run(self, states: list[EpisodeState], batch: int) -> list[EpisodeState]:
-        """Plays the episodes to their ends; those that are over leave the batch."""
+    def _run(self, started: list[EpisodeState], batch: int, samples: int = 1) -> list[EpisodeState]:
+        """Plays `samples` episodes from each state to their ends; those that are over leave the batch."""
         generator = torch.Generator(self._policy.device)
         generator.manual_seed(int(np.random.SeedSequence([self._seed, batch]).generate_state(1, np.uint64)[0] >> 1))
-        live = list(range(len(states)))
-        while live:
+        observed = [rewriting.observe(state) for state in started]
+        groups = sample_actions(self._policy, observed, samples, self._sampling, generator)
+        states = [self._after(state, drawn) for state, group in zip(started, groups, strict=True) for drawn in group]
+        while live := [row for row, state in enumerate(states) if not state.done]:
             observed = [rewriting.observe(states[row]) for row in live]
             sampled = sample_actions(self._policy, observed, 1, self._sampling, generator)
             for row, (drawn,) in zip(live, sampled, strict=True):
-                states[row] = rewriting.step(states[row], decode_action(self._policy, drawn.action), self._env)
-            live = [row for row in live if not states[row].done]
+                states[row] = self._after(states[row], drawn)
         return states
+
+    def _after(self, state: EpisodeState, drawn: SampledAction) -> EpisodeState:
+        return rewriting.step(state, decode_action(self._policy, drawn.action), self._env)
 
 
 def _problem(pair: Example) -> str | None:

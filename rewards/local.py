@@ -29,7 +29,7 @@ class LocalRewards:
         Raises:
             PartnerError: A scorer's answer is malformed; names the scorer and the request.
         """
-        weights = {name: c.settings.weight for name, c in self._components.items() if c.settings.weight != 0.0}
+        weights = {name: c.settings.weight for name, c in self._components.items() if c.settings.is_active}
         definitions = [self._components[name].definition for name in weights]
         tables = {definition.name: collect_items(definition, requests) for definition in definitions}
         values = {name: self._score(name, table.items, table.first_request) for name, table in tables.items()}

@@ -56,12 +56,19 @@ class PoolSpec:
         weight: Its weight in the reward.
         actors: Names of its actors.
         micro_batch: Items that one call to an actor scores.
+        is_scheduled: Whether it is to be scored although it weighs nothing now, because its schedule gives it a weight.
     """
 
     definition: RewardDefinition
     weight: float
     actors: tuple[str, ...]
     micro_batch: int
+    is_scheduled: bool = False
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is scored with every request; other pools are scored only when asked for."""
+        return self.weight != 0.0 or self.is_scheduled
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +146,9 @@ def create_pools(
             for actor_name in names:
                 actors[actor_name] = _start_actor(actor_name, component, settings, actor_threads)
                 owners[actor_name] = name
+            section = component.settings
             pools[name] = PoolSpec(
-                component.definition, component.settings.weight, names, component.settings.micro_batch
+                component.definition, section.weight, names, section.micro_batch, section.is_scheduled
             )
         _await_actors(actors, owners, progress or (lambda done, total: None), start_timeout_s)
     except BaseException:
@@ -270,7 +278,7 @@ class RewardClient:
             PartnerError: A scorer raised, answered with a wrong length, width, None, NaN or infinity, or its actors
                 keep dying. Names the scorer and the request.
         """
-        weights = {name: pool.weight for name, pool in self.spec.pools.items() if pool.weight != 0.0}
+        weights = {name: pool.weight for name, pool in self.spec.pools.items() if pool.is_active}
         definitions = [self.spec.pools[name].definition for name in weights]
         tables = {definition.name: collect_items(definition, requests) for definition in definitions}
         values = self._score_items({name: (table.items, table.first_request) for name, table in tables.items()})

@@ -97,8 +97,8 @@ def all_components(config: RunConfig, run_folder: Path) -> dict[str, RewardCompo
 
 
 def active_components(config: RunConfig, run_folder: Path) -> dict[str, RewardComponent]:
-    """The components that have a weight, which are those that a reward is made of."""
-    return {name: c for name, c in all_components(config, run_folder).items() if c.settings.weight != 0.0}
+    """The components that have a weight, if only in some iterations: those that a reward is made of."""
+    return {name: c for name, c in all_components(config, run_folder).items() if c.settings.is_active}
 
 
 def _device(section: RewardSection) -> str:

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -21,10 +21,22 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODUL
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from partner_rl.algorithm.advantages.registry import build_estimator
-from partner_rl.algorithm.batch import to_rllib, training_groups
+from partner_rl.algorithm.advantages.estimator import Array
+from partner_rl.algorithm.batch import minibatches, to_rllib, training_groups
 from partner_rl.algorithm.config import RewriteConfig
-from partner_rl.algorithm.learner import GRAD_NORM, KL, LOG_PROB_GAP, LOSS, POSITION_ENTROPY_MEAN, RewriteLearner
+from partner_rl.algorithm.kl_control import KlController
+from partner_rl.algorithm.learner import (
+    CLIP_FRACTION,
+    GRAD_NORM,
+    KL,
+    LOG_PROB_GAP,
+    LOSS,
+    POSITION_ENTROPY_MEAN,
+    RATIO,
+    SAMPLER_KL,
+    RewriteLearner,
+)
+from partner_rl.algorithm.reward_signal import RewardSignal, Signal
 from partner_rl.algorithm.sampler import examples_of_iteration
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.algorithm.trajectory import Rollout, SampledGroup
@@ -42,6 +54,10 @@ logger = logging.getLogger(__name__)
 MAX_LOG_PROB_GAP = {"float32": 1e-3, "bfloat16": 0.5}
 """Largest difference between an action's log-probability when sampled and when trained on, in nats a token."""
 
+LEARNER_FIGURES = (LOSS, KL, POSITION_ENTROPY_MEAN, GRAD_NORM, LOG_PROB_GAP)
+SURROGATE_FIGURES = (RATIO, CLIP_FRACTION, SAMPLER_KL)
+"""Figures of the learner that exist only where importance ratios are used."""
+
 SAMPLE_ATTEMPTS = 5
 """Rounds of sampling in which shards lost with their env runner are sampled again."""
 
@@ -52,15 +68,24 @@ class Iteration:
 
     Attributes:
         number: Counted from 0.
-        groups: The sampled groups.
-        learner: The learner's figures: loss, KL, entropy, gradient norm, log-probability gap.
-        seconds: Seconds in `generate`, `score`, `update`, `sync`, and `iteration` for all of it.
+        signal: The sampled groups with their rewards and advantages.
+        learner: The learner's figures, means over its steps: loss, KL, entropy, gradient norm, and ratios if it uses
+            any; the log-probability gap before the first step.
+        seconds: Seconds in `generate`, `score`, `update`, `sync`, and `iteration` for all of it; `overlap` is scoring
+            that the generation hid.
+        kl_coeff: Weight of the KL penalty in this iteration.
     """
 
     number: int
-    groups: tuple[SampledGroup, ...]
+    signal: Signal
     learner: dict[str, float]
     seconds: dict[str, float]
+    kl_coeff: float
+
+    @property
+    def groups(self) -> tuple[SampledGroup, ...]:
+        """The sampled groups, their rewards mixed with this iteration's weights."""
+        return self.signal.groups
 
 
 class RewriteAlgorithm(Algorithm):
@@ -68,6 +93,10 @@ class RewriteAlgorithm(Algorithm):
 
     config: RewriteConfig
     last: Iteration
+    # The number of this attempt: rollbacks so far.
+    attempt: int
+    # What others want saved with the training state and back when it is restored, by owner, as JSON.
+    companions: dict[str, Any]
     # Optional in RLlib; `setup` always makes them.
     env_runner_group: EnvRunnerGroup
     learner_group: LearnerGroup
@@ -84,8 +113,14 @@ class RewriteAlgorithm(Algorithm):
         self._examples = list(self.config.load_examples())
         if not self._examples:
             raise PartnerError("no training pair is left: check data.source, data.max_empathy and data.train_fraction")
-        self._estimator = build_estimator(self.config.run.algorithm)
+        run = self.config.run
+        settings = run.algorithm
+        self._signal = RewardSignal(settings, run.rewards)
+        self._kl = KlController(settings.kl_coeff, settings.kl_target, settings.kl_horizon)
+        self._kl_sent = settings.kl_coeff
         self._next_iteration = 0
+        self.attempt = 0
+        self.companions = {}
         if self._shares_module():
             self.env_runner.module = self._local_learner().module[DEFAULT_MODULE_ID]
         self._sync_weights()
@@ -105,30 +140,30 @@ class RewriteAlgorithm(Algorithm):
         )
 
         rollouts = self._sample(examples)
-        groups = tuple(group for rollout in rollouts for group in rollout.groups)
+        groups = [group for rollout in rollouts for group in rollout.groups]
 
-        rewards_GK = np.array([[t.breakdown.total for t in g.trajectories] for g in groups])
-        advantages_GK = self._estimator.advantages(rewards_GK)
-        if settings.scale_advantages:
-            advantages_GK = advantages_GK / (advantages_GK.std() + 1e-8)
+        signal = self._signal.advantages(groups, self._next_iteration + 1)
 
         update_started = time.perf_counter()
-        figures = self._update(groups, advantages_GK)
+        figures = self._update(signal.groups, signal.advantages_GK)
+        kl_coeff = self._steer_kl(figures[KL])
         sync_started = time.perf_counter()
         self._sync_weights()
         ended = time.perf_counter()
 
         self.last = Iteration(
             number=self._next_iteration,
-            groups=groups,
+            signal=signal,
             learner=figures,
             seconds={
                 "generate": max(r.generate_s for r in rollouts),
                 "score": max(r.score_s for r in rollouts),
+                "overlap": max(r.overlap_s for r in rollouts),
                 "update": sync_started - update_started,
                 "sync": ended - sync_started,
                 "iteration": ended - started,
             },
+            kl_coeff=kl_coeff,
         )
         self._next_iteration += 1
 
@@ -140,7 +175,9 @@ class RewriteAlgorithm(Algorithm):
             shard: {
                 "examples": examples[shard * size : (shard + 1) * size],
                 "samples_per_group": self.config.run.algorithm.samples_per_group,
-                "seed": (self.config.run.seed, self._next_iteration, shard),
+                # An attempt after a rollback draws other samples; the first one needs no number of its own.
+                "seed": (self.config.run.seed, self._next_iteration, shard, *([self.attempt] if self.attempt else [])),
+                "greedy_baseline": self._signal.needs_greedy,
             }
             for shard in range(shards)
         }
@@ -174,8 +211,21 @@ class RewriteAlgorithm(Algorithm):
         )
         return dict(results)
 
-    def _update(self, groups: Sequence[SampledGroup], advantages_GK: Any) -> dict[str, float]:
-        """Shares whole groups out over the learners and updates; returns the learners' figures."""
+    def _update(self, groups: Sequence[SampledGroup], advantages_GK: Array) -> dict[str, float]:
+        """All optimizer steps of an iteration; returns the learners' figures."""
+        settings, run = self.config.run.algorithm, self.config.run
+        size = settings.minibatch_groups or len(groups)
+        steps = []
+        for part in minibatches(len(groups), size, settings.epochs, (run.seed, self._next_iteration)):
+            steps.append(self._step([groups[g] for g in part], advantages_GK[part]))
+            if len(steps) == 1:
+                self._check_gap(steps[0][LOG_PROB_GAP])
+        means = {name: fmean(step[name] for step in steps) for name in steps[0]}
+        # Later steps differ from the sampler because the policy has moved.
+        return means | {LOG_PROB_GAP: steps[0][LOG_PROB_GAP]}
+
+    def _step(self, groups: Sequence[SampledGroup], advantages_GK: Array) -> dict[str, float]:
+        """Shares whole groups out over the learners for one optimizer step; returns the learners' figures."""
         learners = max(1, self.config.num_learners)
         size = len(groups) // learners
         batches = [
@@ -188,17 +238,43 @@ class RewriteAlgorithm(Algorithm):
             timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._next_iteration * len(groups)},
         )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        figures = {
+        return {
             name: float(self.metrics.peek((LEARNER_RESULTS, DEFAULT_MODULE_ID, name), default=0.0))
-            for name in (LOSS, KL, POSITION_ENTROPY_MEAN, GRAD_NORM, LOG_PROB_GAP)
+            for name in LEARNER_FIGURES + (SURROGATE_FIGURES if self.config.surrogate else ())
         }
+
+    def _check_gap(self, gap: float) -> None:
+        """Stops the run when sampler and learner do not agree about what was sampled."""
         limit = MAX_LOG_PROB_GAP[self.config.run.policy.dtype]
-        if not figures[LOG_PROB_GAP] <= limit:
+        if not gap <= limit:
             raise PartnerError(
-                f"iteration {self._next_iteration}: log-probabilities differ by {figures[LOG_PROB_GAP]:.2g} between "
+                f"iteration {self._next_iteration}: log-probabilities differ by {gap:.2g} between "
                 f"sampling and training (limit {limit}): env runners and learners hold different weights"
             )
-        return figures
+
+    def _steer_kl(self, kl: float) -> float:
+        """Adapts the weight of the KL penalty for the next iteration; returns the one that was used."""
+        used = self._kl.coefficient
+        self._kl.update(kl)
+        self._set_kl_coeff()
+        return used
+
+    def _set_kl_coeff(self) -> None:
+        coefficient = self._kl.coefficient
+        if coefficient != self._kl_sent:
+            self._foreach_learner(lambda learner: learner.set_kl_coeff(coefficient))
+            self._kl_sent = coefficient
+
+    def start_attempt(self, attempt: int, kl_factor: float) -> None:
+        """Another try from the present state, after a rollback: other samples, and a KL penalty that weighs more.
+
+        Args:
+            attempt: Its number; the run began as attempt 0.
+            kl_factor: Multiplies the weight of the KL penalty, once for each attempt since that of the present state.
+        """
+        self._kl.scale(kl_factor ** (attempt - self.attempt))
+        self._set_kl_coeff()
+        self.attempt = attempt
 
     def _sync_weights(self) -> None:
         """Sends the learner's weights to every env runner and waits until they are set.
@@ -243,14 +319,24 @@ class RewriteAlgorithm(Algorithm):
     def save_training_state(self, folder: Path) -> None:
         """Writes what an exact resume needs (see `partner_rl.algorithm.state`)."""
         weights, moments = self._learner_state()
-        TrainingState(self._next_iteration, self._estimator.state(), weights, moments).save(folder)
+        extra = {
+            "signal": self._signal.state(),
+            "kl": self._kl.state(),
+            "attempt": self.attempt,
+            "companions": dict(self.companions),
+        }
+        TrainingState(self._next_iteration, extra, weights, moments).save(folder)
 
     def restore_training_state(self, folder: Path) -> int:
         """Takes a saved state back and returns the number of iterations that it has behind it."""
         state = TrainingState.load(folder)
         weights, moments = state.weights, state.moments
         self._foreach_learner(lambda learner: learner.set_training_state(weights, moments))
-        self._estimator.restore(state.estimator)
+        self._signal.restore(state.extra["signal"])
+        self._kl.restore(state.extra["kl"])
+        self._set_kl_coeff()
+        self.attempt = int(state.extra["attempt"])
+        self.companions = dict(state.extra["companions"])
         self._next_iteration = state.iterations
         self._sync_weights()
         return state.iterations

@@ -58,6 +58,23 @@ def training_groups(sampled: Sequence[SampledGroup], advantages_GK: npt.NDArray[
     ]
 
 
+def minibatches(groups: int, size: int, epochs: int, seed: Sequence[int]) -> list[list[int]]:
+    """Which groups each optimizer step of an iteration takes: every epoch takes each group once.
+
+    Args:
+        groups: Number of groups.
+        size: Groups in a step, a divisor of `groups`; as many as there are keeps them in order.
+        epochs: Passes over the groups.
+        seed: Numbers that seed the order, such as (run seed, iteration); each epoch has its own.
+    """
+    steps = []
+    for epoch in range(epochs):
+        shuffled = np.random.default_rng([*seed, epoch]).permutation(groups).tolist()
+        order = list(range(groups)) if size == groups else shuffled
+        steps += [order[start : start + size] for start in range(0, groups, size)]
+    return steps
+
+
 def to_rllib(groups: Sequence[TrainingGroup], episodes: int) -> MultiAgentBatch:
     """The groups as padded numpy columns with the group as first axis, as RLlib ships batches."""
     actions = [g.group.actions for g in groups]

@@ -12,7 +12,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from envs.vector_env import RewriteVectorEnv
 from partner_rl.algorithm.env_runner import RewriteEnvRunner
 from partner_rl.algorithm.learner import RewriteLearner
-from partner_rl.config.schema import EnvConfig, RunConfig
+from partner_rl.algorithm.losses import Surrogate
+from partner_rl.config.schema import AlgorithmConfigSection, EnvConfig, RunConfig
 from partner_rl.policy.module import RewriteModule
 from partner_rl.types import Example, RewardBreakdown, ScoreRequest
 
@@ -37,6 +38,7 @@ class RewriteConfig(AlgorithmConfig):
         self.load_examples: LoadExamples = list
         self.policy_folder = ""
         self.kl_coeff = 0.0
+        self.surrogate: Surrogate | None = None
         self.position_entropy_coeff = 0.0
         self.weight_decay = 0.0
         self.micro_batch_tokens = 4096
@@ -53,6 +55,14 @@ class RewriteConfig(AlgorithmConfig):
     def _model_config_auto_includes(self) -> dict[str, Any]:
         # The module is described by its own model config alone.
         return {}
+
+
+def surrogate_of(settings: AlgorithmConfigSection) -> Surrogate | None:
+    """How the update treats what it was not sampled by; None where every sample is of the policy that is updated."""
+    if settings.clip_range is None and settings.steps_per_iteration == 1:
+        return None
+    high = settings.clip_range if settings.clip_range_high is None else settings.clip_range_high
+    return Surrogate(settings.importance_ratio, settings.clip_range, high)
 
 
 def make_env(context: dict[str, Any]) -> RewriteVectorEnv:
@@ -97,13 +107,19 @@ def to_algorithm_config(
         learner_class=RewriteLearner,
     )
     result.training(lr=settings.learning_rate, grad_clip=settings.grad_clip)
-    model = {"folder": policy_folder, "settings": config.policy.model_dump(), "window": config.env.window}
+    model = {
+        "folder": policy_folder,
+        "settings": config.policy.model_dump(),
+        "window": config.env.window,
+        "positions": config.env.positions,
+    }
     result.rl_module(rl_module_spec=RLModuleSpec(module_class=RewriteModule, model_config=model))
     result.debugging(seed=config.seed, log_level="ERROR")
     result.run = config
     result.load_examples = load_examples
     result.policy_folder = policy_folder
     result.kl_coeff = settings.kl_coeff
+    result.surrogate = surrogate_of(settings)
     result.position_entropy_coeff = settings.position_entropy_coeff
     result.weight_decay = settings.weight_decay
     result.micro_batch_tokens = settings.micro_batch_tokens

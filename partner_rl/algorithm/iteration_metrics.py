@@ -6,9 +6,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean, pstdev
 
+import numpy as np
+
 from partner_rl import metric_names as names
+from partner_rl.algorithm.advantages.estimator import Array
 from partner_rl.algorithm.algorithm import Iteration
-from partner_rl.algorithm.learner import GRAD_NORM, KL, LOG_PROB_GAP, LOSS, POSITION_ENTROPY_MEAN
+from partner_rl.algorithm.learner import (
+    CLIP_FRACTION,
+    GRAD_NORM,
+    KL,
+    LOG_PROB_GAP,
+    LOSS,
+    POSITION_ENTROPY_MEAN,
+    RATIO,
+    SAMPLER_KL,
+)
+from partner_rl.algorithm.reward_signal import Signal
 from partner_rl.algorithm.trajectory import Step, Trajectory
 
 _PHASES = {
@@ -24,6 +37,9 @@ _LEARNER = {
     names.POLICY_POSITION_ENTROPY: POSITION_ENTROPY_MEAN,
     names.TRAIN_GRAD_NORM: GRAD_NORM,
     names.TRAIN_LOGPROB_GAP: LOG_PROB_GAP,
+    names.TRAIN_RATIO: RATIO,
+    names.TRAIN_CLIP_FRACTION: CLIP_FRACTION,
+    names.TRAIN_SAMPLER_KL: SAMPLER_KL,
 }
 
 
@@ -42,8 +58,11 @@ def iteration_metrics(iteration: Iteration, window: int) -> dict[str, float]:
     return {
         **_rewards(trajectories),
         **_policy(trajectories, steps, window),
-        **{name: iteration.learner[key] for name, key in _LEARNER.items()},
+        **_signal(iteration.signal),
+        **{name: iteration.learner[key] for name, key in _LEARNER.items() if key in iteration.learner},
+        names.POLICY_KL_COEFF: iteration.kl_coeff,
         **phases,
+        names.TIME_OVERLAP: iteration.seconds["overlap"],
         names.TIME_OTHER: iteration.seconds["iteration"] - covered,
         names.EPISODES_PER_SECOND: len(trajectories) / iteration.seconds["iteration"],
         names.TOKENS_PER_SECOND: tokens / iteration.seconds["iteration"],
@@ -61,6 +80,21 @@ def _rewards(trajectories: list[Trajectory]) -> dict[str, float]:
         **_means((b.weighted for b in breakdowns), names.reward_weighted),
         **_means((b.details for b in breakdowns), names.reward_detail),
     }
+
+
+def _signal(signal: Signal) -> dict[str, float]:
+    """What became of the rewards on their way to the update."""
+    return {
+        names.TRAIN_ADVANTAGE_STD: float(signal.advantages_GK.std()),
+        **{names.reward_normalised(name): float(values.mean()) for name, values in signal.normalised.items()},
+        **{names.reward_weight(name): weight for name, weight in signal.scheduled.items()},
+        **{names.reward_spread(name): _spread(values_GK) for name, values_GK in signal.parts.items()},
+    }
+
+
+def _spread(values_GK: Array) -> float:
+    """Root mean square around the mean of each group."""
+    return float(np.sqrt(values_GK.var(axis=1).mean()))
 
 
 def _means(rows: Iterable[Mapping[str, float]], name_of: Callable[[str], str]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
 from partner_rl.algorithm.batch import EPISODES, TrainingGroup, from_rllib, micro_batches
-from partner_rl.algorithm.losses import kl_divergence, policy_gradient_loss
+from partner_rl.algorithm.losses import kl_divergence, policy_gradient_loss, surrogate_loss
 from partner_rl.policy.logprobs import PackedBatch, action_log_probs, pack_groups
 from partner_rl.policy.module import LOG_PROBS, MASK, PACKED, POSITION_ENTROPY, RewriteModule
 
@@ -25,6 +25,9 @@ KL = "kl"
 POSITION_ENTROPY_MEAN = "position_entropy"
 LOG_PROB_GAP = "logprob_gap"
 GRAD_NORM = "grad_norm"
+RATIO = "ratio"
+CLIP_FRACTION = "clip_fraction"
+SAMPLER_KL = "sampler_kl"
 
 
 class RewriteLearner(TorchLearner):
@@ -35,6 +38,7 @@ class RewriteLearner(TorchLearner):
     def build(self) -> None:
         """Builds module and optimizer and keeps the reference policy."""
         super().build()
+        self._kl_coeff = self.config.kl_coeff
         module = self._rewrite_module()
         # With adapters the reference is the same model with the adapters off.
         needs_copy = self.config.kl_coeff > 0 and module.policy.settings.lora is None
@@ -43,10 +47,14 @@ class RewriteLearner(TorchLearner):
     def _rewrite_module(self) -> RewriteModule:
         return cast(RewriteModule, self.module[DEFAULT_MODULE_ID].unwrapped())
 
+    def set_kl_coeff(self, coefficient: float) -> None:
+        """Sets the weight of the KL penalty from the next update on."""
+        self._kl_coeff = coefficient
+
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """AdamW over the trained parameters."""
         parameters = list(self._rewrite_module().trainable_parameters().values())
-        optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.register_optimizer(
             module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
         )
@@ -87,19 +95,33 @@ class RewriteLearner(TorchLearner):
         """The micro-batch's share of the loss: policy gradient − position entropy + KL to the reference."""
         counts: _Counts = batch["counts"]
         advantages_GK, sampled_GKT = _targets(batch["groups"], fwd_out[MASK])
-        loss = policy_gradient_loss(fwd_out[LOG_PROBS], fwd_out[MASK], advantages_GK) / counts.episodes
+        loss = self._policy_loss(fwd_out, sampled_GKT, advantages_GK, counts) / counts.episodes
         entropy = fwd_out[POSITION_ENTROPY].sum() / counts.prompts
         self._add(POSITION_ENTROPY_MEAN, entropy)
         if config.position_entropy_coeff:
             loss = loss - config.position_entropy_coeff * entropy
         if batch["reference_GKT"] is not None:
             kl = kl_divergence(fwd_out[LOG_PROBS], batch["reference_GKT"], fwd_out[MASK]) / counts.tokens
-            loss = loss + config.kl_coeff * kl
+            loss = loss + self._kl_coeff * kl
             self._add(KL, kl)
         self._add(LOSS, loss)
         gap = torch.where(fwd_out[MASK], fwd_out[LOG_PROBS].detach() - sampled_GKT, 0.0).abs().max().item()
         self._figures[LOG_PROB_GAP] = max(gap, self._figures.get(LOG_PROB_GAP, 0.0))
         return loss
+
+    def _policy_loss(
+        self, fwd_out: dict[str, Any], sampled_GKT: torch.Tensor, advantages_GK: torch.Tensor, counts: _Counts
+    ) -> torch.Tensor:
+        """The policy gradient, summed over samples; through importance ratios where the policy may have moved."""
+        surrogate = self.config.surrogate
+        if surrogate is None:
+            return policy_gradient_loss(fwd_out[LOG_PROBS], fwd_out[MASK], advantages_GK)
+        terms = surrogate_loss(fwd_out[LOG_PROBS], sampled_GKT, fwd_out[MASK], advantages_GK, surrogate)
+        units = counts.tokens if surrogate.ratio == "token" else counts.actions
+        self._add(RATIO, terms.ratio / units)
+        self._add(CLIP_FRACTION, terms.clipped / units)
+        self._add(SAMPLER_KL, terms.sampler_kl / counts.tokens)
+        return terms.loss
 
     def _add(self, name: str, value: torch.Tensor) -> None:
         self._figures[name] = self._figures.get(name, 0.0) + value.item()
@@ -110,7 +132,13 @@ class RewriteLearner(TorchLearner):
         model = policy.model if self._reference is None else self._reference
         off = policy.adapters_off() if self._reference is None else contextlib.nullcontext()
         with off, policy.autocast():
-            return action_log_probs(model, packed, policy.vocabulary, policy.settings.temperature).log_probs_GKT
+            return action_log_probs(
+                model,
+                packed,
+                policy.vocabulary,
+                policy.settings.temperature,
+                flex=policy.uses_flex_attention,
+            ).log_probs_GKT
 
     def _apply_clipped(self) -> float:
         parameters = list(self._rewrite_module().trainable_parameters().values())
@@ -148,8 +176,8 @@ class RewriteLearner(TorchLearner):
         states: dict[str, dict[str, torch.Tensor]] = {}
         for path, value in moments.items():
             name, key = path.rsplit("/", 1)
-            # AdamW keeps its step count on the CPU, its moments beside the parameter.
-            states.setdefault(name, {})[key] = value.clone() if key == "step" else value.to(self._device)
+            # A copy: fused AdamW writes to all of it, the step count included, in place.
+            states.setdefault(name, {})[key] = value.to(self._device, copy=True)
         for name, parameter in module.trainable_parameters().items():
             if name in states:
                 optimizer.state[parameter] = states[name]
@@ -161,11 +189,13 @@ class _Counts:
 
     episodes: int
     prompts: int
+    actions: int
     tokens: int
 
     @classmethod
     def of(cls, groups: list[TrainingGroup], episodes: int) -> _Counts:
-        return cls(episodes, len(groups), sum(1 + len(a.tokens) for g in groups for a in g.group.actions))
+        actions = [action for g in groups for action in g.group.actions]
+        return cls(episodes, len(groups), len(actions), sum(1 + len(action.tokens) for action in actions))
 
 
 def _targets(part: list[TrainingGroup], mask_GKT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,21 +7,24 @@ is seeded by (seed, iteration, shard) and the data order by (seed, epoch).
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from partner_rl.durable import check_manifest, folder_when_whole, write_manifest
 from partner_rl.types import PartnerError
 
-_WEIGHTS = "weights.safetensors"
-_MOMENTS = "optimizer.safetensors"
-_STATE = "state.json"
+WEIGHTS: Final = "weights.safetensors"
+"""File of the trained parameters."""
+MOMENTS: Final = "optimizer.safetensors"
+"""File of the optimizer's moments."""
+STATE: Final = "state.json"
+"""File of everything that is no tensor."""
 
 
 @dataclass(frozen=True)
@@ -30,27 +33,33 @@ class TrainingState:
 
     Attributes:
         iterations: Iterations done.
-        estimator: State of the advantage estimator.
+        extra: What else must continue, by owner, as JSON: estimator, normalisers, KL coefficient, guards.
         weights: Trained parameters by name.
         moments: Optimizer moments by `parameter/key`.
     """
 
     iterations: int
-    estimator: Mapping[str, list[float]]
+    extra: Mapping[str, Any]
     weights: dict[str, torch.Tensor]
     moments: dict[str, torch.Tensor]
 
     def save(self, folder: Path) -> None:
-        """Writes the state under a temporary name, then renames it: a folder of this name is always whole."""
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file({name: t.contiguous() for name, t in self.weights.items()}, temporary / _WEIGHTS)
-        save_file({name: t.contiguous() for name, t in self.moments.items()}, temporary / _MOMENTS)
-        content = {"iterations": self.iterations, "estimator": dict(self.estimator)}
-        (temporary / _STATE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        """Writes the state under a temporary name, then renames it: a folder of this name was whole once.
+
+        Raises:
+            PartnerError: It cannot be written, for instance because the disk is full; nothing has changed then.
+        """
+        try:
+            with folder_when_whole(folder) as temporary:
+                save_file({name: t.contiguous() for name, t in self.weights.items()}, temporary / WEIGHTS)
+                save_file({name: t.contiguous() for name, t in self.moments.items()}, temporary / MOMENTS)
+                content = {"iterations": self.iterations, "extra": dict(self.extra)}
+                (temporary / STATE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+                write_manifest(temporary)
+        except (OSError, SafetensorError) as error:
+            raise PartnerError(
+                f"checkpoint {folder} cannot be written ({error}): make room and resume from the one before"
+            ) from error
 
     @classmethod
     def load(cls, folder: Path) -> TrainingState:
@@ -60,12 +69,10 @@ class TrainingState:
             PartnerError: A file is missing or damaged.
         """
         try:
-            content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+            check_manifest(folder)
+            content = json.loads((folder / STATE).read_text(encoding="utf-8"))
             return cls(
-                int(content["iterations"]),
-                content["estimator"],
-                load_file(folder / _WEIGHTS),
-                load_file(folder / _MOMENTS),
+                int(content["iterations"]), content["extra"], load_file(folder / WEIGHTS), load_file(folder / MOMENTS)
             )
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise PartnerError(f"checkpoint {folder} cannot be read ({error}): resume from an older one") from error
+        except (PartnerError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise PartnerError(f"checkpoint {folder} cannot be read: {error}") from error

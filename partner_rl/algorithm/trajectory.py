@@ -39,10 +39,18 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class SampledGroup:
-    """`K` trajectories that start from the same state."""
+    """`K` trajectories that start from the same state.
+
+    Attributes:
+        example: The pair that was rewritten.
+        trajectories: The sampled episodes.
+        greedy: The episode of the likeliest edits, for a self-critical baseline; None unless asked for. It is never
+            trained on.
+    """
 
     example: Example
     trajectories: tuple[Trajectory, ...]
+    greedy: Trajectory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +60,11 @@ class Rollout:
     Attributes:
         groups: The groups, in the order of the examples asked for.
         generate_s: Seconds in which the policy computed.
-        score_s: Seconds in which the env waited for the rewards.
+        score_s: Seconds in which the policy stood still because it waited for the rewards.
+        overlap_s: Seconds of scoring during which the policy computed, too.
     """
 
     groups: tuple[SampledGroup, ...]
     generate_s: float
     score_s: float
+    overlap_s: float = 0.0

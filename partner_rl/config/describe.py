@@ -83,6 +83,8 @@ def _type_in_words(field: Mapping[str, Any]) -> str:
         return _TYPE_WORDS["object"]
     if "enum" in field:
         return "one of " + ", ".join(f"'{choice}'" for choice in field["enum"])
+    if "prefixItems" in field:
+        return f"[{', '.join(_type_in_words(item) for item in field['prefixItems'])}]"
     if field["type"] == "array":
         return f"list of {_type_in_words(field['items'])}"
     words = _TYPE_WORDS[field["type"]]

@@ -6,6 +6,7 @@ error before anything starts (see `partner_rl.config.load`).
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -78,6 +79,8 @@ class EnvConfig(Section):
     """`k`: sentences of the response that the policy sees at once; there are `2k+2` positions."""
     max_edits: Positive = 1
     """An episode ends after this many edits, or when the last window was left alone."""
+    positions: Literal["all", "end"] = "all"
+    """Which positions there are: all `2k+2`, or only after the response's last sentence (an ablation)."""
 
 
 class LoraSection(Section):
@@ -107,6 +110,11 @@ class PolicyConfig(Section):
     """Sample among this many likeliest tokens while training; 0 for all."""
     lora: LoraSection | None = None
     """Train low-rank adapters and the new token rows only; null trains every weight."""
+    attention: Literal["auto", "sdpa", "flex"] = "sdpa"
+    """Attention over a group's packed actions in the update: `flex` skips the blocks that the mask rules out and stores
+    no mask; `auto` takes it on a GPU."""
+    compile: bool = False
+    """Compile the decoding step: worth the minute that it takes in long runs on a GPU."""
     dtype: DType = "float32"
     """Compute type; with bfloat16 the trained weights stay float32 and the forward pass runs under autocast."""
 
@@ -116,12 +124,33 @@ class RewardSection(Section):
 
     weight: float
     """Weight of the component in the reward."""
+    schedule: tuple[tuple[Positive, float], ...] | None = None
+    """The weight in training as (iteration, weight) points, such as [[1, 0.0], [50, 2.0]]: linear between points,
+    constant before the first and after the last; null for `weight` throughout. Evaluation always takes `weight`."""
     replicas: Positive | None = None
     """Actors of this component's pool; null for `rewards.replicas`."""
     num_gpus: NonNegativeFloat = 0.0
     """GPUs, or a fraction of one, that each actor reserves."""
     micro_batch: Positive = 16
     """Items that one call to an actor scores."""
+
+    @model_validator(mode="after")
+    def _schedule_goes_forward(self) -> RewardSection:
+        if self.schedule is not None:
+            iterations = [iteration for iteration, _ in self.schedule]
+            if not iterations or any(later <= earlier for earlier, later in pairwise(iterations)):
+                raise ValueError(f"schedule needs at least one point, and ascending iterations (found {iterations})")
+        return self
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the schedule gives the component a weight in some iterations."""
+        return any(weight != 0.0 for _, weight in self.schedule or ())
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the component is part of the reward, at least in some iterations."""
+        return self.weight != 0.0 or self.is_scheduled
 
 
 class EmpathyConfig(RewardSection):
@@ -196,7 +225,13 @@ class RewardsConfig(Section):
     max_retries: NonNegative = 3
     """Attempts after the first before a failing micro-batch ends the run."""
     cache_size: NonNegative = 100_000
-    """Scores kept per client, so that what repeats (the originals) is computed once; 0 for none."""
+    """Scores that the evaluation keeps, so that what systems share is computed once; 0 for none. Training scores each
+    iteration anew, so that its batches, and with them the last bits of its scores, do not depend on what came before."""
+
+    def components(self) -> dict[str, RewardSection]:
+        """The sections of the components by name."""
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: section for name, section in sections.items() if isinstance(section, RewardSection)}
 
 
 class RewardTrainingConfig(Section):
@@ -277,6 +312,8 @@ class WarmStartConfig(Section):
     """Passes over the examples; 0 starts RL from the pretrained model."""
     max_examples: Positive | None = None
     """Use at most this many examples; null for all."""
+    max_sentences: Positive = 1
+    """Take out as many adjacent empathic sentences at once; above 1 the policy learns to write several in a row."""
     max_dev_examples: Positive = 64
     """Score held-out loss and position accuracy on at most this many examples."""
     noop_fraction: Fraction = 0.1
@@ -307,12 +344,29 @@ class AlgorithmConfigSection(Section):
     """Distinct states sampled in an iteration, over all env runners."""
     samples_per_group: Positive = 8
     """`K`: samples of each state."""
-    advantage: Literal["reinforce", "rloo"] = "rloo"
-    """Estimator: `reinforce` with a moving-average baseline (paper), or leave-one-out within the group."""
+    advantage: Literal["reinforce", "self_critical", "rloo", "grpo"] = "rloo"
+    """Estimator: `reinforce` with a moving-average baseline (paper), `self_critical` against the greedy rollout, `rloo`
+    against the other samples of the group, `grpo` against the group's mean and in units of its standard deviation."""
     baseline_window: Positive = 20
     """Iterations in the moving average of `reinforce` (paper's code: 20)."""
     scale_advantages: bool = False
     """Divide an iteration's advantages by their standard deviation."""
+    normalization: Literal["none", "running", "group"] = "none"
+    """How components are made comparable before they are weighted: not at all; by mean and standard deviation over all
+    samples so far; or each component's advantages by the standard deviation within their group (GDPO)."""
+    component_clip: PositiveFloat | None = None
+    """Hold a component's normalised values within ± this; null for no limit."""
+    epochs: Positive = 1
+    """Passes of the update over an iteration's groups; above 1 importance ratios correct for the moved policy."""
+    minibatch_groups: Positive | None = None
+    """Groups in an optimizer step, those of all learners together; null makes one step of all groups."""
+    importance_ratio: Literal["token", "sequence"] = "token"
+    """Ratio of policy to sampler, of each token (PPO) or of the whole action, length-normalised (GSPO); it matters when
+    `clip_range` is set or an iteration makes several steps."""
+    clip_range: PositiveFloat | None = None
+    """PPO's `ε`: no further gain from ratios that left `1 ± ε`; null does not clip."""
+    clip_range_high: PositiveFloat | None = None
+    """A different `ε` above 1 (clip-higher of DAPO); null for `clip_range`."""
     learning_rate: PositiveFloat = 1e-5
     """Learning rate of AdamW (paper: 1e-5)."""
     weight_decay: NonNegativeFloat = 0.0
@@ -321,8 +375,15 @@ class AlgorithmConfigSection(Section):
     """Gradients are clipped to this global norm."""
     kl_coeff: NonNegativeFloat = 0.0
     """Weight of the KL divergence from the warm-started policy, in nats a token (k3 estimator)."""
+    kl_target: PositiveFloat | None = None
+    """Steer `kl_coeff` so that the KL divergence stays near this many nats a token; null keeps it as it is."""
+    kl_horizon: PositiveFloat = 10.0
+    """Inertia of the steered `kl_coeff`: an iteration changes it by at most 20 % divided by this."""
     position_entropy_coeff: NonNegativeFloat = 0.0
     """Weight of the entropy bonus on the position, in nats."""
+    groups_per_chunk: Positive | None = None
+    """An env runner generates this many groups while the rewards of those before are computed; null for all at once.
+    Another number draws other samples."""
     micro_batch_tokens: Positive = 4096
     """Padded tokens in one forward and backward pass of the update; gradients accumulate over passes."""
     num_env_runners: NonNegative = 0
@@ -336,8 +397,9 @@ class AlgorithmConfigSection(Section):
 
     @model_validator(mode="after")
     def _group_estimators_need_groups(self) -> AlgorithmConfigSection:
-        if self.advantage == "rloo" and self.samples_per_group < 2:
-            raise ValueError("advantage 'rloo' compares samples of one state: samples_per_group must be at least 2")
+        if self.samples_per_group < 2 and (self.advantage in ("rloo", "grpo") or self.normalization == "group"):
+            name = "normalization 'group'" if self.normalization == "group" else f"advantage '{self.advantage}'"
+            raise ValueError(f"{name} compares samples of one state: samples_per_group must be at least 2")
         for workers, name in ((self.num_env_runners, "num_env_runners"), (self.num_learners, "num_learners")):
             if workers and self.groups_per_iteration % workers:
                 raise ValueError(
@@ -345,6 +407,31 @@ class AlgorithmConfigSection(Section):
                     "so that whole groups are shared out evenly"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _minibatches_are_equal(self) -> AlgorithmConfigSection:
+        groups = self.minibatch_groups or self.groups_per_iteration
+        if self.groups_per_iteration % groups or groups % max(1, self.num_learners):
+            raise ValueError(
+                f"minibatch_groups {groups} must divide groups_per_iteration {self.groups_per_iteration} and be a "
+                f"multiple of num_learners {self.num_learners}, so that all steps are of the same size"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _options_belong_together(self) -> AlgorithmConfigSection:
+        if self.clip_range_high is not None and self.clip_range is None:
+            raise ValueError("clip_range_high is the upper side of clip_range: set clip_range, too")
+        if self.kl_target is not None and self.kl_coeff == 0.0:
+            raise ValueError("kl_target steers kl_coeff from its first value on: set kl_coeff above 0")
+        if self.component_clip is not None and self.normalization == "none":
+            raise ValueError("component_clip limits normalised values: set normalization to running or group")
+        return self
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Optimizer steps in an iteration."""
+        return self.epochs * (self.groups_per_iteration // (self.minibatch_groups or self.groups_per_iteration))
 
 
 class EvaluationConfig(Section):
@@ -360,6 +447,68 @@ class EvaluationConfig(Section):
     """Sample among this many likeliest tokens (released code: 60); 0 for all."""
     batch_size: Positive = 32
     """Responses that are rewritten together."""
+    seq2seq: str | None = None
+    """Folder that `partner-rl baselines train-seq2seq` wrote, for the baseline `seq2seq`; null leaves it out."""
+    judge: str | None = None
+    """Folder of a held-out judge (`partner-rl judge train`), which no policy is trained against; null for none."""
+
+
+class GuardsConfig(Section):
+    """Guards against reward hacking and collapse (`docs/guards.md`); a limit that is null is off."""
+
+    window: Positive = 10
+    """Iterations that a figure is taken over; for figures of the judge, iterations that it read."""
+    patience: Positive = 3
+    """A guard raises its alarm when its limit is passed in this many iterations in a row."""
+    action: Literal["alarm", "stop", "rollback"] = "alarm"
+    """What an alarm does besides the warning: nothing; stop the run with a checkpoint; or go back to the newest
+    checkpoint from before the limit was passed and try again."""
+    max_rollbacks: NonNegative = 2
+    """After this many rollbacks the next alarm stops the run."""
+    rollback_kl_factor: Annotated[float, Field(ge=1.0)] = 2.0
+    """Each rollback multiplies the weight of the KL penalty by this; nothing to multiply when `kl_coeff` is 0."""
+    min_rewrites: Positive = 100
+    """`min_distinct_2` and `max_common_share` wait until the window holds this many inserted sentences."""
+    max_kl: PositiveFloat | None = 1.5
+    """KL divergence from the warm-started policy, nats a token; measured when `algorithm.kl_coeff` is above 0."""
+    max_length_ratio: PositiveFloat | None = 3.0
+    """Words of the rewritten responses over words of the originals."""
+    max_repetition: Fraction | None = 0.2
+    """Share of the inserted sentences' word triples that stood in the same sentence before."""
+    min_distinct_2: Fraction | None = 0.15
+    """Different word pairs over word pairs of the window's inserted sentences."""
+    max_common_share: Fraction | None = 0.5
+    """Share of the inserted sentences that are one of the window's 20 commonest."""
+    max_noop_share: Fraction | None = 0.9
+    """Share of responses left as they were."""
+    min_position_entropy: NonNegativeFloat | None = 0.02
+    """Entropy of the position, nats."""
+    judge_every: Positive | None = None
+    """The judge (`evaluation.judge`) reads the rewrites of every this many iterations; null for none."""
+    max_judge_gap: PositiveFloat | None = 1.0
+    """Gain in empathy (0…6) by the reward minus that by the judge."""
+    max_judge_divergence: PositiveFloat | None = 0.3
+    """Rise of the reward's gain or fall of the judge's, whichever is smaller, from the window's first half to its
+    second; needs four judged iterations."""
+
+
+class BaselinesConfig(Section):
+    """Other ways of rewriting that `partner-rl evaluate --baselines` compares with."""
+
+    max_post_tokens: Positive = 160
+    """Each post is cut to this many tokens where a baseline's model reads it (of the seeker's post the end is kept)."""
+    max_new_tokens: Positive = 80
+    """Longest whole response that a baseline's model writes, in tokens."""
+    best_of: Annotated[int, Field(ge=2)] = 8
+    """Rewrites of the warm start that `best_of_n` chooses from, for each pair."""
+    seq2seq_epochs: Positive = 3
+    """Most passes of the sequence-to-sequence model over its examples; the best one by held-out perplexity is kept."""
+    seq2seq_learning_rate: PositiveFloat = 5e-4
+    """Peak learning rate of the sequence-to-sequence model; take about 2e-5 when every weight is trained."""
+    seq2seq_lora: LoraSection | None = LoraSection()
+    """Its adapters, merged into the weights at the end; null trains the weights themselves."""
+    seq2seq_batch_tokens: Positive = 1024
+    """Padded tokens in one of its optimizer steps, those of one process."""
 
 
 class CheckpointConfig(Section):
@@ -368,7 +517,9 @@ class CheckpointConfig(Section):
     every: Positive = 10
     """Iterations between checkpoints; the last iteration and Ctrl-C write one too."""
     keep: Positive = 2
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept; with 1 there is none to go back to when that one is damaged."""
+    keep_every: Positive | None = None
+    """Also keep each checkpoint after a multiple of this many iterations, for evaluation; null for none."""
 
 
 class TrackingConfig(Section):
@@ -434,9 +585,19 @@ class RunConfig(Section):
     """The RL algorithm."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation."""
+    baselines: BaselinesConfig = BaselinesConfig()
+    """Baselines of the evaluation."""
+    guards: GuardsConfig = GuardsConfig()
+    """Guards against reward hacking and collapse."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Checkpoints."""
     tracking: TrackingConfig = TrackingConfig()
     """Tracking."""
     resources: ResourcesConfig = ResourcesConfig()
     """Ray and threads."""
+
+    @model_validator(mode="after")
+    def _judging_needs_a_judge(self) -> RunConfig:
+        if self.guards.judge_every is not None and self.evaluation.judge is None:
+            raise ValueError("guards.judge_every asks for a judge: set evaluation.judge to its folder, too")
+        return self

@@ -38,6 +38,14 @@ PANELS: Final = (
     Panel("reward.png", "Reward", "reward (points)", (names.REWARD_TOTAL,)),
     Panel("reward_raw.png", "Reward components", "score (as each defines it)", (names.reward_raw("*"),)),
     Panel("reward_weighted.png", "Weighted reward components", "reward (points)", (names.reward_weighted("*"),)),
+    Panel(
+        "reward_normalised.png",
+        "Normalised reward components",
+        "value (standard deviations)",
+        (names.reward_normalised("*"),),
+    ),
+    Panel("reward_spread.png", "What decides the update", "spread in a group (points)", (names.reward_spread("*"),)),
+    Panel("reward_weight.png", "Scheduled weights", "weight", (names.reward_weight("*"),)),
     Panel("empathy.png", "Change in empathy", "change of level (points)", (names.reward_detail("empathy/*"),)),
     Panel("kl.png", "Distance from the warm start", "KL divergence (nats per token)", (names.POLICY_KL,)),
     Panel(
@@ -46,6 +54,7 @@ PANELS: Final = (
         "entropy (nats)",
         (names.POLICY_POSITION_ENTROPY, names.POLICY_SENTENCE_ENTROPY),
     ),
+    Panel("ratio.png", "Importance ratios", "ratio or share", (names.TRAIN_RATIO, names.TRAIN_CLIP_FRACTION)),
     Panel("distinct.png", "Distinct generated sentences", "share (0 to 1)", (names.POLICY_DISTINCT_SENTENCES,)),
     Panel("time.png", "Time of an iteration", "time (s)", ("time/*",)),
 )

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from envs.rewriting import Edit
 from partner_rl.evaluation.systems import SystemScores
+from partner_rl.evaluation.tables import TextTable
 from partner_rl.types import MECHANISMS, ScoreRequest
 
 INSERTED: Final = "bold green"
@@ -67,6 +68,17 @@ def systems_table(systems: Sequence[SystemScores]) -> Table:
     for label, value_of, form in _ROWS:
         values = [value_of(scores) for scores in systems]
         table.add_row(label, *("–" if value is None else format(value, form) for value in values))
+    return table
+
+
+def printed_table(content: TextTable) -> Table:
+    """A table of texts for the terminal; markup in its cells is plain text here."""
+    table = Table(title=content.title, caption=content.note or None)
+    for place, column in enumerate(content.columns):
+        table.add_column(Text(column), justify="left" if place == 0 else "right")
+    for row in content.rows:
+        # Intervals below their figures: beside them they would not fit.
+        table.add_row(*(Text(value.replace(" [", "\n[")) for value in row))
     return table
 
 

@@ -60,12 +60,14 @@ class Recipe:
         min_level: A sentence of at least this level in a mechanism is highly empathic.
         max_words: Longest sentence.
         seed: Other seeds give other windows, neutral sentences and keys.
+        max_sentences: Adjacent empathic sentences make one example, at most this many.
     """
 
     window: int = DEFAULT_WINDOW
     min_level: float = MIN_LEVEL
     max_words: int = DEFAULT_MAX_WORDS
     seed: int = 0
+    max_sentences: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ class Extractor:
         counts = Counter({"responses/read": len(examples)})
         responses = self._annotated(examples, counts)
         rng = np.random.default_rng(_hash(self._recipe.seed, *(example.response_id for example in examples)))
-        targets = find_targets(responses, self._recipe.min_level)
+        recipe = self._recipe
+        targets = find_targets(responses, recipe.min_level, recipe.max_sentences, recipe.max_words)
         usable = self._usable(targets, counts)
         neutral = neutral_sentences(responses, self._recipe.max_words)
         inserts, replaces = draft_edits(usable, neutral, self._env, rng)

@@ -1,4 +1,7 @@
-"""Sampling: the prompt of each state is computed once, then decoded `K` times; a row leaves the batch when it ends."""
+"""Sampling: each prompt is computed once and decoded for all rows that start from it; a row leaves when it ends.
+
+Axes: `G` prompt, `P` prompt token, `N` row, `M` row that is still decoded, `A` position, `V` vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,15 @@ from dataclasses import dataclass
 import torch
 
 from partner_rl.policy.actions import ActionTokens
+from partner_rl.policy.draw import draw
 from partner_rl.policy.model import Policy
 from partner_rl.policy.prompt import encode_prompt
-from partner_rl.positions import noop_position, position_mask
+from partner_rl.policy.shared_prompt import SharedPromptCache, StaticSharedPromptCache
+from partner_rl.positions import noop_position
 from partner_rl.types import RewriteState
+
+COMPILED_PROMPT_WIDTH = 64
+"""With a compiled decoding step, prompts are padded to a multiple of this many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,23 @@ class SampledAction:
     log_probs: tuple[float, ...]
 
 
-@torch.no_grad()
+@dataclass(frozen=True, slots=True)
+class PromptRows:
+    """A prompt and what is asked of it.
+
+    Attributes:
+        prompt: Prompt token ids.
+        num_sentences: Sentences in the window, which decide the valid positions.
+        samples: Actions to draw.
+        greedy: Also take the likeliest position and at each step the likeliest token, as one more action at the end.
+    """
+
+    prompt: tuple[int, ...]
+    num_sentences: int
+    samples: int
+    greedy: bool = False
+
+
 def sample_actions(
     policy: Policy,
     states: Sequence[RewriteState],
@@ -67,110 +91,134 @@ def sample_actions(
     Returns:
         `G` lists of `K` sampled actions.
     """
-    if not states:
+    prompts = [
+        PromptRows(tuple(encode_prompt(policy.tokenizer, state, policy.settings)), len(state.span), samples_per_state)
+        for state in states
+    ]
+    return sample_prompts(policy, prompts, sampling, generator)
+
+
+@torch.no_grad()
+def sample_prompts(
+    policy: Policy, prompts: Sequence[PromptRows], sampling: Sampling, generator: torch.Generator
+) -> list[list[SampledAction]]:
+    """Draws the actions that are asked of each prompt.
+
+    What is drawn does not depend on whether likeliest actions are asked for beside it.
+
+    Args:
+        policy: The policy, in evaluation mode.
+        prompts: `G` prompts, each with at least one row.
+        sampling: How to draw.
+        generator: Source of randomness, on the policy's device.
+
+    Returns:
+        `G` lists: the drawn actions, then the likeliest one where it is asked for.
+    """
+    if not prompts:
         return []
+    rows = [(g, k == p.samples) for g, p in enumerate(prompts) for k in range(p.samples + p.greedy)]
+    group_N, greedy_N = torch.tensor(rows, device=policy.device).unbind(1)
+    start = _start(policy, prompts, group_N, greedy_N.bool(), sampling, generator)
+    tokens, log_probs = _decode(policy, start, sampling, generator)
+    samples: list[list[SampledAction]] = [[] for _ in prompts]
+    positions = zip(start.position_N.tolist(), start.log_prob_N.tolist(), strict=True)
+    for (g, _), (position, value), words, values in zip(rows, positions, tokens, log_probs, strict=True):
+        samples[g].append(SampledAction(ActionTokens(position, tuple(words)), (value, *values)))
+    return samples
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Rows after the prompts: their positions, and what they are decoded from."""
+
+    position_N: torch.Tensor
+    log_prob_N: torch.Tensor
+    greedy_N: torch.Tensor
+    prompt_length_N: torch.Tensor
+    cache: SharedPromptCache
+
+
+def _start(
+    policy: Policy,
+    prompts: Sequence[PromptRows],
+    group_N: torch.Tensor,
+    greedy_N: torch.Tensor,
+    sampling: Sampling,
+    generator: torch.Generator,
+) -> _Start:
+    """Computes the prompts and draws each row's position."""
     vocabulary = policy.vocabulary
-    device = policy.device
-    prompts = [encode_prompt(policy.tokenizer, state, policy.settings) for state in states]
-    ids_GP, mask_GP = _pad_left(prompts, policy.pad_id, device)
+    width = max(len(p.prompt) for p in prompts)
+    if policy.settings.compile:
+        # Few widths are few compilations.
+        width = -(-width // COMPILED_PROMPT_WIDTH) * COMPILED_PROMPT_WIDTH
+    ids_GP, mask_GP = _pad_left([p.prompt for p in prompts], width, policy.pad_id, policy.device)
     positions_GP = (mask_GP.cumsum(-1) - 1).clamp(min=0)
     with policy.autocast():
         output = policy.model(
             input_ids=ids_GP, attention_mask=mask_GP, position_ids=positions_GP, use_cache=True, logits_to_keep=1
         )
-    valid_GA = torch.stack([torch.from_numpy(position_mask(len(s.span), vocabulary.window)) for s in states])
-    log_probs_GA = vocabulary.position_log_probs(output.logits[:, -1], valid_GA.to(device), sampling.temperature)
-    chosen_GK = _draw(log_probs_GA.exp(), samples_per_state, sampling, generator)
-    position_N = chosen_GK.flatten()
-    position_log_prob_N = log_probs_GA.gather(1, chosen_GK).flatten()
+    valid_GA = torch.stack([vocabulary.valid_positions(p.num_sentences) for p in prompts])
+    log_probs_GA = vocabulary.position_log_probs(output.logits[:, -1], valid_GA.to(policy.device), sampling.temperature)
+    position_N, log_prob_N = _draw(log_probs_GA[group_N], greedy_N, sampling, generator)
+    layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+    make_cache = StaticSharedPromptCache if policy.settings.compile else SharedPromptCache
+    cache = make_cache(layers, mask_GP, group_N, policy.settings.max_new_tokens)
+    return _Start(position_N, log_prob_N, greedy_N, mask_GP.sum(-1)[group_N], cache)
 
-    cache = output.past_key_values
-    cache.batch_repeat_interleave(samples_per_state)
-    rows = _Rows(
-        mask_NL=mask_GP.repeat_interleave(samples_per_state, 0),
-        next_position_N=mask_GP.sum(-1).repeat_interleave(samples_per_state, 0),
-        index_N=torch.arange(len(position_N), device=device),
-    )
-    tokens: list[list[int]] = [[] for _ in range(len(position_N))]
-    log_probs: list[list[float]] = [[value] for value in position_log_prob_N.tolist()]
-    token_N = position_N + vocabulary.first_position_id
-    alive_N = position_N != noop_position(vocabulary.window)
-    for _ in range(policy.settings.max_new_tokens):
-        if not alive_N.all():
-            keep = alive_N.nonzero().squeeze(-1)
-            if len(keep) == 0:
-                break
-            cache.batch_select_indices(keep)
-            rows, token_N = rows.select(keep), token_N[keep]
-        rows = rows.extended()
+
+def _decode(
+    policy: Policy, start: _Start, sampling: Sampling, generator: torch.Generator
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Each row's sentence tokens and their log-probabilities; a no-op has none."""
+    vocabulary, cache = policy.vocabulary, start.cache
+    rows = len(start.position_N)
+    tokens: list[list[int]] = [[] for _ in range(rows)]
+    log_probs: list[list[float]] = [[] for _ in range(rows)]
+    forward = policy.decoding_step
+    index_M = torch.arange(rows, device=policy.device)
+    token_M = start.position_N + vocabulary.first_position_id
+    alive_M = start.position_N != noop_position(vocabulary.window)
+    # The attention asks the cache; a mask of four dimensions keeps the model from making one.
+    no_mask = torch.zeros(1, 1, 1, 1, device=policy.device)
+    for step in range(policy.settings.max_new_tokens):
+        if not alive_M.any():
+            break
+        if not policy.settings.compile and not alive_M.all():
+            keep_M = alive_M.nonzero().squeeze(-1)
+            cache.select(keep_M)
+            index_M, token_M, alive_M = index_M[keep_M], token_M[keep_M], alive_M[keep_M]
+        cache.advance()
         with policy.autocast():
-            output = policy.model(
-                input_ids=token_N[:, None],
-                attention_mask=rows.mask_NL,
-                position_ids=rows.next_position_N[:, None] - 1,
-                past_key_values=cache,
-                use_cache=True,
+            output = forward(
+                input_ids=token_M[:, None],
+                attention_mask=no_mask,
+                position_ids=start.prompt_length_N[index_M, None] + step,
+                use_cache=False,
+                shared_prompt=cache,
             )
-        log_probs_NV = vocabulary.word_logits(output.logits[:, -1], sampling.temperature).log_softmax(-1)
-        token_N = _draw(log_probs_NV.exp(), 1, sampling, generator).squeeze(-1)
-        drawn = log_probs_NV.gather(1, token_N[:, None]).squeeze(-1).tolist()
-        for row, token, value in zip(rows.index_N.tolist(), token_N.tolist(), drawn, strict=True):
-            tokens[row].append(token)
-            log_probs[row].append(value)
-        alive_N = token_N != vocabulary.end_id
-
-    samples = [
-        SampledAction(ActionTokens(position, tuple(words)), tuple(values))
-        for position, words, values in zip(position_N.tolist(), tokens, log_probs, strict=True)
-    ]
-    return [samples[g * samples_per_state : (g + 1) * samples_per_state] for g in range(len(states))]
+        logits_MV = vocabulary.word_logits(output.logits[:, -1], sampling.temperature)
+        # Rows that have ended, which only a compiled step keeps, use no random numbers either.
+        token_M, log_prob_M = _draw(logits_MV, start.greedy_N[index_M] | ~alive_M, sampling, generator)
+        drawn = zip(index_M.tolist(), alive_M.tolist(), token_M.tolist(), log_prob_M.tolist(), strict=True)
+        for row, is_alive, token, value in drawn:
+            if is_alive:
+                tokens[row].append(token)
+                log_probs[row].append(value)
+        alive_M = alive_M & (token_M != vocabulary.end_id)
+    return tokens, log_probs
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows still being decoded: attention mask so far, next position id, and index into the full batch."""
-
-    mask_NL: torch.Tensor
-    next_position_N: torch.Tensor
-    index_N: torch.Tensor
-
-    def select(self, keep: torch.Tensor) -> _Rows:
-        return _Rows(self.mask_NL[keep], self.next_position_N[keep], self.index_N[keep])
-
-    def extended(self) -> _Rows:
-        ones = self.mask_NL.new_ones(len(self.mask_NL), 1)
-        return _Rows(torch.cat([self.mask_NL, ones], 1), self.next_position_N + 1, self.index_N)
+def _draw(
+    logits_NV: torch.Tensor, greedy_N: torch.Tensor, sampling: Sampling, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return draw(logits_NV, greedy_N, top_p=sampling.top_p, top_k=sampling.top_k, generator=generator)
 
 
-def _pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, prompts))
+def _pad_left(
+    prompts: Sequence[Sequence[int]], width: int, pad_id: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     ids_GP = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts])
     mask_GP = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
     return ids_GP.to(device), mask_GP.to(device)
-
-
-def _draw(probs_BV: torch.Tensor, samples: int, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
-    """Draws `samples` indices a row, shape `[B, samples]`, from the distribution truncated by top-k, then top-p."""
-    if sampling.top_k == 0 and sampling.top_p >= 1.0:
-        return _invert(probs_BV, samples, generator)
-    width = min(sampling.top_k or probs_BV.shape[-1], probs_BV.shape[-1])
-    top_BW, index_BW = probs_BV.topk(width, -1)
-    top_BW = top_BW / top_BW.sum(-1, keepdim=True)
-    # A token stays if the mass before it is still below top_p: the likeliest one always does.
-    top_BW = top_BW.masked_fill(top_BW.cumsum(-1) - top_BW >= sampling.top_p, 0.0)
-    return index_BW.gather(1, _invert(top_BW, samples, generator))
-
-
-def _invert(weights_BV: torch.Tensor, samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Draws indices by inverting the cumulative distribution: one random number a draw.
-
-    `torch.multinomial` draws one for every word of the vocabulary, which takes longer than the decoder's last layer.
-    Indices of weight 0 are never drawn: their cumulative weight is that of the index before.
-    """
-    cumulative_BV = weights_BV.double().cumsum(-1)
-    uniform_BS = torch.rand(
-        len(weights_BV), samples, generator=generator, device=weights_BV.device, dtype=torch.float64
-    )
-    return torch.searchsorted(cumulative_BV, uniform_BS * cumulative_BV[:, -1:], right=True).clamp(
-        max=weights_BV.shape[-1] - 1
-    )

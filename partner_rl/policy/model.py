@@ -7,7 +7,8 @@ import copy
 import json
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ from partner_rl.config.schema import PolicyConfig
 from partner_rl.models.loading import load_causal_lm, load_tokenizer, quiet_transformers
 from partner_rl.policy.attention import use_grouped_attention
 from partner_rl.policy.position_rows import add_position_rows, merge_position_rows, position_rows_off
+from partner_rl.policy.tied_embedding import share_gradient_with_head
 from partner_rl.policy.vocabulary import ActionVocabulary, add_position_tokens
+from partner_rl.positions import PositionRule
 from partner_rl.types import PartnerError
 
 METADATA_FILE = "partner_rl.json"
+COMPILER = "inductor"
+"""The backend of `torch.compile`."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,29 @@ class Policy:
         """A token id for padding; padded places are masked, so that any id does."""
         pad = self.tokenizer.pad_token_id
         return int(self.vocabulary.end_id if pad is None else pad)
+
+    def with_positions(self, rule: PositionRule) -> Policy:
+        """The same model, choosing among the positions of a rule."""
+        return replace(self, vocabulary=replace(self.vocabulary, positions=rule))
+
+    @cached_property
+    def decoding_step(self) -> Any:
+        """The model as it is called for one more token a row; compiled when the settings ask for it."""
+        if self.settings.compile:
+            return torch.compile(self.model, backend=COMPILER)
+        return self.model
+
+    @property
+    def uses_flex_attention(self) -> bool:
+        """Whether the update attends by FlexAttention.
+
+        Raises:
+            PartnerError: The settings ask for it and the policy is not on a GPU.
+        """
+        on_gpu = self.device.type == "cuda"
+        if self.settings.attention == "flex" and not on_gpu:
+            raise PartnerError("policy.attention flex has no backward pass on a CPU: set it to auto, or use a GPU")
+        return on_gpu and self.settings.attention != "sdpa"
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of every forward pass: bfloat16 autocast when the settings ask for it."""
@@ -83,6 +111,8 @@ def load_policy(folder: str | Path, settings: PolicyConfig, window: int, device:
     vocabulary = add_position_tokens(tokenizer, model, window)
     if settings.lora is not None:
         model = _add_adapters(model, settings, vocabulary)
+    else:
+        share_gradient_with_head(model)
     return Policy(model.to(device).eval(), tokenizer, vocabulary, settings)
 
 

@@ -26,8 +26,9 @@ _ATTRIBUTE = "language_model"
 class RewriteModule(TorchRLModule):
     """Holds the policy; `forward_train` returns the log-probabilities of the batch's own actions.
 
-    The model config names the policy's `folder`, its `settings` (`PolicyConfig` as a dict) and the `window`. Sampling
-    does not go through `forward_exploration`: the env runner calls `partner_rl.policy.generate` on `self.policy`.
+    The model config names the policy's `folder`, its `settings` (`PolicyConfig` as a dict), the `window` and the
+    `positions`. Sampling does not go through `forward_exploration`: the env runner calls `partner_rl.policy.generate`
+    on `self.policy`.
     """
 
     policy: Policy
@@ -36,14 +37,19 @@ class RewriteModule(TorchRLModule):
         """Loads the model from its folder."""
         model = cast(dict[str, Any], self.model_config)
         settings = PolicyConfig.model_validate(model["settings"])
-        self.policy = load_policy(model["folder"], settings, model["window"])
+        policy = load_policy(model["folder"], settings, model["window"])
+        self.policy = policy.with_positions(model.get("positions", "all"))
         self.language_model = self.policy.model
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         packed: PackedBatch = batch[PACKED]
         with self.policy.autocast():
             out = action_log_probs(
-                self.language_model, packed, self.policy.vocabulary, self.policy.settings.temperature
+                self.language_model,
+                packed,
+                self.policy.vocabulary,
+                self.policy.settings.temperature,
+                flex=self.policy.uses_flex_attention,
             )
         return {LOG_PROBS: out.log_probs_GKT, MASK: out.mask_GKT, POSITION_ENTROPY: out.position_entropy_G}
 
@@ -60,8 +66,8 @@ class RewriteModule(TorchRLModule):
         **kwargs: Any,
     ) -> dict[str, np.ndarray]:
         """The trained parameters alone, by name: with adapters, a weight sync sends only these."""
-        # A copy: the learner goes on writing to its own memory while the state travels.
-        return {name: p.detach().cpu().numpy().copy() for name, p in self.trainable_parameters().items()}
+        # One copy: the learner goes on writing to its own memory while the state travels.
+        return {name: p.detach().to("cpu", copy=True).numpy() for name, p in self.trainable_parameters().items()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Sets the trained parameters.
@@ -92,5 +98,11 @@ def _copy_into(parameters: Mapping[str, torch.nn.Parameter], state: Mapping[str,
         odd = sorted(parameters.keys() ^ state.keys())
         raise ValueError(f"the state is not this module's: {len(odd)} names differ, such as {odd[0]}")
     for name, parameter in parameters.items():
-        # Arrays out of the object store are read-only, which torch does not support.
-        parameter.copy_(torch.from_numpy(np.array(state[name])))
+        value = state[name]
+        if isinstance(value, torch.Tensor):
+            parameter.copy_(value)
+        elif parameter.device.type == "cpu":
+            # Arrays out of the object store are read-only, which torch does not support and numpy does.
+            np.copyto(parameter.detach().numpy(), value)
+        else:
+            parameter.copy_(torch.from_numpy(np.array(value)))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from partner_rl.positions import PositionKind, decode_position, num_positions
+from partner_rl.positions import PositionKind, PositionRule, decode_position, num_positions, position_mask
 from partner_rl.types import PartnerError
 
 
@@ -26,12 +26,14 @@ class ActionVocabulary:
         first_position_id: Token id of position 0; the others follow.
         end_id: Token id that ends a sentence.
         special_ids: Ids of the tokenizer's special tokens; all but `end_id` are banned from sentences.
+        positions: Which positions may be chosen.
     """
 
     window: int
     first_position_id: int
     end_id: int
     special_ids: tuple[int, ...]
+    positions: PositionRule = "all"
 
     @property
     def position_ids(self) -> range:
@@ -42,6 +44,10 @@ class ActionVocabulary:
     def banned_ids(self) -> list[int]:
         """Ids below the position tokens that no sentence may hold."""
         return [i for i in self.special_ids if i != self.end_id and i < self.first_position_id]
+
+    def valid_positions(self, num_sentences: int) -> torch.Tensor:
+        """Which positions may be chosen in a window that holds `num_sentences`, shape `[A]`."""
+        return torch.from_numpy(position_mask(num_sentences, self.window, self.positions))
 
     def position_log_probs(self, logits_BV: torch.Tensor, valid_BA: torch.Tensor, temperature: float) -> torch.Tensor:
         """Log-probabilities of the positions, shape `[B, A]`; -inf where masked out.

@@ -100,11 +100,13 @@ def write_examples(path: Path, tables: Iterable[pa.Table]) -> int:
 
 def read_warmstart_examples(source: Path, window: int | None = None) -> list[WarmStartExample]:
     """All examples of a file or folder (see `iter_warmstart_examples`)."""
-    return list(iter_warmstart_examples(source, window))
+    return [example for _, example in iter_warmstart_examples(source, window)]
 
 
-def iter_warmstart_examples(source: Path, window: int | None = None) -> Iterator[WarmStartExample]:
+def iter_warmstart_examples(source: Path, window: int | None = None) -> Iterator[tuple[str, WarmStartExample]]:
     """The examples of a Parquet file, or of a folder's Parquet files in the order of their names.
+
+    Each comes after its seeker's id, which decides the split; the seeker's post where the file does not know the id.
 
     Args:
         source: The file or folder.
@@ -122,7 +124,8 @@ def iter_warmstart_examples(source: Path, window: int | None = None) -> Iterator
         for number, row in enumerate(_rows(path), start=1):
             empty = False
             window = row["window"] if window is None else window
-            yield _checked(row, window, f"{path} row {number}", path)
+            example = _checked(row, window, f"{path} row {number}", path)
+            yield row.get("seeker_id") or example.state.seeker_post, example
     if empty:
         raise PartnerError(f"{source} holds no examples: make some from a larger corpus; {HOW_TO_MAKE}")
 
@@ -160,7 +163,8 @@ def _check_columns(path: Path) -> None:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=READ_ROWS, columns=list(TRAINED_COLUMNS)):
+            columns = [name for name in file.schema_arrow.names if name in (*TRAINED_COLUMNS, "seeker_id")]
+            for batch in file.iter_batches(batch_size=READ_ROWS, columns=columns):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error

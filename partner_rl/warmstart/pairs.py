@@ -29,7 +29,7 @@ MAX_WORDS: Final = 40
 """A longer sentence is no target, unless the caller sets another limit."""
 
 MIN_LEVEL: Final = 1.0
-"""A sentence of at least this level in a mechanism carries empathy; a stronger one comes first."""
+"""A sentence of at least this level in a mechanism carries empathy; what carries the most of all three comes first."""
 
 NEUTRAL_EMPATHY: Final = 0.5
 """Responses below this empathy lend their sentences as neutral ones: labelled 0, or scored close to it."""
@@ -79,26 +79,35 @@ class PairCounts:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An empathic sentence of a response that could be an example's answer.
+    """An empathic sentence of a response, or some adjacent ones, that could be an example's answer.
 
     Attributes:
         response: The response.
-        index: Which of its sentences.
-        mechanism: What the sentence carries most of.
-        level: Its level in that mechanism.
-        empathic: The response's empathic sentences, this one among them.
+        index: Which of its sentences, or the first of them.
+        stop: The sentence after the last of them.
+        mechanism: What they carry most of.
+        level: Their level in that mechanism.
+        total: The sum of their levels in all mechanisms.
+        empathic: The response's empathic sentences, these among them.
     """
 
     response: AnnotatedResponse
     index: int
+    stop: int
     mechanism: str
     level: float
+    total: float
     empathic: frozenset[int]
 
     @property
     def sentence(self) -> str:
-        """The sentence."""
-        return self.response.split.sentences[self.index]
+        """The sentence, or the sentences with a space between them."""
+        return " ".join(self.response.split.sentences[self.index : self.stop])
+
+    @property
+    def indices(self) -> frozenset[int]:
+        """The sentences."""
+        return frozenset(range(self.index, self.stop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +120,7 @@ class Draft:
         response_id: The response.
         mechanism: What the sentence carries most of; "" for a no-op.
         level: The sentence's level in that mechanism, 0…2; 0 for a no-op.
+        total: The sum of its levels in all mechanisms, 0…6; the larger ones are taken first.
     """
 
     example: WarmStartExample
@@ -118,6 +128,7 @@ class Draft:
     response_id: str
     mechanism: str = ""
     level: float = 0.0
+    total: float = 0.0
 
 
 def make_pairs(
@@ -127,6 +138,7 @@ def make_pairs(
     seed: int,
     scorer: SentenceScorer | None = None,
     max_words: int = MAX_WORDS,
+    max_sentences: int = 1,
 ) -> tuple[list[WarmStartExample], PairCounts]:
     """Makes supervised examples in random order, balanced over mechanisms and positions.
 
@@ -139,6 +151,7 @@ def make_pairs(
         seed: The same seed and examples give the same result.
         scorer: Levels of sentences and responses without labels; None leaves unlabelled pairs out.
         max_words: Longest target sentence; choose it so that a sentence fits the policy's `max_new_tokens`.
+        max_sentences: Most adjacent empathic sentences in one target.
 
     Returns:
         The examples, and counts for the log.
@@ -148,7 +161,7 @@ def make_pairs(
     """
     rng = np.random.default_rng(seed)
     responses = annotate(examples, scorer)
-    targets = find_targets(responses)
+    targets = find_targets(responses, max_sentences=max_sentences, max_words=max_words)
     usable = [target for target in targets if is_usable(target.sentence, MIN_WORDS, max_words)]
     inserts, replaces = draft_edits(usable, neutral_sentences(responses, max_words), env, rng)
     chosen = _choose_edits(inserts, replaces, settings)
@@ -167,28 +180,50 @@ def make_pairs(
     return [pairs[row] for row in rng.permutation(len(pairs))], counts
 
 
-def find_targets(responses: Sequence[AnnotatedResponse], min_level: float = MIN_LEVEL) -> list[Target]:
+def find_targets(
+    responses: Sequence[AnnotatedResponse],
+    min_level: float = MIN_LEVEL,
+    max_sentences: int = 1,
+    max_words: int = MAX_WORDS,
+) -> list[Target]:
     """Every empathic sentence, filed under its strongest mechanism; the rarer one when two are equally strong.
 
     Args:
         responses: Responses with the levels of their sentences.
         min_level: A sentence of at least this level in a mechanism is empathic.
+        max_sentences: Adjacent empathic sentences make one target, as many as this: what a supporter says in a row
+            ("I'm so sorry. What happened?") often carries more than one mechanism.
+        max_words: Most words of a target of several sentences.
     """
     empathic = [
         frozenset(index for index, levels in enumerate(response.levels) if max(levels) >= min_level)
         for response in responses
     ]
-    found = [
-        (response, indices, index, response.levels[index])
-        for response, indices in zip(responses, empathic, strict=True)
-        for index in sorted(indices)
-    ]
-    frequency = [sum(levels[m] >= min_level for *_, levels in found) for m in range(len(MECHANISMS))]
+    carried = [response.levels[index] for response, found in zip(responses, empathic, strict=True) for index in found]
+    frequency = [sum(levels[m] >= min_level for levels in carried) for m in range(len(MECHANISMS))]
     targets = []
-    for response, indices, index, levels in found:
-        strongest = max(range(len(MECHANISMS)), key=lambda m: (levels[m], -frequency[m]))
-        targets.append(Target(response, index, MECHANISMS[strongest], levels[strongest], indices))
+    for response, found in zip(responses, empathic, strict=True):
+        for start, stop in _runs(response, found, max_sentences, max_words):
+            levels = [max(column) for column in zip(*response.levels[start:stop], strict=True)]
+            strongest = max(range(len(MECHANISMS)), key=lambda m: (levels[m], -frequency[m]))
+            name, level = MECHANISMS[strongest], levels[strongest]
+            targets.append(Target(response, start, stop, name, level, sum(levels), found))
     return targets
+
+
+def _runs(
+    response: AnnotatedResponse, indices: frozenset[int], max_sentences: int, max_words: int
+) -> list[tuple[int, int]]:
+    """Start and end of the runs of adjacent sentences that the limits allow, from left to right."""
+    runs: list[tuple[int, int]] = []
+    words = [len(sentence.split()) for sentence in response.split.sentences]
+    for index in sorted(indices):
+        start, stop = runs[-1] if runs else (-1, -1)
+        if index == stop and index - start < max_sentences and sum(words[start : index + 1]) <= max_words:
+            runs[-1] = (start, index + 1)
+        else:
+            runs.append((index, index + 1))
+    return runs
 
 
 def neutral_sentences(responses: Sequence[AnnotatedResponse], max_words: int) -> list[tuple[str, str]]:
@@ -227,7 +262,7 @@ def draft_edits(
                 _insertion(target, env, rng) if kind is PositionKind.INSERT else _replacement(target, neutral, env, rng)
             )
             if example is not None:
-                drafts[kind].append(_drafted(example, target.response, target.mechanism, target.level))
+                drafts[kind].append(_drafted(example, target.response, target))
                 break
     return drafts[PositionKind.INSERT], drafts[PositionKind.REPLACE]
 
@@ -236,7 +271,7 @@ def _insertion(target: Target, env: EnvConfig, rng: np.random.Generator) -> Warm
     """The response without its empathic sentences, or without this one where no other kind is left."""
     removed = target.empathic
     if len(removed) == len(target.response.levels):
-        removed = frozenset({target.index})
+        removed = target.indices
     rest = _without(target.response.split, removed)
     place = target.index - sum(index < target.index for index in removed)
     return _example_at(target, rest, place, PositionKind.INSERT, env, rng)
@@ -317,8 +352,11 @@ def draft_noops(responses: Sequence[AnnotatedResponse], env: EnvConfig, rng: np.
     return drafts
 
 
-def _drafted(example: WarmStartExample, response: AnnotatedResponse, mechanism: str = "", level: float = 0.0) -> Draft:
-    return Draft(example, response.example.seeker_id, response.example.response_id, mechanism, level)
+def _drafted(example: WarmStartExample, response: AnnotatedResponse, target: Target | None = None) -> Draft:
+    origin = response.example
+    if target is None:
+        return Draft(example, origin.seeker_id, origin.response_id)
+    return Draft(example, origin.seeker_id, origin.response_id, target.mechanism, target.level, target.total)
 
 
 def _choose_edits(inserts: list[Draft], replaces: list[Draft], settings: WarmStartConfig) -> list[Draft]:
@@ -337,7 +375,7 @@ def _balanced(drafts: list[Draft]) -> list[Draft]:
     mechanisms = [
         interleaved(
             [
-                sorted(cell, key=lambda draft: -draft.level)
+                sorted(cell, key=lambda draft: -draft.total)
                 for cell in grouped(group, key=lambda draft: draft.example.action.position)
             ]
         )

@@ -7,7 +7,7 @@ import torch
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.algorithm.sampler import examples_of_iteration
 from partner_rl.types import PartnerError, RewardBreakdown
-from tests.algorithm.toy import build_toy, examples, toy_config
+from tests.algorithm.toy import build_toy, count_letter_beside_a_constant, examples, toy_config
 
 
 def run(config, iterations, score=None):
@@ -31,6 +31,43 @@ def test_the_mean_reward_rises_past_the_threshold(local_ray):
     # A uniform policy writes about one `e` in six tokens; a trained one repeats a token that holds several.
     assert start < 2.5
     assert end > start + 2.0
+
+
+@pytest.mark.parametrize("normalization", ["none", "running", "group"])
+@pytest.mark.parametrize("advantage", ["reinforce", "self_critical", "rloo", "grpo"])
+def test_every_estimator_learns_with_every_normalisation(local_ray, advantage, normalization):
+    config = toy_config(samples_per_group=8, learning_rate=2e-2, advantage=advantage, normalization=normalization)
+    metrics, _ = run(config, 15, count_letter_beside_a_constant)
+    start, end = (np.mean([m["reward/raw/empathy"] for m in part]) for part in (metrics[:3], metrics[-3:]))
+    assert end > start + 0.5
+    assert metrics[-1]["reward/total"] == pytest.approx(metrics[-1]["reward/raw/empathy"] + 5.0)
+    assert metrics[-1]["reward/spread/fluency"] == pytest.approx(0.0, abs=1e-6)
+    assert ("reward/normalised/empathy" in metrics[-1]) == (normalization != "none")
+
+
+PPO = {"epochs": 2, "minibatch_groups": 2, "clip_range": 0.2}
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_several_clipped_steps_on_the_same_samples_learn(local_ray, ratio):
+    config = toy_config(samples_per_group=8, importance_ratio=ratio, **PPO)
+    metrics, _ = run(config, 12)
+    assert np.mean([m["reward/total"] for m in metrics[-3:]]) > metrics[0]["reward/total"] + 0.5
+    assert all(m["train/logprob_gap"] < 1e-4 for m in metrics)
+    assert all(0 <= m["train/clip_fraction"] < 1 and m["train/sampler_kl"] > 0 for m in metrics)
+    assert max(m["train/clip_fraction"] for m in metrics) > 0
+
+
+def test_two_learners_follow_the_steered_kl_coefficient_through_all_steps(local_ray):
+    keys = {**PPO, "kl_coeff": 0.1, "kl_target": 1e-6}
+    two, _ = run(toy_config(num_learners=2, **keys), 2)
+    one, _ = run(toy_config(**keys), 2)
+    for metrics in (one, two):
+        # The divergence is far above the target, which raises the coefficient by 20 % / 10.
+        assert [m["policy/kl_coeff"] for m in metrics] == pytest.approx([0.1, 0.102])
+        assert all(m["train/logprob_gap"] < 1e-4 for m in metrics)
+    assert two[0]["train/grad_norm"] == pytest.approx(one[0]["train/grad_norm"], rel=0.05)
+    assert two[0]["train/ratio"] == pytest.approx(one[0]["train/ratio"], rel=0.05)
 
 
 def test_several_edits_with_adapters_and_kl_train_too(local_ray):
@@ -70,16 +107,23 @@ def test_two_learners_make_the_step_of_one(local_ray):
     assert (moved > 1e-3).float().mean() < 0.01
 
 
-@pytest.mark.parametrize("advantage", ["rloo", "reinforce"])
-def test_a_restored_run_goes_on_bit_for_bit(local_ray, tmp_path, advantage):
-    config = toy_config(advantage=advantage, lora=True, kl_coeff=0.1)
-    _, straight = run(config, 4)
-    algo = build_toy(config)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"advantage": "rloo"},
+        {"advantage": "reinforce", "normalization": "running", "component_clip": 2.0},
+        {"kl_target": 0.001, **PPO},
+    ],
+)
+def test_a_restored_run_goes_on_bit_for_bit(local_ray, tmp_path, keys):
+    config = toy_config(lora=True, kl_coeff=0.1, **keys)
+    _, straight = run(config, 4, count_letter_beside_a_constant)
+    algo = build_toy(config, count_letter_beside_a_constant)
     for _ in range(2):
         algo.train()
     algo.save_training_state(tmp_path / "checkpoint")
     algo.stop()
-    resumed = build_toy(config)
+    resumed = build_toy(config, count_letter_beside_a_constant)
     assert resumed.restore_training_state(tmp_path / "checkpoint") == 2
     for _ in range(2):
         resumed.train()

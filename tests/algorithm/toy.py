@@ -16,6 +16,12 @@ def count_letter(requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
     return [RewardBreakdown(count, {"letters": count}, {"letters": count}) for count in counts]
 
 
+def count_letter_beside_a_constant(requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
+    """The same as one of two components that the configuration has weights for; the other one is always the same."""
+    counts = [b.total for b in count_letter(requests)]
+    return [RewardBreakdown(c + 5.0, {"empathy": c, "fluency": 0.5}, {"empathy": c, "fluency": 5.0}) for c in counts]
+
+
 def examples() -> list[Example]:
     """Twelve pairs with one to four sentences."""
     return [

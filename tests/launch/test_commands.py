@@ -4,31 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "launch.cli"]
-ROOT = Path(__file__).parents[2]
-
-
-def partner(*arguments: object, folder: Path, **options) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, **options
-    )
-
-
-@pytest.fixture(scope="session")
-def finished_run(tmp_path_factory) -> Path:
-    """A quickstart on tiny models."""
-    folder = tmp_path_factory.mktemp("quickstart")
-    result = partner("quickstart", "--preset", "smoke", "name=tiny", "tracking.wandb=offline", folder=folder)
-    assert result.returncode == 0, result.stderr
-    assert "change in empathy" in result.stdout
-    return folder / "runs" / "tiny"
+from tests.launch.command_line import COMMAND, ROOT, partner
 
 
 @pytest.mark.slow
@@ -74,13 +55,6 @@ def test_plain_transformers_loads_the_export(finished_run):
     tokenizer = AutoTokenizer.from_pretrained(finished_run / "export")
     out = model.generate(**tokenizer("Post: hello", return_tensors="pt"), max_new_tokens=3, do_sample=False)
     assert out.shape[1] > 3
-
-
-@pytest.mark.slow
-def test_evaluate_writes_the_systems(finished_run, tmp_path):
-    result = partner("evaluate", finished_run, "--max-pairs", 2, "--output", tmp_path / "e.json", folder=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert list(json.loads((tmp_path / "e.json").read_text())["systems"]) == ["original", "warm_start", "rl"]
 
 
 def mixed_pairs() -> list[dict[str, object]]:

@@ -50,16 +50,29 @@ def test_log_probs_equal_the_naive_ones(lm: LanguageModel, texts: tuple[str, ...
         np.testing.assert_allclose(log_probs, naive(lm, context, target), atol=TOLERANCE)
 
 
-def test_sharing_the_context_changes_nothing(
-    lm: LanguageModel, texts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-):
+def test_sharing_beginnings_changes_nothing(lm: LanguageModel, texts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
     contexts, targets = rows(lm, texts)
     expected = lm.unshared_log_probs(contexts, targets)
-    for rows_per_context, tokens_per_pass in ((32, 4096), (3, 300), (1, 1)):
-        monkeypatch.setattr(language_model, "ROWS_PER_CONTEXT", rows_per_context)
+    for tree_tokens, least_shared, tokens_per_pass in ((512, 0.2, 4096), (60, 0.0, 300), (512, 0.0, 4096), (1, 1.0, 1)):
+        monkeypatch.setattr(language_model, "TREE_TOKENS", tree_tokens)
+        monkeypatch.setattr(language_model, "LEAST_SHARED", least_shared)
         monkeypatch.setattr(language_model, "TOKENS_PER_PASS", tokens_per_pass)
         for shared, alone in zip(lm.log_probs(contexts, targets), expected, strict=True):
             np.testing.assert_allclose(shared, alone, atol=TOLERANCE)
+
+
+def test_shared_beginnings_are_computed_once(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    response = "I hear you. That must be so hard for you, and I am sorry. "
+    contexts = [BACKWARD_PROMPT.context(lm, response + end, 60) for end in ("Go on.", "What happened?", "Try tea.")]
+    target = lm.encode(" Nobody at work talks to me.", 30)
+    read: list[int] = []
+    body = lm._body
+    monkeypatch.setattr(lm, "_body", lambda **kwargs: read.append(kwargs["input_ids"].numel()) or body(**kwargs))
+    found = lm.log_probs(contexts, [target] * 3)
+    in_common = len(lm.encode(" " + response.strip())) - 1
+    assert sum(read) <= sum(len(context) + len(target) for context in contexts) - 2 * in_common
+    for context, log_probs in zip(contexts, found, strict=True):
+        np.testing.assert_allclose(log_probs, naive(lm, context, target), atol=TOLERANCE)
 
 
 def test_chunks_of_the_head_change_nothing(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch):

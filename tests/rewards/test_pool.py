@@ -206,6 +206,12 @@ def test_what_weighs_nothing_is_not_computed(toys: RewardPools):
     assert (breakdown.total, dict(breakdown.raw)) == (0.0, {})
 
 
+def test_what_a_schedule_will_give_a_weight_is_scored_already(toys: RewardPools):
+    pool = replace(toys.spec.pools["length"], weight=0.0, is_scheduled=True)
+    (breakdown,) = RewardClient(replace(toys.spec, pools={"length": pool})).score([request("four")])
+    assert (breakdown.total, dict(breakdown.raw)) == (0.0, {"length": 4.0})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

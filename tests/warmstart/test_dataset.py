@@ -15,6 +15,7 @@ from partner_rl.types import EditAction, PartnerError, RewriteState
 from partner_rl.warmstart.dataset import (
     EXAMPLE_SCHEMA,
     examples_table,
+    iter_warmstart_examples,
     read_warmstart_examples,
     write_examples,
 )
@@ -109,3 +110,10 @@ def test_missing_truncated_and_empty_sources(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(PartnerError, match="truncated"):
         read_warmstart_examples(path)
+
+
+def test_each_example_comes_with_what_decides_its_split(tmp_path: Path):
+    example = WarmStartExample(RewriteState("A post.", ("One.",)), EditAction(0, "A sentence."))
+    drafts = [Draft(example, "seeker 7", "r"), Draft(example, "", "")]
+    write_examples(tmp_path / "a.parquet", [examples_table(drafts, 4)])
+    assert [seeker for seeker, _ in iter_warmstart_examples(tmp_path)] == ["seeker 7", "A post."]

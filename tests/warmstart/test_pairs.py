@@ -188,3 +188,19 @@ def test_rationales_mark_the_sentences_they_lie_in() -> None:
 )
 def test_targets_are_of_ordinary_length_and_without_addresses(sentence: str, usable: bool) -> None:
     assert is_usable(sentence, 4, 40) is usable
+
+
+def test_adjacent_empathic_sentences_come_back_together() -> None:
+    sentences = [EMPATHIC[0], EMPATHIC[2], PLAIN[0], PLAIN[1], EMPATHIC[1]]
+    example = labelled("run", sentences, (1, 1, 2), (EMPATHIC[0], EMPATHIC[1], EMPATHIC[2]))
+    settings = WarmStartConfig(noop_fraction=0.0)
+
+    def sentences_of(max_sentences: int, max_words: int = 40) -> list[str]:
+        pairs, _ = make_pairs([example], ENV, settings, 0, max_words=max_words, max_sentences=max_sentences)
+        assert all(EMPATHIC[0] not in pair.state.span for pair in pairs)
+        return sorted(pair.action.sentence for pair in pairs)
+
+    assert sentences_of(1) == sorted(EMPATHIC)
+    assert sentences_of(3) == sorted([f"{EMPATHIC[0]} {EMPATHIC[2]}", EMPATHIC[1]])
+    # 7 + 7 words are more than 13: they stay apart.
+    assert sentences_of(3, max_words=13) == sorted(EMPATHIC)

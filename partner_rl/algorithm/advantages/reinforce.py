@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from typing import ClassVar
 
 from partner_rl.algorithm.advantages.estimator import Array
 
@@ -18,10 +19,13 @@ class MovingAverageBaseline:
         window: Iterations in the average (PARTNER's code: 20).
     """
 
+    needs_greedy: ClassVar[bool] = False
+    divides_by_group_std: ClassVar[bool] = False
+
     def __init__(self, window: int) -> None:
         self._means: deque[float] = deque(maxlen=window)
 
-    def advantages(self, rewards_GK: Array) -> Array:
+    def advantages(self, rewards_GK: Array, greedy_G: Array | None = None) -> Array:
         """See `AdvantageEstimator`; also takes this iteration's mean into the average."""
         mean = float(rewards_GK.mean())
         baseline = sum(self._means) / len(self._means) if self._means else mean

@@ -18,6 +18,15 @@ def edit_rate(originals_N: Sequence[str], rewrites_N: Sequence[str]) -> float:
     Raises:
         ValueError: There is no response, the lists differ in length, or an original has no word.
     """
+    return mean(edit_rates(originals_N, rewrites_N), "edit_rate")
+
+
+def edit_rates(originals_N: Sequence[str], rewrites_N: Sequence[str]) -> list[float]:
+    """The edit rate of each response.
+
+    Raises:
+        ValueError: As for `edit_rate`.
+    """
     if len(originals_N) != len(rewrites_N):
         raise ValueError(f"edit_rate: {len(originals_N)} originals but {len(rewrites_N)} rewrites")
     rates = []
@@ -26,4 +35,4 @@ def edit_rate(originals_N: Sequence[str], rewrites_N: Sequence[str]) -> float:
         if not words:
             raise ValueError(f"edit_rate: the original of row {row} has no word")
         rates.append(Levenshtein.distance(words, spaced_words(rewrite)) / len(words))
-    return mean(rates, "edit_rate")
+    return rates

@@ -19,11 +19,20 @@ def specificity(seeker_posts_N: Sequence[str], responses_N: Sequence[str], embed
     Raises:
         ValueError: There is no pair, the lists differ in length, or the embeddings have the wrong shape or are zero.
     """
+    return mean(similarities(seeker_posts_N, responses_N, embed), "specificity")
+
+
+def similarities(seeker_posts_N: Sequence[str], responses_N: Sequence[str], embed: Embed) -> list[float]:
+    """The cosine similarity of each pair.
+
+    Raises:
+        ValueError: As for `specificity`.
+    """
     if len(seeker_posts_N) != len(responses_N):
         raise ValueError(f"specificity: {len(seeker_posts_N)} seeker posts but {len(responses_N)} responses")
     seekers_ND = _unit_rows(embed(seeker_posts_N), len(seeker_posts_N))
     responses_ND = _unit_rows(embed(responses_N), len(responses_N))
-    return mean([float(value) for value in np.sum(seekers_ND * responses_ND, axis=1)], "specificity")
+    return [float(value) for value in np.sum(seekers_ND * responses_ND, axis=1)]
 
 
 def _unit_rows(rows_ND: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.float64]:

@@ -1,0 +1,231 @@
+"""`partner-rl ablate`: what each part of the method is worth, by training without it.
+
+The runs follow each other in sub-folders of one folder, each in a process of its own, so that one that fails does not
+take the others along. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from launch.console import err, out
+from launch.interrupt import stop_on_request
+from launch.run_folder import RunFolder
+from partner_rl.types import PartnerError
+
+if TYPE_CHECKING:
+    from launch.ablation_plan import PlannedRun
+
+INTERRUPTED: Final = 130
+"""Exit status of a command that Ctrl-C ended."""
+KILL_AFTER_S: Final = 60.0
+"""A run that was told to stop at once has this long."""
+REPORT: Final = "report"
+"""Folder of the evaluation, beside the runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        run: The run.
+        status: Exit status of its process; 0 for one that had ended before.
+    """
+
+    run: PlannedRun
+    status: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a policy to evaluate."""
+        return self.status == 0
+
+
+def command(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE for all runs, such as seed=1.", show_default=False)
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
+    ] = "embedded",
+    only: Annotated[
+        str | None, typer.Option(help="NAME,NAME: these alone, and the full run.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the runs.", show_default="runs/ablation-PRESET")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and what each changes.")] = False,
+) -> None:
+    """Train the full configuration and one run without each of its parts, and compare them.
+
+    The same command goes on after an interruption: finished runs are passed over, the unfinished one is resumed.
+
+    Example: `partner-rl ablate --preset embedded --only no_warm_start,no_coherence`
+    """
+    from launch.ablation_plan import plan
+
+    folder = output or Path("runs") / f"ablation-{Path(preset).stem}"
+    runs = plan(preset, overrides or [], only, folder)
+    _check_started(runs, folder)
+    if dry_run:
+        _list(runs, folder)
+        return
+    outcomes = _train_all(runs, folder)
+    failed = [outcome.run.ablation.name for outcome in outcomes if not outcome.finished]
+    _evaluate([folder / outcome.run.ablation.name for outcome in outcomes if outcome.finished], folder / REPORT)
+    _write_overview(outcomes, folder)
+    out.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} runs compared: {folder / REPORT}", soft_wrap=True)
+    if failed:
+        raise PartnerError(f"these runs failed: {', '.join(failed)}; the same command tries them again")
+
+
+def _check_started(runs: Sequence[PlannedRun], folder: Path) -> None:
+    """Refuses a folder whose runs were started with other settings: they would not be comparable."""
+    for planned in runs:
+        path = folder / planned.ablation.name
+        if not (path / "config.yaml").is_file():
+            continue
+        _, found = RunFolder.open(path)
+        given, wanted = found.model_dump(mode="json"), planned.config.model_dump(mode="json")
+        different = sorted(key for key in wanted if given.get(key) != wanted[key] and key != "runs_dir")
+        if different:
+            raise PartnerError(
+                f"{path} was started with other settings ({', '.join(different)}): repeat the command as it was, or "
+                "name another --output"
+            )
+
+
+def _list(runs: Sequence[PlannedRun], folder: Path) -> None:
+    for planned in runs:
+        path = folder / planned.ablation.name
+        state = "finished" if RunFolder(path).export.is_dir() else "unfinished" if path.exists() else "new"
+        out.print(f"{planned.ablation.name} ({state}): {planned.ablation.what}", soft_wrap=True)
+        for override in planned.ablation.overrides:
+            out.print(f"    {override}", markup=False, soft_wrap=True)
+
+
+def _train_all(runs: Sequence[PlannedRun], folder: Path) -> list[Outcome]:
+    outcomes = []
+    for number, planned in enumerate(runs, start=1):
+        name = planned.ablation.name
+        if RunFolder(folder / name).export.is_dir():
+            err.print(f"{number}/{len(runs)} {name}: finished before", soft_wrap=True)
+            outcomes.append(Outcome(planned, 0))
+            continue
+        err.print(f"{number}/{len(runs)} {name}: {planned.ablation.what}", soft_wrap=True)
+        outcomes.append(Outcome(planned, _train(planned, folder)))
+        if number == 1 and not outcomes[0].finished:
+            _check_shared(planned, folder / name)
+    return outcomes
+
+
+def _check_shared(full: PlannedRun, path: Path) -> None:
+    """The others can go on without the full run's policy, but not without its reward models and warm start."""
+    rewards = full.config.rewards
+    needed = [
+        *(path / "rewards" / name for name in ("empathy", "coherence") if getattr(rewards, name).checkpoint is None),
+        *([path / "warm_start"] if full.config.warmstart.checkpoint is None else []),
+    ]
+    missing = [str(folder.relative_to(path)) for folder in needed if not folder.is_dir()]
+    if missing:
+        raise PartnerError(f"the full run failed before it had {' and '.join(missing)}, which the other runs share")
+
+
+def _train(planned: PlannedRun, folder: Path) -> int:
+    """Trains or resumes a run in a process of its own; returns its exit status."""
+    from partner_rl.config.load import save_config
+
+    path = folder / planned.ablation.name
+    if (path / "config.yaml").is_file():
+        return _run_command(["train", "--resume", str(path)])
+    settings = folder / "configs" / f"{planned.ablation.name}.yaml"
+    save_config(planned.config, settings)
+    return _run_command(["train", "--config", str(settings)])
+
+
+def _evaluate(runs: Sequence[Path], report: Path) -> None:
+    """All runs on the same pairs, with the reward models that they share."""
+    if not runs:
+        raise PartnerError("no run has finished, so that there is nothing to compare")
+    err.print("comparing the runs")
+    status = _run_command(["evaluate", *map(str, runs), "--output", str(report)])
+    if status:
+        raise PartnerError("the runs are trained but could not be compared (see above); the same command tries again")
+
+
+def _run_command(arguments: Sequence[str]) -> int:
+    """Runs one of our commands in a process of its own; Ctrl-C lets it save its work first.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    # In a session of its own, so that a Ctrl-C reaches it once: through us.
+    process = subprocess.Popen([sys.executable, "-m", "launch.cli", *arguments], start_new_session=True)
+    with stop_on_request("letting the run save its work") as stop_requested:
+        try:
+            status = _wait(process, stop_requested)
+        except BaseException:
+            _end(process)
+            raise
+        if stop_requested() or status == INTERRUPTED:
+            raise KeyboardInterrupt("interrupted; the same command goes on")
+    return status
+
+
+def _wait(process: subprocess.Popen[bytes], stop_requested: Callable[[], bool]) -> int:
+    told = False
+    while True:
+        try:
+            return process.wait(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            if not told and stop_requested():
+                process.send_signal(signal.SIGINT)
+                told = True
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process at once, by force if need be."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout=KILL_AFTER_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _write_overview(outcomes: Sequence[Outcome], folder: Path) -> None:
+    """`ablations.json` and `ablations.md`: what each run changed and whether it finished."""
+    rows = [
+        {
+            "name": outcome.run.ablation.name,
+            "what": outcome.run.ablation.what,
+            "overrides": list(outcome.run.ablation.overrides),
+            "finished": outcome.finished,
+        }
+        for outcome in outcomes
+    ]
+    lines = ["# Ablations", "", f"The figures are in [{REPORT}/report.md]({REPORT}/report.md).", ""]
+    lines += ["| run | change | keys | finished |", "|---|---|---|---|"]
+    for outcome in outcomes:
+        one = outcome.run.ablation
+        keys = ", ".join(f"`{override}`" for override in one.overrides) or "–"
+        lines.append(f"| {one.name} | {one.what} | {keys} | {'yes' if outcome.finished else 'no'} |")
+    _write(folder / "ablations.json", json.dumps(rows, indent=2) + "\n")
+    _write(folder / "ablations.md", "\n".join(lines) + "\n")
+
+
+def _write(path: Path, content: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(content, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,164 @@
+"""`partner-rl baselines`: training of a baseline; and what `partner-rl evaluate --baselines` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from launch.console import out, progress
+from launch.reward_training import check_output, output_folder, training_inputs, write_report
+
+if TYPE_CHECKING:
+    from launch.run_folder import RunFolder
+    from partner_rl.config.schema import RunConfig
+    from partner_rl.data.splits import Splits
+    from partner_rl.evaluation.baselines.context import BaselineContext, RewritesPairs, ScoresRewrites
+    from partner_rl.evaluation.baselines.seq2seq_training import Seq2SeqReport, WholeRewrite
+    from partner_rl.types import Example
+
+app = typer.Typer(help="Train the baselines that need training.", no_args_is_help=True)
+
+_CARD: Final = """---
+library_name: transformers
+tags: [partner-rl, text-generation]
+---
+
+# Sequence-to-sequence rewriting
+
+{base} fine-tuned to write the whole kinder response; a baseline that policies are compared with.
+
+- Prompt: `Post: POST⏎Reply: RESPONSE⏎Kinder reply:`, each post cut to {tokens} tokens
+- Data: {data}, {examples} examples of the warm start (a missing empathic sentence is to be brought back), seed {seed}
+- Trained: {steps} steps, learning rate {rate:g}, pass {best} kept; held-out perplexity of a token {perplexity}
+
+Use it with `evaluation.seq2seq=FOLDER`. It imitates responses as they were written and is no counsellor.
+"""
+
+
+# A group with one command would be that command.
+@app.callback()
+def _root() -> None:
+    """Train the baselines that need training."""
+
+
+@app.command("train-seq2seq")
+def train_seq2seq_command(
+    data: Annotated[str, typer.Option("--data", metavar="SOURCE", help="As data.source: sample, a folder or a file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the model.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.", show_default=False)
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
+    ] = "embedded",
+) -> None:
+    """Fine-tune the policy's base model to write whole responses, on the examples of the warm start.
+
+    Example: `partner-rl baselines train-seq2seq --data sample --output models/seq2seq`
+    """
+    from accelerate import PartialState
+
+    from launch.pipeline import cache_dir_of, device_of
+    from partner_rl.evaluation.baselines.seq2seq_training import train_seq2seq
+    from partner_rl.models.sources import resolve
+
+    check_output(output)
+    config, splits = training_inputs(preset, overrides or [], data)
+    train, dev = _whole_rewrites(config, splits)
+    base, device = resolve(config.models.policy, cache_dir_of(config)), device_of(config)
+    state = PartialState(cpu=device == "cpu")
+    with output_folder(output) as temporary, progress("Training the sequence-to-sequence model") as report:
+        result = train_seq2seq(train, dev, base, config.baselines, temporary, config.seed, device, report)
+        if not state.is_main_process:
+            return
+        settings = config.baselines.model_dump(mode="json")
+        figures = {**result.as_json(), "settings": settings, "data": Path(data).name, "seed": config.seed}
+        write_report(temporary, figures, _card(config, result))
+    out.print(f"{result.seconds:.0f} s of training on {result.examples} examples; model in {output}", soft_wrap=True)
+
+
+def _whole_rewrites(config: RunConfig, splits: Splits) -> tuple[list[WholeRewrite], list[WholeRewrite]]:
+    """The warm start's examples of the train and the dev split, as whole texts."""
+    from launch.warmstart_examples import make_examples, read_examples_of
+    from partner_rl.evaluation.baselines.seq2seq_training import whole_rewrite
+
+    source = config.warmstart.data
+    made = make_examples(config, splits) if source is None else read_examples_of(config, Path(source).expanduser())
+    train, dev = (
+        [whole_rewrite(example.state, example.action, config.env.window) for example in part]
+        for part in (made.train, made.dev)
+    )
+    return train, dev
+
+
+def _card(config: RunConfig, result: Seq2SeqReport) -> str:
+    perplexities = result.dev_perplexity
+    return _CARD.format(
+        base=Path(config.models.policy).name,
+        tokens=config.baselines.max_post_tokens,
+        data=Path(config.data.source).name,
+        examples=result.examples,
+        seed=config.seed,
+        steps=result.steps,
+        rate=config.baselines.seq2seq_learning_rate,
+        best=result.best_epoch,
+        perplexity=f"{perplexities[0]:.1f} → {perplexities[result.best_epoch]:.1f}" if perplexities else "not measured",
+    )
+
+
+def baseline_context(
+    config: RunConfig, run: RunFolder, pairs: Sequence[Example], client: ScoresRewrites
+) -> BaselineContext:
+    """What `partner_rl.evaluation.baselines.registry.make_baselines` needs of a run.
+
+    Args:
+        config: The run's configuration, placed on this machine.
+        run: The run, whose warm start is used.
+        pairs: The pairs that every system rewrites.
+        client: The rewards.
+
+    Raises:
+        PartnerError: The base model cannot be found.
+    """
+    from launch.pipeline import cache_dir_of, device_of
+    from partner_rl.evaluation.baselines.context import BaselineContext
+    from partner_rl.models.sources import resolve
+
+    given, seq2seq = config.warmstart.checkpoint, config.evaluation.seq2seq
+    warm_start = run.warm_start if given is None else Path(given).expanduser()
+    return BaselineContext(
+        pairs=pairs,
+        config=config,
+        base_model=resolve(config.models.policy, cache_dir_of(config)),
+        warm_start=warm_start if warm_start.is_dir() else None,
+        seq2seq=None if seq2seq is None else Path(seq2seq).expanduser(),
+        client=client,
+        rewrite=_rewriter(config, pairs),
+        device=device_of(config),
+        seed=config.seed,
+        progress=progress,
+    )
+
+
+def _rewriter(config: RunConfig, pairs: Sequence[Example]) -> RewritesPairs:
+    """Rewrites the pairs with the policy in a folder, drawing as the evaluation does."""
+    from launch.pipeline import device_of
+    from partner_rl.evaluation.baselines.context import Progress
+    from partner_rl.policy.generate import Sampling
+    from partner_rl.policy.model import load_policy
+    from partner_rl.rewriter import Rewriter
+    from partner_rl.types import ScoreRequest
+
+    def rewrite(folder: Path, samples: int, progress: Progress) -> list[list[ScoreRequest]]:
+        settings = config.evaluation
+        policy = load_policy(
+            folder, config.policy.model_copy(update={"lora": None}), config.env.window, device_of(config)
+        )
+        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
+        rewriter = Rewriter(policy, config.env, sampling, config.seed, settings.batch_size)
+        return rewriter.sample(pairs, samples, progress)
+
+    return rewrite

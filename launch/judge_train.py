@@ -1,0 +1,146 @@
+"""`partner-rl judge train`: the held-out judge, and how good it is on held-out pairs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from launch.console import out, progress
+from launch.reward_training import check_output, interval_text, output_folder, training_inputs, write_report
+
+if TYPE_CHECKING:
+    from partner_rl.config.schema import RunConfig
+    from partner_rl.evaluation.judge.training import JudgeReport
+
+_CARD: Final = """---
+tags: [partner-rl, empathy, epitome, judge]
+---
+
+# Held-out judge of empathy
+
+Levels (0 none, 1 weak, 2 strong) of three mechanisms of empathy in a peer supporter's response to a seeker's post. It
+measures policies and must not train one: a policy that is rewarded by a judge learns its mistakes.
+
+```python
+from pathlib import Path
+
+from partner_rl.evaluation.judge import load_judge
+
+load_judge(Path("FOLDER")).levels([("I failed the exam again.", "I am sorry. What happened?")])
+```
+
+- {model}, frozen: the mean of its hidden states over the response, layers {layers} of {num_layers}, after it has read
+  the post; a logistic regression a mechanism on top
+- Data: {data}, {train} pairs to train on, {dev} to choose layers and penalties by log loss, split by seeker
+- It reads the first {seeker_tokens} tokens of the post and the first {response_tokens} of the response; {cut:.0%} of
+  the test responses are longer
+
+Test pairs ({test}), with 95 % bootstrap intervals (seekers resampled). Spearman: rank correlation of the expected level
+with the label; {total:.2f} for the sum of the three. ECE: calibration error of the probabilities.
+
+{table}
+
+It judges how a response reads, not whether it helps anybody, and should not be used to judge people.
+"""
+
+
+def command(
+    data: Annotated[str, typer.Option("--data", metavar="SOURCE", help="As data.source: sample, a folder or a file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.", show_default=False)
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
+    ] = "embedded",
+) -> None:
+    """Train the held-out judge and report on held-out pairs, beside the commonest level.
+
+    Its language model is models.reward_lm, which stays as it is; it must be there whenever the judge is used.
+
+    Example: `partner-rl judge train --data data/epitome --output models/judge`
+    """
+    from launch.pipeline import cache_dir_of, device_of
+    from partner_rl.evaluation.judge.training import train_judge
+    from partner_rl.models.sources import resolve
+
+    check_output(output)
+    config, splits = training_inputs(preset, overrides or [], data)
+    language_model = resolve(config.models.reward_lm, cache_dir_of(config))
+    with output_folder(output) as temporary:
+        with progress("Reading the pairs with the language model") as report:
+            judge, found = train_judge(
+                (splits.train, splits.dev, splits.test),
+                language_model,
+                _portable_name(config.models.reward_lm),
+                config.seed,
+                device_of(config),
+                report,
+            )
+        judge.save(temporary)
+        write_report(temporary, _as_json(config, found), _card(config, found))
+    out.print(_table(found), markup=False, soft_wrap=True)
+    out.print(f"{found.seconds:.0f} s; judge and report.json in {output}", soft_wrap=True)
+
+
+def _portable_name(name: str) -> str:
+    """A model's name that holds from every folder: that of a model in a folder becomes absolute."""
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else name
+
+
+def _as_json(config: RunConfig, report: JudgeReport) -> dict[str, object]:
+    return {
+        **asdict(report),
+        "language_model": Path(config.models.reward_lm).name,
+        "data": Path(config.data.source).name,
+        "split_salt": config.data.split_salt,
+        "seed": config.seed,
+    }
+
+
+def _card(config: RunConfig, report: JudgeReport) -> str:
+    from partner_rl.evaluation.judge.states import RESPONSE_TOKENS, SEEKER_TOKENS
+
+    return _CARD.format(
+        model=Path(config.models.reward_lm).name,
+        layers=" and ".join(map(str, report.layers)),
+        num_layers=report.num_layers,
+        data=Path(config.data.source).name,
+        train=report.train_pairs,
+        dev=report.dev_pairs,
+        test=report.test_pairs,
+        seeker_tokens=SEEKER_TOKENS,
+        response_tokens=RESPONSE_TOKENS,
+        cut=report.cut,
+        total=report.total_spearman,
+        table=_table(report),
+    )
+
+
+def _table(report: JudgeReport) -> str:
+    """The test figures as a Markdown table."""
+    lines = [
+        "| mechanism | accuracy | macro-F1 | commonest level: accuracy | macro-F1 | Spearman | ECE | mean level: judge "
+        "| label | pairs of level 0, 1, 2 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, scores in report.test.items():
+        levels, majority = scores.levels, scores.majority
+        columns = [
+            name.replace("_", " "),
+            f"{levels.accuracy:.3f} ({interval_text(*levels.accuracy_interval)})",
+            f"{levels.macro_f1:.3f} ({interval_text(*levels.macro_f1_interval)})",
+            f"{majority.accuracy:.3f}",
+            f"{majority.macro_f1:.3f}",
+            f"{scores.spearman:.2f}",
+            f"{scores.ece:.3f}",
+            f"{scores.mean_expected:.2f}",
+            f"{scores.mean_label:.2f}",
+            ", ".join(map(str, levels.support)),
+        ]
+        lines.append(f"| {' | '.join(columns)} |")
+    return "\n".join(lines)

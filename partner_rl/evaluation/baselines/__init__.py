@@ -1,0 +1,1 @@
+"""Other ways of rewriting, one a file, to compare a trained policy with; `registry` knows them all by name."""

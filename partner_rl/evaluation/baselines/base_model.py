@@ -1,0 +1,78 @@
+"""The policy's base model put to work on whole responses: what the baselines without training share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from partner_rl.evaluation.baselines.context import BaselineContext
+from partner_rl.evaluation.baselines.generation import generate_answers, line_ends, random_streams
+from partner_rl.evaluation.baselines.whole_response import clean_answer
+from partner_rl.models.loading import load_causal_lm, load_tokenizer
+from partner_rl.types import Example
+
+Turn = tuple[str, str]
+"""Who speaks (`system`, `user` or `assistant`), and what."""
+
+
+def answers_of_base_model(
+    context: BaselineContext, turns_of: Callable[[Example], Sequence[Turn]], description: str
+) -> list[str]:
+    """The base model's answer for each pair, cleaned.
+
+    Args:
+        context: The pairs and the model.
+        turns_of: What to ask for a pair; the last turn is the user's. Its posts are cut already.
+        description: What is done, for the progress display.
+    """
+    tokenizer: Any = load_tokenizer(context.base_model)
+    model: Any = load_causal_lm(context.base_model)
+    model.to(context.device)
+    settings = context.config.baselines
+    cut = Cut(tokenizer, settings.max_post_tokens)
+    prompts = [chat_prompt(tokenizer, turns_of(cut(pair))) for pair in context.pairs]
+    # A chat model ends its turn with a token of its own; a plain model goes on to the next label in a new line.
+    ends = [int(tokenizer.eos_token_id), *([] if tokenizer.chat_template else line_ends(tokenizer))]
+    streams = random_streams(context.pairs, settings.max_new_tokens, context.seed)
+    with context.progress(description) as report:
+        answers = generate_answers(model, tokenizer, prompts, streams, context.config.evaluation, ends, report)
+    return [clean_answer(answer.text, cut_off=answer.cut_off) for answer in answers]
+
+
+class Cut:
+    """Cuts the posts of a pair to a number of tokens; of the seeker's post the end is kept, as for the policy."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        """Cut to `max_tokens` tokens of `tokenizer`."""
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+
+    def __call__(self, pair: Example) -> Example:
+        """The pair with both posts on one line each and cut."""
+        seeker = self._tokens(pair.seeker_post)[-self._max_tokens :]
+        response = self._tokens(pair.response_post)[: self._max_tokens]
+        return Example(pair.seeker_id, pair.response_id, self._text(seeker), self._text(response), pair.labels)
+
+    def _text(self, tokens: list[int]) -> str:
+        # A cut through a character of several bytes leaves a replacement character at the end.
+        text: str = self._tokenizer.decode(tokens)
+        return text.strip(" \N{REPLACEMENT CHARACTER}")
+
+    def _tokens(self, post: str) -> list[int]:
+        tokens: list[int] = self._tokenizer(" ".join(post.split()), add_special_tokens=False).input_ids
+        return tokens
+
+
+def chat_prompt(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
+    """The turns as token ids up to where the assistant speaks next.
+
+    By the tokenizer's chat template; for a plain language model, which has none, as labelled paragraphs.
+    """
+    if tokenizer.chat_template:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    else:
+        labels = {"system": "", "user": "", "assistant": "Answer: "}
+        text = "\n".join(f"{labels[role]}{content}" for role, content in turns) + "\nAnswer:"
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return ids

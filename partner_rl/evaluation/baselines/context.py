@@ -1,0 +1,83 @@
+"""What a baseline gets to work with, and what it returns."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from partner_rl.config.schema import RunConfig
+from partner_rl.types import Example, RewardBreakdown, ScoreRequest
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and all there is to do."""
+
+
+class ScoresRewrites(Protocol):
+    """The rewards; `rewards.pool.RewardClient` and `rewards.local.LocalRewards` are such."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Sequence[RewardBreakdown]:
+        """The reward of each rewrite."""
+        ...
+
+
+class RewritesPairs(Protocol):
+    """A policy in a folder, put to work; `launch.baselines` wraps `partner_rl.rewriter.Rewriter` into one."""
+
+    def __call__(self, folder: Path, samples: int, progress: Progress) -> list[list[ScoreRequest]]:
+        """Rewrites every pair of the context `samples` times.
+
+        Returns:
+            One list of `samples` rewrites a pair, in the order of the pairs.
+        """
+        ...
+
+
+@contextlib.contextmanager
+def no_progress(description: str) -> Iterator[Progress]:
+    """Says nothing."""
+    yield lambda done, total: None
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineContext:
+    """The pairs to rewrite and what may be used for it.
+
+    Attributes:
+        pairs: The pairs, the same for every system that is compared.
+        config: The run's configuration; baselines read `env`, `evaluation` and `baselines`.
+        base_model: Folder of the language model that the policy was made from.
+        warm_start: Folder of the run's warm-started policy; None when it has none.
+        seq2seq: Folder that `train_seq2seq` wrote; None when there is none.
+        client: The rewards that choose the best of several rewrites.
+        rewrite: Rewrites the pairs with a policy.
+        device: Torch device of the baselines' own models.
+        seed: Decides everything that is drawn.
+        progress: Opens a progress display for a description, such as `launch.console.progress`.
+    """
+
+    pairs: Sequence[Example]
+    config: RunConfig
+    base_model: Path
+    warm_start: Path | None
+    seq2seq: Path | None
+    client: ScoresRewrites
+    rewrite: RewritesPairs
+    device: str = "cpu"
+    seed: int = 0
+    progress: Callable[[str], contextlib.AbstractContextManager[Progress]] = no_progress
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineRewrites:
+    """What a baseline made of the pairs.
+
+    Attributes:
+        requests: One rewritten response a pair, in their order.
+        note: What the baseline is and what was odd, in a few words; quotes no post.
+    """
+
+    requests: list[ScoreRequest]
+    note: str

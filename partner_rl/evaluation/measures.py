@@ -1,0 +1,306 @@
+"""The figures of a report: what each is called, which way is better, and how it follows from the scores of pairs.
+
+A figure is the mean of a value that each pair has (`MeanMeasure`) or a count over the whole corpus
+(`CorpusMeasure`). docs/evaluation.md says where each comes from and what it does not tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from partner_rl.evaluation import corpus_figures
+from partner_rl.evaluation.pair_scores import PairScores
+from partner_rl.evaluation.resampling import Floats, Statistic
+from partner_rl.types import MECHANISMS, ScoreRequest
+
+MADE_WORSE: Final = 0.5
+"""A response is made worse when its empathy falls by more than this many expected points. Half a point is
+the distance at which a rounded level changes."""
+
+Better = Literal["higher", "lower", ""]
+"""Which way a figure is better; "" where neither is."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeanMeasure:
+    """A mean over pairs.
+
+    Attributes:
+        key: Its name in files.
+        label: Its name in tables.
+        better: Which way is better.
+        form: Format of its value.
+        definition: What it is, in a line.
+        values: (A system's scores, the originals') → one value a pair, or None where there is nothing to measure.
+        exponential: The figure is exp of the mean; a comparison is then the ratio of two figures.
+        share: The values are 0 or 1.
+        compared: Whether systems are tested against each other on it.
+    """
+
+    key: str
+    label: str
+    better: Better
+    form: str
+    definition: str
+    values: Callable[[PairScores, PairScores], Floats | None]
+    exponential: bool = False
+    share: bool = False
+    compared: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusContext:
+    """What a corpus figure needs to know of the systems that it compares.
+
+    Attributes:
+        bigrams_a_response: Mean bigrams of a response of the system that wrote the fewest.
+    """
+
+    bigrams_a_response: float
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusMeasure:
+    """A count over all rewrites.
+
+    Attributes:
+        key: Its name in files.
+        label: Its name in tables.
+        better: Which way is better.
+        form: Format of its value.
+        definition: What it is, in a line.
+        statistic: (Rewrites, what the systems have in common) → the figure of any selection of them.
+    """
+
+    key: str
+    label: str
+    better: Better
+    form: str
+    definition: str
+    statistic: Callable[[Sequence[ScoreRequest], CorpusContext], Statistic]
+
+
+Measure = MeanMeasure | CorpusMeasure
+"""A figure of a report."""
+
+
+def _changes(mechanism: int) -> Callable[[PairScores, PairScores], Floats]:
+    return lambda scores, _: scores.change_NM[:, mechanism]
+
+
+def _judged(scores: PairScores, _: PairScores) -> Floats | None:
+    return None if scores.judge_change_NM is None else scores.judge_change_NM.sum(axis=1)
+
+
+def _judged_mechanism(mechanism: int) -> Callable[[PairScores, PairScores], Floats | None]:
+    return lambda scores, _: None if scores.judge_change_NM is None else scores.judge_change_NM[:, mechanism]
+
+
+def _rewrites(requests: Sequence[ScoreRequest]) -> list[str]:
+    return [request.rewritten_response for request in requests]
+
+
+def _written(requests: Sequence[ScoreRequest]) -> list[tuple[str, ...]]:
+    return [request.candidates for request in requests]
+
+
+_EMPATHY: Final[tuple[Measure, ...]] = (
+    MeanMeasure(
+        "change_in_empathy",
+        "change in empathy",
+        "higher",
+        "+.3f",
+        "mean change of the empathy score, 0 to 6, by the reward's classifier",
+        lambda scores, _: scores.change_NM.sum(axis=1),
+    ),
+    *(
+        MeanMeasure(
+            name,
+            f"– {name.replace('_', ' ')}",
+            "higher",
+            "+.3f",
+            "mean change of this mechanism's level, 0 to 2, by the reward's classifier",
+            _changes(index),
+        )
+        for index, name in enumerate(MECHANISMS)
+    ),
+    MeanMeasure(
+        "judge_change",
+        "change by the judge",
+        "higher",
+        "+.3f",
+        "mean change of the empathy score, 0 to 6, by the held-out judge",
+        _judged,
+    ),
+    *(
+        MeanMeasure(
+            f"judge_{name}",
+            f"– {name.replace('_', ' ')}, judge",
+            "higher",
+            "+.3f",
+            "mean change of this mechanism's level, 0 to 2, by the held-out judge",
+            _judged_mechanism(index),
+        )
+        for index, name in enumerate(MECHANISMS)
+    ),
+    MeanMeasure(
+        "made_worse",
+        "made worse",
+        "lower",
+        ".1%",
+        f"share of responses whose empathy falls by more than {MADE_WORSE:g} points, by the reward's classifier",
+        lambda scores, _: (scores.change_NM.sum(axis=1) < -MADE_WORSE).astype(np.float64),
+        share=True,
+    ),
+)
+
+_LANGUAGE: Final[tuple[Measure, ...]] = (
+    MeanMeasure(
+        "perplexity",
+        "perplexity",
+        "lower",
+        ".1f",
+        "exp of the mean over responses of the negative log-likelihood a token, by the reward's language model",
+        lambda scores, _: scores.surprisal_N,
+        exponential=True,
+    ),
+    MeanMeasure(
+        "perplexity_ratio",
+        "perplexity, × originals",
+        "lower",
+        ".3f",
+        "perplexity over that of the original responses",
+        lambda scores, original: scores.surprisal_N - original.surprisal_N,
+        exponential=True,
+        compared=False,
+    ),
+    MeanMeasure(
+        "coherence",
+        "sentence coherence",
+        "higher",
+        ".3f",
+        "mean probability that two sentences of a response belong to one response",
+        lambda scores, _: scores.coherence_N,
+    ),
+    MeanMeasure(
+        "specificity",
+        "specificity",
+        "higher",
+        ".3f",
+        "mean cosine similarity of the embeddings of the seeker's post and the response",
+        lambda scores, _: scores.specificity_N,
+    ),
+    MeanMeasure(
+        "mutual_information",
+        "mutual information",
+        "higher",
+        ".3f",
+        "mean of the mutual information reward, nats a token",
+        lambda scores, _: scores.mutual_information_N,
+    ),
+)
+
+_VARIETY: Final[tuple[Measure, ...]] = (
+    CorpusMeasure(
+        "distinct_1",
+        "distinct-1",
+        "higher",
+        ".3f",
+        "different words over words",
+        lambda requests, _: corpus_figures.distinct_ngrams(_rewrites(requests), 1),
+    ),
+    CorpusMeasure(
+        "distinct_2",
+        "distinct-2",
+        "higher",
+        ".3f",
+        "different word pairs over word pairs",
+        lambda requests, _: corpus_figures.distinct_ngrams(_rewrites(requests), 2),
+    ),
+    CorpusMeasure(
+        "distinct_2_controlled",
+        "distinct-2, equal length",
+        "higher",
+        ".3f",
+        "distinct-2 of the first word pairs, as many for every system as the tersest one wrote",
+        lambda requests, context: corpus_figures.distinct_ngrams(_rewrites(requests), 2, context.bigrams_a_response),
+    ),
+    MeanMeasure(
+        "self_bleu",
+        "self-BLEU",
+        "lower",
+        ".3f",
+        "mean BLEU-4 of a response against other responses of the same system",
+        lambda scores, _: scores.self_bleu_N,
+    ),
+    CorpusMeasure(
+        "distinct_sentences",
+        "distinct sentences",
+        "higher",
+        ".1%",
+        "share of the written sentences that are different",
+        lambda requests, _: corpus_figures.distinct_written(_written(requests)),
+    ),
+    CorpusMeasure(
+        "commonest_sentence",
+        "commonest sentence",
+        "lower",
+        ".1%",
+        "share of the written sentences that are the most frequent one",
+        lambda requests, _: corpus_figures.commonest_written(_written(requests)),
+    ),
+    CorpusMeasure(
+        "commonest_in_rewrites",
+        "rewrites with the commonest",
+        "lower",
+        ".1%",
+        "share of all responses that hold the sentence which the system writes into most of them",
+        lambda requests, _: corpus_figures.commonest_in_rewrites(_written(requests)),
+    ),
+    MeanMeasure(
+        "repeated",
+        "repetition",
+        "lower",
+        ".1%",
+        "mean share of a response's tokens that repeat an earlier passage of it",
+        lambda scores, _: scores.repeated_N,
+    ),
+)
+
+_EDITING: Final[tuple[Measure, ...]] = (
+    MeanMeasure(
+        "edit_rate",
+        "edit rate",
+        "lower",
+        ".3f",
+        "mean word-level edit distance over the original's words",
+        lambda scores, _: scores.edit_rate_N,
+    ),
+    MeanMeasure(
+        "unchanged",
+        "unchanged",
+        "",
+        ".1%",
+        "share of responses that are left as they were",
+        lambda scores, _: scores.unchanged_N.astype(np.float64),
+        share=True,
+    ),
+    MeanMeasure("length", "length", "", ".1f", "mean words of a response", lambda scores, _: scores.length_N),
+)
+
+MEASURES: Final[tuple[Measure, ...]] = (*_EMPATHY, *_LANGUAGE, *_VARIETY, *_EDITING)
+"""The figures in the order of the report."""
+
+
+def corpus_context(systems: Sequence[PairScores]) -> CorpusContext:
+    """What the corpus figures of these systems have in common."""
+    return CorpusContext(min(corpus_figures.ngrams_a_response(scores.rewrites, 2) for scores in systems))
+
+
+def arrow(better: Better) -> str:
+    """The direction as tables show it."""
+    return {"higher": "↑", "lower": "↓", "": ""}[better]

@@ -1,0 +1,208 @@
+"""Everything that is measured of one system on each pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from partner_rl.evaluation.component_scores import RewardSource, component_scores, whole_response_coherence
+from partner_rl.evaluation.metrics.edit_rate import edit_rates
+from partner_rl.evaluation.metrics.self_bleu import self_bleu
+from partner_rl.evaluation.metrics.specificity import Embed, similarities
+from partner_rl.evaluation.metrics.words import spaced_words
+from partner_rl.evaluation.resampling import Bools, Floats
+from partner_rl.evaluation.system import System
+from partner_rl.types import MECHANISMS, PartnerError, ScoreRequest
+from rewards.empathy import NAME as EMPATHY
+from rewards.fluency import NAME as FLUENCY
+from rewards.mutual_information import NAME as MUTUAL_INFORMATION
+from rewards.scorer import RewardDefinition
+
+Progress = Callable[[int, int], None]
+"""Called with the responses scored and the responses in all."""
+
+
+Levels = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+"""Expected levels."""
+
+
+class LevelJudge(Protocol):
+    """An empathy classifier that no policy was trained against; `partner_rl.evaluation.judge` has one."""
+
+    def levels(self, pairs: Sequence[tuple[str, str]]) -> Levels:
+        """Expected level 0…2 of each mechanism for (seeker post, response), shape `[n, 3]`."""
+        ...
+
+
+class RememberingJudge:
+    """A judge that reads each pair once: all systems share the originals, and some leave them alone."""
+
+    def __init__(self, judge: LevelJudge) -> None:
+        self._judge = judge
+        self._known: dict[tuple[str, str], Levels] = {}
+
+    def levels(self, pairs: Sequence[tuple[str, str]]) -> Levels:
+        """As the judge's, `[n, 3]`."""
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        if new:
+            self._known.update(zip(new, self._judge.levels(new), strict=True))
+        levels: Floats = np.stack([self._known[pair] for pair in pairs]).astype(np.float64)
+        return levels
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The models that measure; the same for every system.
+
+    Attributes:
+        client: The rewards, all four components, also those without a weight.
+        definitions: Component name → its definition, also of those without a weight.
+        embed: Sentence embeddings for specificity.
+        judge: The held-out judge of empathy, if there is one.
+    """
+
+    client: RewardSource
+    definitions: Mapping[str, RewardDefinition]
+    embed: Embed
+    judge: LevelJudge | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PairScores:
+    """A system's figures pair by pair. Legend: `_N` pairs, `_M` the mechanisms in the order of `MECHANISMS`.
+
+    Attributes:
+        name: The system.
+        note: What it is.
+        requests: Its rewrites, `N` of them.
+        change_NM: Change of each mechanism's level by the reward's classifier.
+        surprisal_N: Mean negative log-likelihood of the rewritten response, nats a token.
+        repeated_N: Share of the rewritten response's tokens that repeat an earlier passage of it.
+        coherence_N: Mean probability that two of the response's sentences belong to one response.
+        specificity_N: Cosine similarity of the seeker's post and the rewritten response.
+        mutual_information_N: The reward of that name, nats a token.
+        self_bleu_N: BLEU of the rewritten response against the system's other responses.
+        edit_rate_N: Word-level edit distance over the original's words.
+        length_N: Words of the rewritten response.
+        unchanged_N: Whether it is the original, character for character.
+        judge_change_NM: Change of each mechanism's level by the held-out judge, or None without one.
+    """
+
+    name: str
+    note: str
+    requests: tuple[ScoreRequest, ...]
+    change_NM: Floats
+    surprisal_N: Floats
+    repeated_N: Floats
+    coherence_N: Floats
+    specificity_N: Floats
+    mutual_information_N: Floats
+    self_bleu_N: Floats
+    edit_rate_N: Floats
+    length_N: Floats
+    unchanged_N: Bools
+    judge_change_NM: Floats | None = None
+
+    @property
+    def rewrites(self) -> list[str]:
+        """The rewritten responses."""
+        return [request.rewritten_response for request in self.requests]
+
+    @property
+    def written(self) -> list[tuple[str, ...]]:
+        """The sentences that the system wrote into each response."""
+        return [request.candidates for request in self.requests]
+
+    def subset(self, chosen_N: Bools) -> PairScores:
+        """The figures of some pairs. Self-BLEU stays that against all of the system's responses."""
+        arrays: dict[str, Any] = {
+            field.name: value[chosen_N]
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), np.ndarray)
+        }
+        requests = tuple(request for request, keep in zip(self.requests, chosen_N, strict=True) if keep)
+        return replace(self, requests=requests, **arrays)
+
+
+def score_pairs(system: System, sources: Sources, batch_size: int, progress: Progress | None = None) -> PairScores:
+    """Measures a system on each pair.
+
+    Args:
+        system: Its rewrites.
+        sources: What to measure with.
+        batch_size: Responses that are scored together.
+        progress: Told after each batch.
+
+    Raises:
+        PartnerError: There is nothing to score, a response is empty, or a reward fails.
+    """
+    requests = tuple(system.requests)
+    if not requests:
+        raise PartnerError(f"there is no pair to evaluate the system {system.name!r} on: use more data")
+    empty = sum(not request.rewritten_response.strip() for request in requests)
+    if empty:
+        raise PartnerError(f"{empty} rewrites of the system {system.name!r} are empty: give every response some text")
+    batches = []
+    for start in range(0, len(requests), batch_size):
+        batches.append(_scored(requests[start : start + batch_size], sources))
+        if progress is not None:
+            progress(min(start + batch_size, len(requests)), len(requests))
+    columns: dict[str, Any] = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    rewrites = [request.rewritten_response for request in requests]
+    return PairScores(
+        name=system.name,
+        note=system.note,
+        requests=requests,
+        self_bleu_N=np.array(self_bleu(rewrites)),
+        edit_rate_N=np.array(edit_rates([request.original_response for request in requests], rewrites)),
+        length_N=np.array([float(len(spaced_words(rewrite))) for rewrite in rewrites]),
+        unchanged_N=np.array([request.rewritten_response == request.original_response for request in requests]),
+        **columns,
+    )
+
+
+def base_levels(requests: Sequence[ScoreRequest], sources: Sources, batch_size: int) -> Floats:
+    """Empathy of the original responses by the reward's classifier, `[N]`, whole points of 0…6.
+
+    Each mechanism's expected level is rounded to the nearest one.
+    """
+    items = [(request.seeker_post, request.original_response) for request in requests]
+    levels = [
+        sources.client.score_items(EMPATHY, items[start : start + batch_size])
+        for start in range(0, len(items), batch_size)
+    ]
+    totals: Floats = np.floor(np.concatenate(levels).astype(np.float64) + 1 / 2).sum(axis=1)
+    return totals
+
+
+def _scored(requests: Sequence[ScoreRequest], sources: Sources) -> dict[str, Floats]:
+    """Field of `PairScores` → its rows for these requests."""
+    measured = [sources.definitions[component] for component in (EMPATHY, FLUENCY, MUTUAL_INFORMATION)]
+    scores = component_scores(sources.client, measured, requests)
+    rewrites = [request.rewritten_response for request in requests]
+    seekers = [request.seeker_post for request in requests]
+    rows: dict[str, list[Any]] = {
+        "change_NM": [[score.details[mechanism] for mechanism in MECHANISMS] for score in scores[EMPATHY]],
+        "surprisal_N": [-np.log(score.details["inverse_perplexity"]) for score in scores[FLUENCY]],
+        "repeated_N": [score.details["repeated"] for score in scores[FLUENCY]],
+        "coherence_N": whole_response_coherence(sources.client, rewrites),
+        "specificity_N": similarities(seekers, rewrites, sources.embed),
+        "mutual_information_N": [score.value for score in scores[MUTUAL_INFORMATION]],
+    }
+    columns = {name: np.array(values, dtype=np.float64) for name, values in rows.items()}
+    if sources.judge is not None:
+        columns["judge_change_NM"] = _judged(requests, sources.judge)
+    for name, values in columns.items():
+        if not np.isfinite(values).all():
+            raise PartnerError(f"evaluation: {name} is not a finite number for some response: check its reward model")
+    return columns
+
+
+def _judged(requests: Sequence[ScoreRequest], judge: LevelJudge) -> Floats:
+    after = judge.levels([(request.seeker_post, request.rewritten_response) for request in requests])
+    before = judge.levels([(request.seeker_post, request.original_response) for request in requests])
+    return after.astype(np.float64) - before.astype(np.float64)

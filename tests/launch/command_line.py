@@ -1,0 +1,18 @@
+"""The real command line as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "launch.cli"]
+ROOT = Path(__file__).parents[2]
+
+
+def partner(*arguments: object, folder: Path, **options) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, **options
+    )
