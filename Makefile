@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Override with `make install PYTHON=/path/to/python3.12`.
 PYTHON ?= python3
+# Processes that share the test files out; 0 runs all tests in one.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test check clean
@@ -23,7 +25,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "PARTNER-RL needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1 | cut -d" " -f2): install it, or name another with 'make install PYTHON=python3.11'" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
 	@touch $(STAMP)
 
 quickstart: install
@@ -31,7 +33,7 @@ quickstart: install
 	$(BIN)/partner-rl quickstart $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: install
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
