@@ -16,7 +16,7 @@ def test_types_and_defaults_are_in_words() -> None:
     fields = {field.key: field for field in describe_fields()}
     assert fields["algorithm.iterations"].type == "integer > 0"
     assert fields["evaluation.max_pairs"].type == "integer > 0 or null"
-    assert fields["algorithm.advantage"].type == "one of 'reinforce', 'rloo'"
+    assert fields["algorithm.advantage"].type == "one of 'reinforce', 'self_critical', 'rloo', 'grpo'"
     assert fields["tracking.tags"].type == "list of text"
     assert fields["policy.lora"].is_section
     assert fields["policy.lora"].default == "null"

@@ -163,7 +163,7 @@ def test_ablate_trains_compares_and_goes_on_after_an_interruption(tmp_path):
     while process.poll() is None and not (tmp_path / "out" / FULL / "rewards").is_dir():
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=200)
+    _, stderr = process.communicate(timeout=400)
     assert process.returncode == 130, stderr
     assert "the same command goes on" in stderr
 

@@ -168,7 +168,7 @@ def test_a_real_interrupt_ends_with_130() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=20)
+    _, printed = process.communicate(timeout=60)
     assert (process.returncode, printed) == (130, "error: interrupted\n")
 
 

@@ -148,7 +148,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_figures(tmp_path):
     while process.poll() is None and not (metrics.is_file() and metrics.read_text()):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130, stderr
     assert "go on with: partner-rl train --resume" in stderr
 

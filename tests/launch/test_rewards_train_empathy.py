@@ -81,7 +81,7 @@ def test_two_processes_share_the_batches(tmp_path: Path) -> None:
     command = ["-m", "launch.cli", "rewards", "train", "empathy", "--data", "sample", "--output", str(folder), *TINY]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*launch, *command], env=environment, capture_output=True, text=True, timeout=280, check=False
+        [*launch, *command], env=environment, capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("| explorations | classifier |") == 1
