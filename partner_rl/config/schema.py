@@ -226,7 +226,7 @@ class RewardsConfig(Section):
     """Attempts after the first before a failing micro-batch ends the run."""
     cache_size: NonNegative = 100_000
     """Scores that the evaluation keeps, so that what systems share is computed once; 0 for none. Training scores each
-    iteration anew, so that its batches, and with them the last bits of its scores, do not depend on what came before."""
+    iteration anew: with a cache, its batches, and so the last bits of its scores, would depend on what came before."""
 
     def components(self) -> dict[str, RewardSection]:
         """The sections of the components by name."""
