@@ -17,6 +17,7 @@ import torch
 from partner_rl.config.schema import PolicyConfig
 from partner_rl.models.loading import load_causal_lm, load_tokenizer, quiet_transformers
 from partner_rl.policy.attention import use_grouped_attention
+from partner_rl.policy.few_rows import use_few_rows_linear
 from partner_rl.policy.position_rows import add_position_rows, merge_position_rows, position_rows_off
 from partner_rl.policy.tied_embedding import share_gradient_with_head
 from partner_rl.policy.vocabulary import ActionVocabulary, add_position_tokens
@@ -108,6 +109,7 @@ def load_policy(folder: str | Path, settings: PolicyConfig, window: int, device:
     tokenizer = load_tokenizer(folder)
     model: Any = load_causal_lm(folder)
     use_grouped_attention(model)
+    use_few_rows_linear(model)
     vocabulary = add_position_tokens(tokenizer, model, window)
     if settings.lora is not None:
         model = _add_adapters(model, settings, vocabulary)
