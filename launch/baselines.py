@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from launch.console import out, progress
-from launch.reward_training import check_output, output_folder, training_inputs, write_report
+from launch.reward_training import (
+    DataOption,
+    OverridesArgument,
+    PresetOption,
+    check_output,
+    output_folder,
+    training_inputs,
+    write_report,
+)
 
 if TYPE_CHECKING:
     from launch.run_folder import RunFolder
@@ -46,14 +54,10 @@ def _root() -> None:
 
 @app.command("train-seq2seq")
 def train_seq2seq_command(
-    data: Annotated[str, typer.Option("--data", metavar="SOURCE", help="As data.source: sample, a folder or a file.")],
+    data: DataOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the model.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.", show_default=False)
-    ] = None,
-    preset: Annotated[
-        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
-    ] = "embedded",
+    overrides: OverridesArgument = None,
+    preset: PresetOption = "embedded",
 ) -> None:
     """Fine-tune the policy's base model to write whole responses, on the examples of the warm start.
 

@@ -1,4 +1,4 @@
-"""What the commands that train a reward model share: configuration, data, an output folder that is whole or absent."""
+"""What the commands that train on labelled pairs share: options, data, an output folder that is whole or absent."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import typer
 
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import Splits
 from partner_rl.types import PartnerError
+
+DataOption = Annotated[
+    str, typer.Option("--data", metavar="SOURCE", help="As data.source: sample, a folder or a file.")
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.", show_default=False)
+]
+PresetOption = Annotated[str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")]
 
 REPORT: Final = "report.json"
 """The figures of a training, in its folder."""

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
-
-import typer
+from typing import TYPE_CHECKING, Final
 
 from launch.console import err, out, progress
-from launch.reward_training import check_output, interval_text, output_folder, training_inputs, write_report
+from launch.reward_training import (
+    DataOption,
+    OutputOption,
+    OverridesArgument,
+    PresetOption,
+    check_output,
+    interval_text,
+    output_folder,
+    training_inputs,
+    write_report,
+)
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
@@ -41,14 +49,10 @@ not say that a response is a good one.
 
 
 def command(
-    data: Annotated[str, typer.Option("--data", metavar="SOURCE", help="As data.source: sample, a folder or a file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.", show_default=False)
-    ] = None,
-    preset: Annotated[
-        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
-    ] = "embedded",
+    data: DataOption,
+    output: OutputOption,
+    overrides: OverridesArgument = None,
+    preset: PresetOption = "embedded",
 ) -> None:
     """Train the coherence classifier and report on held-out pairs of sentences.
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from launch.console import err, out, progress
-from launch.reward_training import check_output, output_folder, training_inputs, write_report
+from launch.reward_training import (
+    DataOption,
+    OutputOption,
+    OverridesArgument,
+    PresetOption,
+    check_output,
+    output_folder,
+    training_inputs,
+    write_report,
+)
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
@@ -19,14 +27,10 @@ if TYPE_CHECKING:
 
 
 def command(
-    data: Annotated[str, typer.Option("--data", metavar="SOURCE", help="As data.source: sample, a folder or a file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.", show_default=False)
-    ] = None,
-    preset: Annotated[
-        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
-    ] = "embedded",
+    data: DataOption,
+    output: OutputOption,
+    overrides: OverridesArgument = None,
+    preset: PresetOption = "embedded",
     splits: Annotated[
         int,
         typer.Option(

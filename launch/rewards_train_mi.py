@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from launch.console import out, progress
-from launch.reward_training import check_output, interval_text, output_folder, training_inputs, write_report
+from launch.reward_training import (
+    DataOption,
+    OverridesArgument,
+    PresetOption,
+    check_output,
+    interval_text,
+    output_folder,
+    training_inputs,
+    write_report,
+)
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
@@ -49,17 +58,13 @@ class Directions(StrEnum):
 
 
 def command(
-    data: Annotated[str, typer.Option("--data", metavar="SOURCE", help="As data.source: sample, a folder or a file.")],
+    data: DataOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives forward/ and backward/.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.", show_default=False)
-    ] = None,
+    overrides: OverridesArgument = None,
     direction: Annotated[
         Directions, typer.Option(help="forward: response given post; backward: post given response.")
     ] = Directions.BOTH,
-    preset: Annotated[
-        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
-    ] = "embedded",
+    preset: PresetOption = "embedded",
 ) -> None:
     """Fine-tune the dialogue models of mutual information and report on held-out pairs.
 

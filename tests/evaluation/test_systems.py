@@ -13,48 +13,10 @@ from partner_rl.config.schema import EnvConfig, RewardSection
 from partner_rl.evaluation.component_scores import whole_response_coherence
 from partner_rl.evaluation.systems import SystemScores, evaluate_system, original_requests
 from partner_rl.types import Example, PartnerError, ScoreRequest
-from rewards.coherence import CoherenceReward
-from rewards.empathy import EmpathyReward
-from rewards.fluency import FluencyReward
 from rewards.local import LocalRewards
-from rewards.mutual_information import MutualInformationReward
-from rewards.scorer import FloatArray, Item, RewardComponent, RewardDefinition, Scorer
+from rewards.scorer import RewardComponent
+from tests.evaluation.toy import DEFINITIONS, CountingBuilder
 
-
-class CountingScorer:
-    """Scores by words: enough for figures that can be checked by hand."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def score(self, items: Sequence[Item]) -> FloatArray:
-        return np.array([self._row(item) for item in items], dtype=np.float32)
-
-    def _row(self, item: Item) -> list[float]:
-        text = item[-1]
-        match self.name:
-            case "empathy":
-                return [float(text.count("sorry")), float(text.count("understand")), float(text.count("?"))]
-            case "fluency":
-                return [1.0 / len(text.split()), 0.0, 0.5]
-            case "coherence":
-                return [float(item[0][0] == item[1][0])]
-            case _:
-                return [-1.0, -3.0]
-
-
-class CountingBuilder:
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def build(self) -> Scorer:
-        return CountingScorer(self.name)
-
-
-DEFINITIONS: dict[str, RewardDefinition] = {
-    definition.name: definition
-    for definition in (EmpathyReward(), FluencyReward(), CoherenceReward(), MutualInformationReward(0.25))
-}
 CLIENT = LocalRewards(
     {name: RewardComponent(d, CountingBuilder(name), RewardSection(weight=1.0)) for name, d in DEFINITIONS.items()}
 )
