@@ -5,18 +5,14 @@ Sentences and word pairs are kept as hashes, so that a window can be saved with 
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from partner_rl.algorithm.words import ngrams, stable_hash, words_of
 from partner_rl.types import ScoreRequest
 
-_WORD: Final = re.compile(r"\w+(?:['’]\w+)*")
-_HASH_BYTES: Final = 6
-"""A million different pairs collide about twice."""
 _REPEAT_WORDS: Final = 3
 
 
@@ -103,8 +99,8 @@ def guard_figures(
         judged: What the judge says of these rewrites, if it read them.
     """
     sentences = [words for request in requests for candidate in request.candidates if (words := words_of(candidate))]
-    pairs = [pair for words in sentences for pair in _ngrams(words, 2)]
-    triples = [_ngrams(words, _REPEAT_WORDS) for words in sentences]
+    pairs = [pair for words in sentences for pair in ngrams(words, 2)]
+    triples = [ngrams(words, _REPEAT_WORDS) for words in sentences]
     return GuardFigures(
         episodes=len(requests),
         unchanged=sum(request.rewritten_response == request.original_response for request in requests),
@@ -113,24 +109,9 @@ def guard_figures(
         triples=sum(map(len, triples)),
         repeated_triples=sum(len(found) - len(set(found)) for found in triples),
         pairs=len(pairs),
-        pair_hashes=tuple(sorted({_hash(pair) for pair in set(pairs)})),
-        sentences=Counter(_hash(words) for words in sentences),
+        pair_hashes=tuple(sorted({stable_hash(pair) for pair in set(pairs)})),
+        sentences=Counter(stable_hash(words) for words in sentences),
         kl=kl,
         position_entropy=position_entropy,
         judged=judged,
     )
-
-
-def words_of(text: str) -> tuple[str, ...]:
-    """The text's words without case and punctuation: what makes two sentences the same."""
-    return tuple(_WORD.findall(text.casefold()))
-
-
-def _ngrams(words: tuple[str, ...], n: int) -> list[tuple[str, ...]]:
-    return [words[i : i + n] for i in range(len(words) - n + 1)]
-
-
-def _hash(words: Iterable[str]) -> int:
-    # Python's own hash changes from process to process.
-    joined = "\0".join(words).encode("utf-8", errors="surrogatepass")
-    return int.from_bytes(hashlib.blake2b(joined, digest_size=_HASH_BYTES).digest(), "big")

@@ -23,6 +23,7 @@ from partner_rl.algorithm.advantages.registry import build_estimator
 from partner_rl.algorithm.normalization import RunningMoments, clipped, whitened
 from partner_rl.algorithm.schedules import constant_weights, reweighted, scheduled_weights
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
+from partner_rl.algorithm.variety import Variety
 from partner_rl.config.schema import AlgorithmConfigSection, RewardsConfig
 from partner_rl.types import PartnerError, RewardBreakdown
 
@@ -73,6 +74,8 @@ class RewardSignal:
         self._estimator = build_estimator(settings)
         self._by_component = {name: build_estimator(settings) for name in rewards.components()}
         self._moments = {name: RunningMoments() for name in rewards.components()}
+        section = rewards.variety
+        self._variety = Variety(section.weight, section.window) if section.is_active else None
 
     @property
     def needs_greedy(self) -> bool:
@@ -90,7 +93,8 @@ class RewardSignal:
             PartnerError: A component has no weight, or not every sample has every component.
         """
         scheduled = scheduled_weights(self._rewards, iteration)
-        groups = tuple(_at_weights(group, scheduled) for group in sampled)
+        scored = self._variety.rewarded(sampled) if self._variety else sampled
+        groups = tuple(_at_weights(group, scheduled) for group in scored)
         weights = constant_weights(self._rewards) | scheduled
         normalised: dict[str, Array] = {}
         match self._settings.normalization:
@@ -144,6 +148,7 @@ class RewardSignal:
             "total": self._estimator.state(),
             "components": {name: estimator.state() for name, estimator in self._by_component.items()},
             "moments": {name: moments.state() for name, moments in self._moments.items()},
+            "variety": self._variety.state() if self._variety else None,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -153,6 +158,8 @@ class RewardSignal:
             estimator.restore(state["components"][name])
         for name, moments in self._moments.items():
             moments.restore(state["moments"][name])
+        if self._variety and state["variety"] is not None:
+            self._variety.restore(state["variety"])
 
 
 def component_rewards(groups: Sequence[SampledGroup], weights: Mapping[str, float]) -> dict[str, Rewards]:

@@ -119,23 +119,17 @@ class PolicyConfig(Section):
     """Compute type; with bfloat16 the trained weights stay float32 and the forward pass runs under autocast."""
 
 
-class RewardSection(Section):
-    """What every reward component has."""
+class WeightedSection(Section):
+    """What every component of the reward has."""
 
     weight: float
     """Weight of the component in the reward."""
     schedule: tuple[tuple[Positive, float], ...] | None = None
     """The weight in training as (iteration, weight) points, such as [[1, 0.0], [50, 2.0]]: linear between points,
     constant before the first and after the last; null for `weight` throughout. Evaluation always takes `weight`."""
-    replicas: Positive | None = None
-    """Actors of this component's pool; null for `rewards.replicas`."""
-    num_gpus: NonNegativeFloat = 0.0
-    """GPUs, or a fraction of one, that each actor reserves."""
-    micro_batch: Positive = 16
-    """Items that one call to an actor scores."""
 
     @model_validator(mode="after")
-    def _schedule_goes_forward(self) -> RewardSection:
+    def _schedule_goes_forward(self) -> WeightedSection:
         if self.schedule is not None:
             iterations = [iteration for iteration, _ in self.schedule]
             if not iterations or any(later <= earlier for earlier, later in pairwise(iterations)):
@@ -151,6 +145,17 @@ class RewardSection(Section):
     def is_active(self) -> bool:
         """Whether the component is part of the reward, at least in some iterations."""
         return self.weight != 0.0 or self.is_scheduled
+
+
+class RewardSection(WeightedSection):
+    """What every component has that actors score."""
+
+    replicas: Positive | None = None
+    """Actors of this component's pool; null for `rewards.replicas`."""
+    num_gpus: NonNegativeFloat = 0.0
+    """GPUs, or a fraction of one, that each actor reserves."""
+    micro_batch: Positive = 16
+    """Items that one call to an actor scores."""
 
 
 class EmpathyConfig(RewardSection):
@@ -203,8 +208,17 @@ class MutualInformationConfig(RewardSection):
     """Folder of a fine-tuned backward model; null for `models.reward_lm`."""
 
 
+class VarietyConfig(WeightedSection):
+    """How new the written word pairs are; part of training only (`partner_rl/algorithm/variety.py`)."""
+
+    weight: float = 0.0
+    """Weight of the component; its values are 0…1, the share of a rewrite in distinct-2."""
+    window: Positive = 512
+    """Rewrites before this iteration that are compared with."""
+
+
 class RewardsConfig(Section):
-    """The four rewards and the actor pools that compute them (`rewards/`)."""
+    """The four rewards, the actor pools that compute them (`rewards/`), and variety."""
 
     empathy: EmpathyConfig = EmpathyConfig()
     """Change in empathy."""
@@ -214,6 +228,8 @@ class RewardsConfig(Section):
     """Sentence coherence."""
     mutual_information: MutualInformationConfig = MutualInformationConfig()
     """Mutual information."""
+    variety: VarietyConfig = VarietyConfig()
+    """Variety of what is written."""
     replicas: Positive = 1
     """Actors of each pool, unless the component says otherwise."""
     num_cpus: NonNegativeFloat = 0.5
@@ -228,10 +244,10 @@ class RewardsConfig(Section):
     """Scores that the evaluation keeps, so that what systems share is computed once; 0 for none. Training scores each
     iteration anew: with a cache, its batches, and so the last bits of its scores, would depend on what came before."""
 
-    def components(self) -> dict[str, RewardSection]:
+    def components(self) -> dict[str, WeightedSection]:
         """The sections of the components by name."""
         sections = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: section for name, section in sections.items() if isinstance(section, RewardSection)}
+        return {name: section for name, section in sections.items() if isinstance(section, WeightedSection)}
 
 
 class RewardTrainingConfig(Section):
