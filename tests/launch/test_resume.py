@@ -32,6 +32,7 @@ COMMAND = [sys.executable, "-m", "launch.cli", "train"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PARTNER_RL_DEBUG": "1"}
 SETTINGS = ["resources.driver_threads=1", "resources.actor_threads=1", "policy.lora.rank=2"]
 SETTINGS += ["algorithm.iterations=6", "checkpoint.every=2", "checkpoint.keep=9", "algorithm.advantage=reinforce"]
+SETTINGS += ["rewards.variety.weight=0.5", "rewards.variety.window=8"]
 TIMEOUT_S = 250.0
 
 # --- the run folder ---------------------------------------------------------------------------------------------------

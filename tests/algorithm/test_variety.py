@@ -1,0 +1,113 @@
+"""The reward for saying what is not said to everybody: it is distinct-2, shared out, and it forgets."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partner_rl.algorithm.reward_signal import RewardSignal
+from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
+from partner_rl.algorithm.variety import Variety
+from partner_rl.config.schema import AlgorithmConfigSection, RewardsConfig, VarietyConfig
+from partner_rl.types import Example, RewardBreakdown, ScoreRequest
+
+EXAMPLE = Example("s", "r", "I feel low", "Go outside.")
+
+
+def trajectory(*sentences):
+    request = ScoreRequest("I feel low", "Go outside.", " ".join(sentences), sentences, ())
+    return Trajectory((), request, RewardBreakdown(1.0, {"empathy": 1.0}, {"empathy": 1.0}))
+
+
+def group(*sentences, greedy=None):
+    return SampledGroup(EXAMPLE, tuple(map(trajectory, sentences)), trajectory(greedy) if greedy else None)
+
+
+def values(groups):
+    return [t.breakdown.raw["variety"] for group in groups for t in group.trajectories]
+
+
+def test_a_pair_is_worth_one_over_how_often_it_was_written():
+    found = Variety(1.0, 8).rewarded([group("I hear you", "I hear him"), group("You matter", "Yes")])
+    # "i hear" twice, "hear you" and "hear him" once; one word is no pair.
+    assert values(found) == pytest.approx([(1 / 2 + 1) / 2, (1 / 2 + 1) / 2, 1.0, 0.0])
+
+
+SENTENCES = st.lists(st.lists(st.sampled_from("abc"), min_size=2, max_size=6).map(" ".join), min_size=1, max_size=8)
+
+
+@given(SENTENCES)
+def test_the_values_of_all_pairs_add_up_to_the_number_of_different_ones(sentences):
+    found = values(Variety(1.0, 8).rewarded([group(*sentences)]))
+    words = [sentence.split() for sentence in sentences]
+    pairs = [list(pairwise(row)) for row in words]
+    total = sum(value * len(row) for value, row in zip(found, pairs, strict=True))
+    assert total == pytest.approx(len({pair for row in pairs for pair in row}))
+
+
+@given(st.lists(SENTENCES, min_size=1, max_size=5), st.integers(1, 6))
+def test_what_is_remembered_is_the_window_and_no_more(iterations, window):
+    kept = Variety(1.0, window)
+    for sentences in iterations:
+        kept.rewarded([group(*sentences)])
+    recent = [sentence for sentences in iterations for sentence in sentences][-window:]
+    fresh = Variety(1.0, window)
+    fresh.rewarded([group(*recent)])
+    assert values(kept.rewarded([group("a b c a")])) == values(fresh.rewarded([group("a b c a")]))
+
+
+def test_a_greedy_rollout_counts_itself_and_is_not_remembered():
+    variety = Variety(1.0, 8)
+    (found,) = variety.rewarded([group("I hear you", greedy="I hear you")])
+    assert found.greedy.breakdown.raw["variety"] == pytest.approx(1 / 2)
+    assert found.trajectories[0].breakdown.raw["variety"] == 1.0
+    assert values(variety.rewarded([group("I hear you")])) == [pytest.approx(1 / 2)]
+
+
+def signal(normalization="none", **section):
+    rewards = RewardsConfig(variety=VarietyConfig(**section))
+    return RewardSignal(AlgorithmConfigSection(normalization=normalization), rewards)
+
+
+GROUPS = [group("I hear you", "I hear you", "Who is there"), group("I hear you", "What helps you", "I hear you")]
+
+
+def test_it_joins_the_reward_with_its_weight():
+    found = signal(weight=2.0).advantages(GROUPS, 1)
+    breakdown = found.groups[0].trajectories[2].breakdown
+    assert breakdown.raw["variety"] == 1.0
+    assert breakdown.total == pytest.approx(sum(breakdown.weighted.values())) == pytest.approx(3.0)
+    # Empathy is the same everywhere: what is new is all that there is to prefer.
+    assert (found.advantages_GK[0, 2] > 0) & (found.advantages_GK[1, 1] > 0)
+
+
+def test_it_is_normalised_in_its_group_as_any_component():
+    found = signal("group", weight=0.5).advantages(GROUPS, 1)
+    assert found.normalised["variety"].shape == (2, 3)
+    np.testing.assert_allclose(found.parts["variety"], 0.5 * found.normalised["variety"])
+
+
+def test_its_weight_can_follow_a_schedule():
+    scheduled = signal(schedule=((1, 0.0), (3, 1.0)))
+    totals = [scheduled.advantages([group("x y", "z w")], at).groups[0].trajectories[0].breakdown for at in (1, 2, 3)]
+    assert [b.weighted["variety"] / b.raw["variety"] for b in totals] == pytest.approx([0.0, 0.5, 1.0])
+
+
+def test_without_a_weight_the_reward_is_left_alone():
+    found = signal().advantages(GROUPS, 1)
+    assert found.groups == tuple(GROUPS)
+
+
+def test_a_resumed_signal_goes_on_as_the_one_that_was_saved():
+    ran, resumed = signal(weight=1.0, window=4), signal(weight=1.0, window=4)
+    ran.advantages(GROUPS, 1)
+    resumed.restore(json.loads(json.dumps(ran.state())))
+    np.testing.assert_array_equal(resumed.advantages(GROUPS, 2).advantages_GK, ran.advantages(GROUPS, 2).advantages_GK)
+
+
+def test_a_window_of_none_is_refused():
+    with pytest.raises(ValueError, match="greater than 0"):
+        VarietyConfig(window=0)
