@@ -14,7 +14,7 @@ from launch.run_folder import RunFolder
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import select_pairs
 from partner_rl.evaluation.resampling import Bools
-from partner_rl.evaluation.system import ORIGINAL, TRAINED, WARM_START, System
+from partner_rl.evaluation.system import ORIGINAL, TRAINED, WARM_START, System, at_temperature
 from partner_rl.evaluation.systems import original_requests
 from partner_rl.policy.generate import Sampling
 from partner_rl.types import Example, PartnerError
@@ -111,17 +111,27 @@ def warm_starts(runs: Sequence[EvaluatedRun]) -> dict[str, tuple[Path, Evaluated
     return {f"{run.name}/{WARM_START}": (folder, run) for folder, run in folders.items()}
 
 
-def policies(runs: Sequence[EvaluatedRun], pairs: EvaluatedPairs, sampling: Sampling) -> list[System]:
-    """The warm starts and the trained policies of the runs."""
+def policies(runs: Sequence[EvaluatedRun], pairs: EvaluatedPairs, samplings: Sequence[Sampling]) -> list[System]:
+    """The warm starts and the trained policies of the runs, each sampled in every way; several ways are named."""
     systems = []
     for name, (folder, run) in warm_starts(runs).items():
-        systems.append(_policy(name, folder, run, pairs, sampling, "the policy before RL"))
+        systems += _sampled(name, folder, run, pairs, samplings, "the policy before RL")
     for run in runs:
         note = f"the trained policy of {run.folder.path.resolve().name}, {run.config.algorithm.iterations} iterations"
-        systems.append(_policy(run.name, run.folder.export, run, pairs, sampling, note))
+        systems += _sampled(run.name, run.folder.export, run, pairs, samplings, note)
     return systems
 
 
-def _policy(name: str, folder: Path, run: EvaluatedRun, pairs: EvaluatedPairs, sampling: Sampling, note: str) -> System:
-    rewrites = pipeline.rewrite_with(name, folder, pairs.examples, run.config, sampling)
-    return System(name, [rewrite.request for rewrite in rewrites], note)
+def names_at(name: str, samplings: Sequence[Sampling]) -> list[str]:
+    """What a policy is called when it is sampled in these ways: its own name when there is one way only."""
+    return [name] if len(samplings) == 1 else [at_temperature(name, sampling.temperature) for sampling in samplings]
+
+
+def _sampled(
+    name: str, folder: Path, run: EvaluatedRun, pairs: EvaluatedPairs, samplings: Sequence[Sampling], note: str
+) -> list[System]:
+    systems = []
+    for called, sampling in zip(names_at(name, samplings), samplings, strict=True):
+        rewrites = pipeline.rewrite_with(called, folder, pairs.examples, run.config, sampling)
+        systems.append(System(called, [rewrite.request for rewrite in rewrites], note))
+    return systems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -43,6 +44,7 @@ class Wish:
         with_posts: Write posts into the report.
         human_sheet: Where to write a sheet for raters, or None.
         human_pairs: Pairs of a pairing of systems in that sheet.
+        temperatures: Sample policies at each of these; none for `evaluation.temperature` alone.
     """
 
     split: Literal["test", "dev"] = "test"
@@ -53,6 +55,7 @@ class Wish:
     with_posts: bool = False
     human_sheet: Path | None = None
     human_pairs: int = 50
+    temperatures: tuple[float, ...] = ()
 
 
 def command(
@@ -76,6 +79,10 @@ def command(
         typer.Option(metavar="SYSTEM", help="Test all others against this one.", show_default="the warm start"),
     ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest edit instead of sampling one.")] = False,
+    temperatures: Annotated[
+        str | None,
+        typer.Option(metavar="T,T", help="Sample policies at each of these temperatures.", show_default=False),
+    ] = None,
     targets: Annotated[bool, typer.Option("--targets", help="Check what a trained policy must reach.")] = False,
     with_posts: Annotated[bool, typer.Option("--with-posts", help="Write posts and examples too.")] = False,
     human_sheet: Annotated[
@@ -102,15 +109,42 @@ def command(
     overrides += [] if judge is None else [f"evaluation.judge={judge}"]
     folders = [RunFolder.open(run)[0] for run in runs]
     evaluated = named_runs([(folder, load_config(str(folder.config_file), overrides)) for folder in folders])
+    if greedy and temperatures is not None:
+        raise PartnerError("--greedy draws nothing: leave --temperatures out")
     wish = Wish(
-        "dev" if split == "dev" else "test", baselines, reference, greedy, targets, with_posts, human_sheet, human_pairs
+        split="dev" if split == "dev" else "test",
+        baselines=baselines,
+        reference=reference,
+        greedy=greedy,
+        targets=targets,
+        with_posts=with_posts,
+        human_sheet=human_sheet,
+        human_pairs=human_pairs,
+        temperatures=_temperatures(temperatures),
     )
     evaluate(evaluated, wish, output or folders[0].path / "evaluation")
 
 
+def _temperatures(text: str | None) -> tuple[float, ...]:
+    """The numbers of `--temperatures`.
+
+    Raises:
+        PartnerError: One is no number above 0, or is there twice.
+    """
+    if text is None:
+        return ()
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise PartnerError(f"--temperatures is {text!r}: it must be numbers such as 0.6,0.8,1") from error
+    if not all(0.0 < value < math.inf for value in values) or len(set(values)) < len(values):
+        raise PartnerError(f"--temperatures is {text!r}: it must be different numbers above 0")
+    return values
+
+
 def evaluate(runs: Sequence[EvaluatedRun], wish: Wish, output: Path) -> None:
     """Evaluates runs and writes the report; the first run's pairs, reward models and sampling are used for all."""
-    from launch.compared_systems import choose_pairs, warm_starts
+    from launch.compared_systems import choose_pairs, names_at, warm_starts
     from launch.pipeline import load_splits
     from launch.ray_session import place_on_this_machine
     from launch.tracking import log_evaluation
@@ -121,8 +155,9 @@ def evaluate(runs: Sequence[EvaluatedRun], wish: Wish, output: Path) -> None:
 
     # Names that do not exist are found before anything is computed.
     names = () if wish.baselines is None else baseline_names(wish.baselines)
-    known = [ORIGINAL, *(name for name in names if name not in _OWN_SYSTEMS), *warm_starts(runs)]
-    known += [run.name for run in runs]
+    samplings = _samplings(runs[0].config, wish)
+    known = [ORIGINAL, *(name for name in names if name not in _OWN_SYSTEMS)]
+    known += [at for name in (*warm_starts(runs), *(run.name for run in runs)) for at in names_at(name, samplings)]
     if wish.reference is not None and wish.reference not in known:
         raise PartnerError(f"--reference: there is no system {wish.reference!r}, only {', '.join(known)}")
     clock, first = PhaseClock(), runs[0]
@@ -199,25 +234,31 @@ def _systems(
     wanted = [name for name in baselines if name not in _OWN_SYSTEMS]
     if wanted:
         systems += make_baselines(wanted, baseline_context(config, runs[0].folder, pairs.examples, client))
-    return [*systems, *policies(runs, pairs, _sampling(config, wish.greedy))]
+    return [*systems, *policies(runs, pairs, _samplings(config, wish))]
 
 
-def _sampling(config: RunConfig, greedy: bool) -> Sampling:
+def _samplings(config: RunConfig, wish: Wish) -> list[Sampling]:
+    """The ways to sample policies, at least one."""
     from partner_rl.policy.generate import Sampling
 
     settings = config.evaluation
-    return Sampling.greedy() if greedy else Sampling(settings.temperature, settings.top_p, settings.top_k)
+    if wish.greedy:
+        return [Sampling.greedy()]
+    return [Sampling(at, settings.top_p, settings.top_k) for at in wish.temperatures or (settings.temperature,)]
 
 
 def _about(
     runs: Sequence[EvaluatedRun], config: RunConfig, result: EvaluationResult, wish: Wish, clock: PhaseClock
 ) -> About:
     """What the report says besides the figures."""
+    from launch.compared_systems import names_at
     from partner_rl.evaluation.report_files import About
     from partner_rl.evaluation.targets import check_targets
 
     settings, first = config.evaluation, runs[0].folder.path.resolve().name
-    sampled = f"temperature {settings.temperature:g}, top-p {settings.top_p:g}, top-k {settings.top_k}"
+    samplings = _samplings(config, wish)
+    temperatures = ", ".join(f"{sampling.temperature:g}" for sampling in samplings)
+    sampled = f"temperature {temperatures}, top-p {settings.top_p:g}, top-k {settings.top_k}"
     labels = f"{len(result.examples)}, of which {result.headline.pairs} in the main table"
     facts = {
         "runs": ", ".join(run.folder.path.resolve().name for run in runs),
@@ -232,7 +273,9 @@ def _about(
         title=f"Evaluation of {facts['runs']}",
         facts=facts,
         remarks=_remarks(runs, result),
-        targets={run.name: check_targets(result, run.name) for run in runs} if wish.targets else {},
+        targets={at: check_targets(result, at) for run in runs for at in names_at(run.name, samplings)}
+        if wish.targets
+        else {},
         with_posts=wish.with_posts,
         seconds=clock.seconds,
         seed=config.seed,
@@ -276,9 +319,10 @@ def _write_sheet(
 ) -> None:
     """A sheet of each trained policy against every other system."""
     from partner_rl.evaluation.human_sheet import key_path, write_human_sheet
+    from partner_rl.evaluation.system import policy_of
 
     trained = {run.name for run in runs}
     names = [scores.name for scores in result.scores]
-    pairings = [pairing for pairing in combinations(names, 2) if trained.intersection(pairing)]
+    pairings = [pairing for pairing in combinations(names, 2) if trained.intersection(map(policy_of, pairing))]
     items = write_human_sheet(sheet, result, pairings, pairs_each, seed)
     out.print(f"{items} items for raters: {sheet}; the key, not for raters: {key_path(sheet)}", soft_wrap=True)

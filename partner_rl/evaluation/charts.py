@@ -14,12 +14,14 @@ from matplotlib.figure import Figure as Canvas
 
 from partner_rl.evaluation.measures import MEASURES, Measure, arrow
 from partner_rl.evaluation.resampling import Floats
-from partner_rl.evaluation.result import EvaluationResult, Figure, Group
+from partner_rl.evaluation.result import EvaluationResult, Figure, Group, SystemFigures
+from partner_rl.evaluation.system import policy_of
 
 CHARTS: Final[Mapping[str, str]] = {
     "measures.png": "Every measure with its 95 % interval; ↑ higher is better, ↓ lower is better.",
     "adaptability.png": "Change in empathy by the empathy of the original response, with 95 % intervals.",
-    "trade_off.png": "Change in empathy against variety and specificity: one point a system, with 95 % intervals.",
+    "trade_off.png": "Change in empathy against variety and specificity: one point a system, with 95 % intervals; "
+    "a line joins the temperatures of a policy.",
     "histogram.png": "Share of responses by their change in empathy.",
 }
 """File name → caption, in the order of the report."""
@@ -102,6 +104,14 @@ def _trade_off(result: EvaluationResult) -> Canvas:
     grid = canvas.subplots(1, len(_TRADE_OFFS), squeeze=False)
     labels = {measure.key: f"{measure.label} {arrow(measure.better)}" for measure in MEASURES}
     for axes, key in zip(grid.flat, _TRADE_OFFS, strict=True):
+        for curve in _curves(result.headline.systems):
+            axes.plot(
+                [system.figures[key].value for system in curve],
+                [system.figures["change_in_empathy"].value for system in curve],
+                color="#7f7f7f",
+                linewidth=0.8,
+                zorder=0,
+            )
         for place, system in enumerate(result.headline.systems):
             x, y = system.figures[key], system.figures["change_in_empathy"]
             colour = _colour(place)
@@ -111,6 +121,14 @@ def _trade_off(result: EvaluationResult) -> Canvas:
         axes.set_ylabel(labels["change_in_empathy"])
         axes.grid(visible=True, alpha=0.3)
     return canvas
+
+
+def _curves(systems: Sequence[SystemFigures]) -> list[list[SystemFigures]]:
+    """The systems that are one policy at several temperatures, in their order."""
+    curves: dict[str, list[SystemFigures]] = {}
+    for system in systems:
+        curves.setdefault(policy_of(system.name), []).append(system)
+    return [curve for curve in curves.values() if len(curve) > 1]
 
 
 def _histogram(result: EvaluationResult) -> Canvas:

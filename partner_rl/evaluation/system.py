@@ -17,6 +17,18 @@ TRAINED: Final = "rl"
 TEMPLATE: Final = "template"
 """The baseline that says the same empathic sentences to everybody."""
 
+_AT: Final = " at temperature "
+
+
+def at_temperature(name: str, temperature: float) -> str:
+    """What to call a policy that is sampled at one of several temperatures."""
+    return f"{name}{_AT}{temperature:g}"
+
+
+def policy_of(name: str) -> str:
+    """The policy's name, without the temperature that it was sampled at."""
+    return name.partition(_AT)[0]
+
 
 @dataclass(frozen=True, slots=True)
 class System:

@@ -111,7 +111,31 @@ def test_two_runs_on_the_pairs_of_the_first(finished_run, tmp_path):
     assert "seeker_post" in pq.read_table(tmp_path / "report/pairs.parquet").column_names
 
 
-def test_a_wrong_choice_is_one_clear_line(tmp_path):
-    result = partner("evaluate", "nowhere", "--split", "train", folder=Path(tmp_path))
+@pytest.mark.slow
+def test_a_policy_at_several_temperatures_is_several_systems(finished_run, tmp_path):
+    asked = ["--temperatures", "0.5,1", "--targets", "--set", "tracking.wandb=disabled", "--output", "report"]
+    result = partner("evaluate", finished_run, "--max-pairs", 4, *asked, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    content = json.loads((tmp_path / "report/report.json").read_text())
+    trained = ["rl at temperature 0.5", "rl at temperature 1"]
+    assert list(content["systems"]) == ["original", *(name.replace("rl", "warm_start") for name in trained), *trained]
+    assert list(content["targets"]) == trained
+    cold, hot = (content["systems"][name]["figures"] for name in trained)
+    assert cold["perplexity"] != hot["perplexity"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--split", "train"], "--split is 'train'"),
+        (["--temperatures", "0.5,warm"], "--temperatures is '0.5,warm'"),
+        (["--temperatures", "1,1"], "different numbers above 0"),
+        (["--temperatures", "inf"], "different numbers above 0"),
+        (["--temperatures", "1", "--greedy"], "--greedy draws nothing"),
+    ],
+)
+def test_a_wrong_choice_is_one_clear_line(tmp_path, finished_run, flags, said):
+    result = partner("evaluate", finished_run, *flags, folder=Path(tmp_path))
     assert result.returncode == 1
-    assert "--split is 'train'" in result.stderr
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
