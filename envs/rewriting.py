@@ -129,6 +129,11 @@ def score_request(state: EpisodeState) -> ScoreRequest:
     )
 
 
+def written_sentences(request: ScoreRequest) -> tuple[str, ...]:
+    """The sentences that a rewrite has and its original had not, in reading order: a candidate may hold several."""
+    return tuple(sentence for candidate in request.candidates for sentence in text.split(candidate).sentences)
+
+
 def edits(state: EpisodeState) -> tuple[Edit, ...]:
     """What the rewritten response has that the original had not, in reading order.
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from envs.rewriting import written_sentences
 from partner_rl.algorithm.words import ngrams, stable_hash, words_of
 from partner_rl.types import ScoreRequest
 
@@ -93,14 +94,15 @@ def guard_figures(
     """The figures of an iteration.
 
     Args:
-        requests: Its rewrites; a generated sentence stands in `candidates`.
+        requests: Its rewrites; what was generated stands in `candidates`.
         kl: KL divergence, nats a token, or None.
         position_entropy: Entropy of the position, nats.
         judged: What the judge says of these rewrites, if it read them.
     """
-    sentences = [words for request in requests for candidate in request.candidates if (words := words_of(candidate))]
-    pairs = [pair for words in sentences for pair in ngrams(words, 2)]
-    triples = [ngrams(words, _REPEAT_WORDS) for words in sentences]
+    written = [words for request in requests for candidate in request.candidates if (words := words_of(candidate))]
+    pairs = [pair for words in written for pair in ngrams(words, 2)]
+    triples = [ngrams(words, _REPEAT_WORDS) for words in written]
+    sentences = [words for request in requests for text in written_sentences(request) if (words := words_of(text))]
     return GuardFigures(
         episodes=len(requests),
         unchanged=sum(request.rewritten_response == request.original_response for request in requests),

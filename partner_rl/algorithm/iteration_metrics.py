@@ -8,6 +8,7 @@ from statistics import fmean, pstdev
 
 import numpy as np
 
+from envs.rewriting import written_sentences
 from partner_rl import metric_names as names
 from partner_rl.algorithm.advantages.estimator import Array
 from partner_rl.algorithm.algorithm import Iteration
@@ -115,7 +116,7 @@ def _policy(trajectories: list[Trajectory], steps: list[Step], window: int) -> d
         log_probs = [value for step in spoken for value in step.log_probs[1:]]
         figures[names.POLICY_SENTENCE_ENTROPY] = -fmean(log_probs)
         figures[names.POLICY_SENTENCE_TOKENS] = fmean(len(step.action.tokens) for step in spoken)
-    sentences = [sentence.casefold() for t in trajectories for sentence in t.request.candidates]
+    sentences = [sentence.casefold() for t in trajectories for sentence in written_sentences(t.request)]
     if sentences:
         figures[names.POLICY_DISTINCT_SENTENCES] = len(set(sentences)) / len(sentences)
     return figures

@@ -1,33 +1,79 @@
 """A reward for saying to this seeker what is not said to everybody.
 
-Empathy alone is cheapest with one warm sentence for all posts. A rewrite's variety is its share in distinct-2
-(Li et al., NAACL 2016): with `n(b)` the times that word pair `b` stands in the inserted sentences of this iteration
-and of the last `window` rewrites, it is the mean of `1/n(b)` over the pairs of the inserted sentences. The mean of it
-over all pairs is the number of different pairs over the number of all. Unlike the components in `rewards/`, it
-belongs to no response by itself: it depends on what else is written, so that the driver computes it.
+Empathy alone is cheapest with one warm sentence for all posts. Variety is the mean of two figures, both of what stands
+in the inserted text, compared with this iteration's and the last `window` rewrites:
+
+- **word pairs**: the rewrite's share in distinct-2 (Li et al., NAACL 2016). With `n(b)` the times that pair `b` was
+  written, it is the mean of `1/n(b)` over the rewrite's pairs; the mean of that over all pairs is the number of
+  different pairs over the number of all.
+- **sentences**: how new the commonest of the rewrite's sentences is. With `n` of `N` other rewrites holding it,
+  `1 - log(1 + n) / log(1 + N)`: 1 for what nobody said, 0 for what all say. Word pairs alone let one opening sentence
+  stand in every rewrite, followed by something new.
+
+Unlike the components in `rewards/`, it belongs to no response by itself: it depends on what else is written, so that
+the driver computes it.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final
 
+from envs.rewriting import written_sentences
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
 from partner_rl.algorithm.words import ngrams, stable_hash, words_of
-from partner_rl.types import ScoreRequest
+from partner_rl.types import RewardBreakdown, ScoreRequest
 
 VARIETY: Final = "variety"
 """Name of the component, as in `rewards.variety`."""
+WORD_PAIRS: Final = f"{VARIETY}/word_pairs"
+SENTENCES: Final = f"{VARIETY}/sentences"
+"""Its two halves among the details of a reward."""
 
-Pairs = tuple[int, ...]
-"""Hashes of the word pairs of a rewrite's inserted sentences."""
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a rewrite says that its original did not.
+
+    Attributes:
+        pairs: Hashes of the word pairs, within each inserted candidate.
+        sentences: Hashes of the different inserted sentences.
+    """
+
+    pairs: tuple[int, ...]
+    sentences: tuple[int, ...]
+
+
+class Counts:
+    """How often word pairs, and in how many rewrites sentences, were written."""
+
+    def __init__(self) -> None:
+        self.pairs: Counter[int] = Counter()
+        self.sentences: Counter[int] = Counter()
+        self.rewrites = 0
+
+    def add(self, written: Written) -> None:
+        """Count a rewrite."""
+        self.pairs.update(written.pairs)
+        self.sentences.update(written.sentences)
+        self.rewrites += 1
+
+    def remove(self, written: Written) -> None:
+        """Forget a rewrite that was counted."""
+        for counter, row in ((self.pairs, written.pairs), (self.sentences, written.sentences)):
+            counter.subtract(row)
+            for key in set(row):
+                if not counter[key]:
+                    del counter[key]
+        self.rewrites -= 1
 
 
 class Variety:
-    """Rewards rare word pairs, and remembers those of the rewrites before.
+    """Rewards what is rarely written, and remembers the rewrites before.
 
     Args:
         weight: Weight of the component in the reward.
@@ -36,74 +82,96 @@ class Variety:
 
     def __init__(self, weight: float, window: int) -> None:
         self._weight = weight
-        self._recent: deque[Pairs] = deque(maxlen=window)
-        self._counts: Counter[int] = Counter()
+        self._window = window
+        self._recent: deque[Written] = deque()
+        self._counts = Counts()
 
     def rewarded(self, groups: Sequence[SampledGroup]) -> list[SampledGroup]:
         """The groups with the component in their rewards; their rewrites are remembered, greedy rollouts are not."""
-        pairs = {id(t): _pairs(t.request) for group in groups for t in (*group.trajectories, *_greedy(group))}
-        written = [pairs[id(t)] for group in groups for t in group.trajectories]
-        counts = self._counts + Counter(pair for row in written for pair in row)
-
-        def with_variety(trajectory: Trajectory, own: Counter[int]) -> Trajectory:
-            value = variety(pairs[id(trajectory)], counts, own)
-            breakdown = trajectory.breakdown
-            return replace(
-                trajectory,
-                breakdown=replace(
-                    breakdown,
-                    total=breakdown.total + self._weight * value,
-                    raw={**breakdown.raw, VARIETY: value},
-                    weighted={**breakdown.weighted, VARIETY: self._weight * value},
-                ),
-            )
-
+        rows = [[_written(t.request) for t in group.trajectories] for group in groups]
+        for row in rows:
+            for written in row:
+                self._counts.add(written)
+                self._recent.append(written)
         rewarded = [
             replace(
                 group,
-                trajectories=tuple(with_variety(t, Counter()) for t in group.trajectories),
-                # A greedy rollout is not among the rewrites that were counted.
-                greedy=with_variety(group.greedy, Counter(pairs[id(group.greedy)])) if group.greedy else None,
+                trajectories=tuple(self._with(t, w) for t, w in zip(group.trajectories, row, strict=True)),
+                greedy=self._with_uncounted(group.greedy) if group.greedy else None,
             )
-            for group in groups
+            for group, row in zip(groups, rows, strict=True)
         ]
-        for row in written:
-            self._remember(row)
+        self._forget()
         return rewarded
 
-    def _remember(self, row: Pairs) -> None:
-        if len(self._recent) == self._recent.maxlen:
-            self._counts.subtract(self._recent[0])
-            self._counts += Counter()
-        self._recent.append(row)
-        self._counts.update(row)
+    def _with(self, trajectory: Trajectory, written: Written) -> Trajectory:
+        """The trajectory with the component; `written` must have been counted."""
+        halves = {
+            WORD_PAIRS: share_in_distinct_2(written.pairs, self._counts.pairs),
+            SENTENCES: novelty(written.sentences, self._counts.sentences, self._counts.rewrites),
+        }
+        value = fmean(halves.values())
+        breakdown = trajectory.breakdown
+        return replace(
+            trajectory,
+            breakdown=RewardBreakdown(
+                total=breakdown.total + self._weight * value,
+                raw={**breakdown.raw, VARIETY: value},
+                weighted={**breakdown.weighted, VARIETY: self._weight * value},
+                details={**breakdown.details, **halves},
+            ),
+        )
 
-    def state(self) -> list[list[int]]:
+    def _with_uncounted(self, trajectory: Trajectory) -> Trajectory:
+        """As `_with`, for a greedy rollout: counted for itself alone."""
+        written = _written(trajectory.request)
+        self._counts.add(written)
+        found = self._with(trajectory, written)
+        self._counts.remove(written)
+        return found
+
+    def _forget(self) -> None:
+        while len(self._recent) > self._window:
+            self._counts.remove(self._recent.popleft())
+
+    def state(self) -> list[list[list[int]]]:
         """What must be saved for an exact resume, as JSON."""
-        return [list(row) for row in self._recent]
+        return [[list(written.pairs), list(written.sentences)] for written in self._recent]
 
-    def restore(self, state: Sequence[Sequence[int]]) -> None:
+    def restore(self, state: Sequence[Sequence[Sequence[int]]]) -> None:
         """Takes back what `state` returned."""
-        self._recent.clear()
-        self._counts.clear()
-        for row in state:
-            self._remember(tuple(row))
+        self._recent, self._counts = deque(), Counts()
+        for pairs, sentences in state:
+            written = Written(tuple(pairs), tuple(sentences))
+            self._recent.append(written)
+            self._counts.add(written)
 
 
-def variety(pairs: Pairs, counts: Mapping[int, int], own: Mapping[int, int]) -> float:
+def share_in_distinct_2(pairs: Sequence[int], counts: Mapping[int, int]) -> float:
     """Mean over the pairs of one over how often each was written; 0 without a pair.
 
     Args:
         pairs: Hashes of a rewrite's word pairs.
-        counts: Pair → how often it was written by all rewrites, 0 where missing.
-        own: Pair → how often it is to be counted besides; empty for a rewrite that `counts` includes.
+        counts: Pair → how often it was written by all rewrites, this one included.
     """
-    return fmean(1.0 / (counts.get(pair, 0) + own.get(pair, 0)) for pair in pairs) if pairs else 0.0
+    return fmean(1.0 / counts[pair] for pair in pairs) if pairs else 0.0
 
 
-def _pairs(request: ScoreRequest) -> Pairs:
-    return tuple(stable_hash(pair) for candidate in request.candidates for pair in ngrams(words_of(candidate), 2))
+def novelty(sentences: Sequence[int], counts: Mapping[int, int], rewrites: int) -> float:
+    """How new the commonest sentence is: 1 when no other rewrite holds it, 0 when all do, or without a sentence.
+
+    Args:
+        sentences: Hashes of a rewrite's different sentences.
+        counts: Sentence → how many rewrites hold it, this one included.
+        rewrites: Number of the rewrites, this one included.
+    """
+    if not sentences:
+        return 0.0
+    others = max(counts[sentence] for sentence in sentences) - 1
+    return 1.0 - math.log1p(others) / math.log(rewrites) if others else 1.0
 
 
-def _greedy(group: SampledGroup) -> tuple[Trajectory, ...]:
-    return (group.greedy,) if group.greedy else ()
+def _written(request: ScoreRequest) -> Written:
+    pairs = [pair for candidate in request.candidates for pair in ngrams(words_of(candidate), 2)]
+    sentences = {words_of(sentence) for sentence in written_sentences(request)} - {()}
+    return Written(tuple(map(stable_hash, pairs)), tuple(sorted(map(stable_hash, sentences))))

@@ -209,10 +209,10 @@ class MutualInformationConfig(RewardSection):
 
 
 class VarietyConfig(WeightedSection):
-    """How new the written word pairs are; part of training only (`partner_rl/algorithm/variety.py`)."""
+    """How new the written word pairs and sentences are; part of training only (`partner_rl/algorithm/variety.py`)."""
 
     weight: float = 0.0
-    """Weight of the component; its values are 0…1, the share of a rewrite in distinct-2."""
+    """Weight of the component; its values are 0…1, from what every rewrite says to what no other does."""
     window: Positive = 512
     """Rewrites before this iteration that are compared with."""
 

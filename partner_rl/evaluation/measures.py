@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from envs.rewriting import written_sentences
 from partner_rl.evaluation import corpus_figures
 from partner_rl.evaluation.pair_scores import PairScores
 from partner_rl.evaluation.resampling import Floats, Statistic
@@ -105,7 +106,7 @@ def _rewrites(requests: Sequence[ScoreRequest]) -> list[str]:
 
 
 def _written(requests: Sequence[ScoreRequest]) -> list[tuple[str, ...]]:
-    return [request.candidates for request in requests]
+    return [written_sentences(request) for request in requests]
 
 
 _EMPATHY: Final[tuple[Measure, ...]] = (

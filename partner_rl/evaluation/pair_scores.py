@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from envs.rewriting import written_sentences
 from partner_rl.evaluation.component_scores import RewardSource, component_scores, whole_response_coherence
 from partner_rl.evaluation.metrics.edit_rate import edit_rates
 from partner_rl.evaluation.metrics.self_bleu import self_bleu
@@ -115,7 +116,7 @@ class PairScores:
     @property
     def written(self) -> list[tuple[str, ...]]:
         """The sentences that the system wrote into each response."""
-        return [request.candidates for request in self.requests]
+        return [written_sentences(request) for request in self.requests]
 
     def subset(self, chosen_N: Bools) -> PairScores:
         """The figures of some pairs. Self-BLEU stays that against all of the system's responses."""

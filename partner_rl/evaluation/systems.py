@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs import rewriting
+from envs.rewriting import written_sentences
 from partner_rl.config.schema import EnvConfig
 from partner_rl.evaluation.compare import compare
 from partner_rl.evaluation.component_scores import RewardSource, component_scores, whole_response_coherence
@@ -109,7 +110,7 @@ def evaluate_system(
     seekers = [request.seeker_post for request in requests]
     originals = [request.original_response for request in requests]
     rewrites = [request.rewritten_response for request in requests]
-    written = [sentence for request in requests for sentence in request.candidates]
+    written = [sentence for request in requests for sentence in written_sentences(request)]
     return SystemScores(
         name=name,
         n=len(requests),

@@ -30,10 +30,31 @@ def values(groups):
     return [t.breakdown.raw["variety"] for group in groups for t in group.trajectories]
 
 
+def halves(groups, name):
+    return [t.breakdown.details[f"variety/{name}"] for group in groups for t in group.trajectories]
+
+
 def test_a_pair_is_worth_one_over_how_often_it_was_written():
     found = Variety(1.0, 8).rewarded([group("I hear you", "I hear him"), group("You matter", "Yes")])
     # "i hear" twice, "hear you" and "hear him" once; one word is no pair.
-    assert values(found) == pytest.approx([(1 / 2 + 1) / 2, (1 / 2 + 1) / 2, 1.0, 0.0])
+    assert halves(found, "word_pairs") == pytest.approx([(1 / 2 + 1) / 2, (1 / 2 + 1) / 2, 1.0, 0.0])
+    assert halves(found, "sentences") == [1.0] * 4
+    assert values(found) == pytest.approx([(3 / 4 + 1) / 2, (3 / 4 + 1) / 2, 1.0, 0.5])
+
+
+def test_the_commonest_sentence_of_a_rewrite_decides_and_a_candidate_may_hold_several():
+    found = Variety(1.0, 8).rewarded(
+        [group("I'm sorry. Where is she?", "im sorry! Eat.", "I'm sorry. Eat.", "Rest now.")]
+    )
+    # "I'm sorry" is in two of four rewrites, "Eat" in two; case and punctuation do not make a sentence another one.
+    one_other = 1 - np.log(2) / np.log(4)
+    assert halves(found, "sentences") == pytest.approx([one_other, one_other, one_other, 1.0])
+
+
+def test_what_everybody_says_is_worth_nothing():
+    found = Variety(1.0, 8).rewarded([group(*["I'm sorry. Eat."] * 5)])
+    assert halves(found, "sentences") == pytest.approx([0.0] * 5)
+    assert halves(Variety(1.0, 8).rewarded([group()]), "sentences") == []
 
 
 SENTENCES = st.lists(st.lists(st.sampled_from("abc"), min_size=2, max_size=6).map(" ".join), min_size=1, max_size=8)
@@ -41,7 +62,7 @@ SENTENCES = st.lists(st.lists(st.sampled_from("abc"), min_size=2, max_size=6).ma
 
 @given(SENTENCES)
 def test_the_values_of_all_pairs_add_up_to_the_number_of_different_ones(sentences):
-    found = values(Variety(1.0, 8).rewarded([group(*sentences)]))
+    found = halves(Variety(1.0, 8).rewarded([group(*sentences)]), "word_pairs")
     words = [sentence.split() for sentence in sentences]
     pairs = [list(pairwise(row)) for row in words]
     total = sum(value * len(row) for value, row in zip(found, pairs, strict=True))
@@ -62,9 +83,9 @@ def test_what_is_remembered_is_the_window_and_no_more(iterations, window):
 def test_a_greedy_rollout_counts_itself_and_is_not_remembered():
     variety = Variety(1.0, 8)
     (found,) = variety.rewarded([group("I hear you", greedy="I hear you")])
-    assert found.greedy.breakdown.raw["variety"] == pytest.approx(1 / 2)
+    assert found.greedy.breakdown.raw["variety"] == pytest.approx(1 / 4)
     assert found.trajectories[0].breakdown.raw["variety"] == 1.0
-    assert values(variety.rewarded([group("I hear you")])) == [pytest.approx(1 / 2)]
+    assert values(variety.rewarded([group("I hear you")])) == [pytest.approx(1 / 4)]
 
 
 def signal(normalization="none", **section):

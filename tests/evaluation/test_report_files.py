@@ -72,7 +72,8 @@ def test_the_template_gains_by_repeating_itself(result):
     assert policy["judge_change"].value == pytest.approx(1.0)
     assert template["distinct_sentences"].value == pytest.approx(1 / 20)
     assert template["commonest_in_rewrites"].value == 1.0
-    assert policy["distinct_sentences"].value == 1.0
+    # It asks each seeker something else, in one candidate with the sentence that it says to all.
+    assert policy["distinct_sentences"].value == pytest.approx(21 / 40)
     assert policy["self_bleu"].value < template["self_bleu"].value
     assert policy["perplexity_ratio"].value == pytest.approx(
         policy["perplexity"].value / result.headline.figure(ORIGINAL, "perplexity").value
