@@ -37,12 +37,13 @@ def encode_action(policy: Policy, action: EditAction) -> ActionTokens:
 def decode_action(policy: Policy, action: ActionTokens) -> EditAction:
     """The edit that an action's tokens spell, the sentence on one line.
 
-    A sentence that reached `max_new_tokens` without an end token is cut back to its last whole sentence, if it has one:
-    nobody should read half a thought. What is trained are all sampled tokens; the edit is what the task makes of them.
+    A sentence that reached `max_new_tokens` without an end token is cut back to its last whole sentence, and to nothing
+    when it has none: nobody should read half a thought. What is trained are all sampled tokens; the edit is what the
+    task makes of them, and an edit that writes nothing gains nothing, so that the policy learns to come to an end.
     """
     tokens = [t for t in action.tokens if t != policy.vocabulary.end_id]
     text = " ".join(policy.tokenizer.decode(tokens, skip_special_tokens=True).split())
     if len(tokens) == len(action.tokens):
         whole = _WHOLE_SENTENCES.match(text)
-        text = whole.group(1) if whole else text
+        text = whole.group(1) if whole else ""
     return EditAction(action.position, text)
