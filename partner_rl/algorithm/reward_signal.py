@@ -24,7 +24,7 @@ from partner_rl.algorithm.normalization import RunningMoments, clipped, whitened
 from partner_rl.algorithm.schedules import constant_weights, reweighted, scheduled_weights
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
 from partner_rl.algorithm.variety import Variety
-from partner_rl.config.schema import AlgorithmConfigSection, RewardsConfig
+from partner_rl.config.schema import AlgorithmConfigSection, RewardsConfig, VarietyConfig
 from partner_rl.types import PartnerError, RewardBreakdown
 
 
@@ -74,8 +74,7 @@ class RewardSignal:
         self._estimator = build_estimator(settings)
         self._by_component = {name: build_estimator(settings) for name in rewards.components()}
         self._moments = {name: RunningMoments() for name in rewards.components()}
-        section = rewards.variety
-        self._variety = Variety(section.weight, section.window) if section.is_active else None
+        self._variety = _variety(rewards.variety)
 
     @property
     def needs_greedy(self) -> bool:
@@ -160,6 +159,10 @@ class RewardSignal:
             moments.restore(state["moments"][name])
         if self._variety and state["variety"] is not None:
             self._variety.restore(state["variety"])
+
+
+def _variety(section: VarietyConfig) -> Variety | None:
+    return Variety(section.weight, section.window, section.sentence_share) if section.is_active else None
 
 
 def component_rewards(groups: Sequence[SampledGroup], weights: Mapping[str, float]) -> dict[str, Rewards]:

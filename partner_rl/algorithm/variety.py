@@ -1,14 +1,16 @@
 """A reward for saying to this seeker what is not said to everybody.
 
-Empathy alone is cheapest with one warm sentence for all posts. Variety is the mean of two figures, both of what stands
-in the inserted text, compared with this iteration's and the last `window` rewrites:
+Empathy alone is cheapest with one warm sentence for all posts. Variety is the weighted mean of two figures, both of
+what stands in the inserted text, compared with this iteration's and the last `window` rewrites:
 
 - **word pairs**: the rewrite's share in distinct-2 (Li et al., NAACL 2016). With `n(b)` the times that pair `b` was
   written, it is the mean of `1/n(b)` over the rewrite's pairs; the mean of that over all pairs is the number of
   different pairs over the number of all.
 - **sentences**: how new the commonest of the rewrite's sentences is. With `n` of `N` other rewrites holding it,
-  `1 - log(1 + n) / log(1 + N)`: 1 for what nobody said, 0 for what all say. Word pairs alone let one opening sentence
-  stand in every rewrite, followed by something new.
+  `1 - log(1 + n) / log(1 + N)`: 1 for what nobody said, 0 for what all say.
+
+Word pairs alone let one opening sentence stand in every rewrite, followed by something new. Weighed as much as
+sentences they also forbid "I'm sorry that ..." whatever follows, and with it most emotional reactions.
 
 Unlike the components in `rewards/`, it belongs to no response by itself: it depends on what else is written, so that
 the driver computes it.
@@ -32,7 +34,7 @@ VARIETY: Final = "variety"
 """Name of the component, as in `rewards.variety`."""
 WORD_PAIRS: Final = f"{VARIETY}/word_pairs"
 SENTENCES: Final = f"{VARIETY}/sentences"
-"""Its two halves among the details of a reward."""
+"""Its two parts among the details of a reward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,13 @@ class Variety:
     Args:
         weight: Weight of the component in the reward.
         window: Rewrites that are remembered.
+        sentence_share: Weight of the sentences in the component, 0 to 1; the rest is that of the word pairs.
     """
 
-    def __init__(self, weight: float, window: int) -> None:
+    def __init__(self, weight: float, window: int, sentence_share: float) -> None:
         self._weight = weight
         self._window = window
+        self._sentence_share = sentence_share
         self._recent: deque[Written] = deque()
         self._counts = Counts()
 
@@ -106,11 +110,9 @@ class Variety:
 
     def _with(self, trajectory: Trajectory, written: Written) -> Trajectory:
         """The trajectory with the component; `written` must have been counted."""
-        halves = {
-            WORD_PAIRS: share_in_distinct_2(written.pairs, self._counts.pairs),
-            SENTENCES: novelty(written.sentences, self._counts.sentences, self._counts.rewrites),
-        }
-        value = fmean(halves.values())
+        pairs = share_in_distinct_2(written.pairs, self._counts.pairs)
+        sentences = novelty(written.sentences, self._counts.sentences, self._counts.rewrites)
+        value = pairs + self._sentence_share * (sentences - pairs)
         breakdown = trajectory.breakdown
         return replace(
             trajectory,
@@ -118,7 +120,7 @@ class Variety:
                 total=breakdown.total + self._weight * value,
                 raw={**breakdown.raw, VARIETY: value},
                 weighted={**breakdown.weighted, VARIETY: self._weight * value},
-                details={**breakdown.details, **halves},
+                details={**breakdown.details, WORD_PAIRS: pairs, SENTENCES: sentences},
             ),
         )
 

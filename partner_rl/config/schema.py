@@ -215,6 +215,8 @@ class VarietyConfig(WeightedSection):
     """Weight of the component; its values are 0…1, from what every rewrite says to what no other does."""
     window: Positive = 512
     """Rewrites before this iteration that are compared with."""
+    sentence_share: Fraction = 0.75
+    """Weight of how new the sentences are within the component; the rest is that of the word pairs."""
 
 
 class RewardsConfig(Section):

@@ -29,8 +29,8 @@ def message_of(path_or_preset: str, overrides: Any = ()) -> str:
     return message
 
 
-def test_the_presets_are_the_four_of_the_documentation() -> None:
-    assert preset_names() == ("cluster", "embedded", "paper", "smoke")
+def test_the_presets_are_those_of_the_documentation() -> None:
+    assert preset_names() == ("cluster", "embedded", "epitome", "paper", "smoke")
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -217,7 +217,7 @@ def test_a_file_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_file_or_preset_is_an_error(tmp_path: Path) -> None:
     assert "did you mean smoke?" in message_of("smok")
-    assert "the presets are cluster, embedded, paper, smoke" in message_of(str(tmp_path / "zz.yaml"))
+    assert "the presets are cluster, embedded, epitome, paper, smoke" in message_of(str(tmp_path / "zz.yaml"))
     assert "cannot be read" in message_of(str(tmp_path))
 
 
