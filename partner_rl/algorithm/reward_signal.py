@@ -6,7 +6,8 @@
 | `running` | `Σ w_c z_c`, where `z_c` is the component standardised by its mean and std over all samples so far |
 | `group` | each component alone; the results are divided by their group's std, weighted, summed and whitened |
 
-The last one is GDPO (Liu et al., 2026). Axes: `G` group, `K` sample of a group.
+The last one is GDPO (Liu et al., 2026). With `rewards.empathy.normalize: mechanisms` the last two see the change of each
+mechanism as a component of its own, with a third of the weight. Axes: `G` group, `K` sample of a group.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,7 +26,11 @@ from partner_rl.algorithm.schedules import constant_weights, reweighted, schedul
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
 from partner_rl.algorithm.variety import Variety
 from partner_rl.config.schema import AlgorithmConfigSection, RewardsConfig, VarietyConfig
-from partner_rl.types import PartnerError, RewardBreakdown
+from partner_rl.types import MECHANISMS, PartnerError, RewardBreakdown
+
+EMPATHY: Final = "empathy"
+BY_MECHANISM: Final = tuple(f"{EMPATHY}/{mechanism}" for mechanism in MECHANISMS)
+"""Empathy's parts, named as in a reward's details."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,10 @@ class RewardSignal:
         self._settings = settings
         self._rewards = rewards
         self._estimator = build_estimator(settings)
-        self._by_component = {name: build_estimator(settings) for name in rewards.components()}
-        self._moments = {name: RunningMoments() for name in rewards.components()}
+        self._by_mechanism = rewards.empathy.normalize == "mechanisms"
+        names = (*rewards.components(), *(BY_MECHANISM if self._by_mechanism else ()))
+        self._by_component = {name: build_estimator(settings) for name in names}
+        self._moments = {name: RunningMoments() for name in names}
         self._variety = _variety(rewards.variety)
 
     @property
@@ -101,12 +108,14 @@ class RewardSignal:
                 parts = _weighted(groups)
                 advantages_GK = self._estimate(_rewards(groups, lambda breakdown: breakdown.total))
             case "running":
-                standardised = self._standardised(component_rewards(groups, weights))
+                components, weights = self._components(groups, weights)
+                standardised = self._standardised(components)
                 normalised = {name: rewards.sampled_GK for name, rewards in standardised.items()}
                 parts = {name: weights[name] * values for name, values in normalised.items()}
                 advantages_GK = self._estimate(_weighted_sum(standardised, weights))
             case "group":
-                normalised = self._group_normalised(component_rewards(groups, weights))
+                components, weights = self._components(groups, weights)
+                normalised = self._group_normalised(components)
                 parts = {name: weights[name] * values for name, values in normalised.items()}
                 advantages_GK = whitened(_sum(parts.values()))
         if self._settings.scale_advantages:
@@ -115,6 +124,18 @@ class RewardSignal:
 
     def _estimate(self, rewards: Rewards) -> Array:
         return self._estimator.advantages(rewards.sampled_GK, rewards.greedy_G)
+
+    def _components(
+        self, groups: Sequence[SampledGroup], weights: Mapping[str, float]
+    ) -> tuple[dict[str, Rewards], Mapping[str, float]]:
+        """What is normalised, each with its weight: the components, empathy by mechanism when that is asked for."""
+        components = component_rewards(groups, weights)
+        if not self._by_mechanism or EMPATHY not in components:
+            return components, weights
+        mechanisms = {name: _rewards(groups, partial(_detail, name)) for name in BY_MECHANISM}
+        share = weights[EMPATHY] / len(mechanisms)
+        others = {name: rewards for name, rewards in components.items() if name != EMPATHY}
+        return {**others, **mechanisms}, {**weights, **dict.fromkeys(mechanisms, share)}
 
     def _standardised(self, components: Mapping[str, Rewards]) -> dict[str, Rewards]:
         """Each component by its running moments, this iteration's samples (not its greedy rollouts) included."""
@@ -188,6 +209,15 @@ def component_rewards(groups: Sequence[SampledGroup], weights: Mapping[str, floa
 
 def _raw(name: str, breakdown: RewardBreakdown) -> float:
     return breakdown.raw[name]
+
+
+def _detail(name: str, breakdown: RewardBreakdown) -> float:
+    if name not in breakdown.details:
+        raise PartnerError(
+            f"rewards.empathy.normalize=mechanisms needs {name} among the details of every reward, and one has only "
+            f"{sorted(breakdown.details)}: use the empathy scorer that comes with the package, or set normalize=sum"
+        )
+    return breakdown.details[name]
 
 
 def _at_weights(group: SampledGroup, weights: Mapping[str, float]) -> SampledGroup:

@@ -167,6 +167,9 @@ class EmpathyConfig(RewardSection):
     """Folder of a trained classifier; null trains one into the run folder."""
     score: Literal["expected", "argmax"] = "expected"
     """Use the expected level of each mechanism, or the one that the classifier decides for, as the paper does."""
+    normalize: Literal["sum", "mechanisms"] = "sum"
+    """What `algorithm.normalization` normalises: the change of all mechanisms together, or the change of each on its
+    own with a third of the weight, so that the mechanism that is cheapest to raise does not crowd out the others."""
     max_tokens: Positive | None = None
     """Each post is cut to this many tokens; null for as many as the classifier was trained on, so that an edit near the
     end of a response is seen."""
@@ -613,6 +616,15 @@ class RunConfig(Section):
     """Tracking."""
     resources: ResourcesConfig = ResourcesConfig()
     """Ray and threads."""
+
+    @model_validator(mode="after")
+    def _mechanisms_need_a_normalisation(self) -> RunConfig:
+        if self.rewards.empathy.normalize == "mechanisms" and self.algorithm.normalization == "none":
+            raise ValueError(
+                "rewards.empathy.normalize=mechanisms normalises nothing with algorithm.normalization=none: set that to "
+                "group or running"
+            )
+        return self
 
     @model_validator(mode="after")
     def _judging_needs_a_judge(self) -> RunConfig:
