@@ -6,8 +6,8 @@
 | `running` | `Σ w_c z_c`, where `z_c` is the component standardised by its mean and std over all samples so far |
 | `group` | each component alone; the results are divided by their group's std, weighted, summed and whitened |
 
-The last one is GDPO (Liu et al., 2026). With `rewards.empathy.normalize: mechanisms` the last two see the change of each
-mechanism as a component of its own, with a third of the weight. Axes: `G` group, `K` sample of a group.
+The last one is GDPO (Liu et al., 2026). With `rewards.empathy.normalize: mechanisms` the last two see the change of
+each mechanism as a component of its own, with a third of the weight. Axes: `G` group, `K` sample of a group.
 """
 
 from __future__ import annotations

@@ -621,8 +621,8 @@ class RunConfig(Section):
     def _mechanisms_need_a_normalisation(self) -> RunConfig:
         if self.rewards.empathy.normalize == "mechanisms" and self.algorithm.normalization == "none":
             raise ValueError(
-                "rewards.empathy.normalize=mechanisms normalises nothing with algorithm.normalization=none: set that to "
-                "group or running"
+                "rewards.empathy.normalize=mechanisms normalises nothing with algorithm.normalization=none: "
+                "set that to group or running"
             )
         return self
 

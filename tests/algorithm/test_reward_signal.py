@@ -232,3 +232,62 @@ def test_without_a_target_the_kl_coefficient_stays():
     control.update(5.0)
     control.restore({"coefficient": 3.0, "scale": 1.0})
     assert (control.coefficient, control.adaptive) == (0.5, False)
+
+
+MECHANISM_NAMES = ("empathy/emotional_reactions", "empathy/interpretations", "empathy/explorations")
+
+
+def felt(*changes):
+    """A rewrite whose mechanisms change by these."""
+    details = dict(zip(MECHANISM_NAMES, map(float, changes), strict=True))
+    total = float(sum(changes))
+    return Trajectory((), REQUEST, RewardBreakdown(total, {"empathy": total}, {"empathy": total}, details))
+
+
+def by_mechanism(normalization, weight=3.0):
+    empathy = EmpathyConfig(weight=weight, normalize="mechanisms")
+    return signal_of(rewards_config(empathy=empathy), normalization=normalization, component_clip=None)
+
+
+def test_each_mechanism_is_normalised_on_its_own():
+    # Explorations vary ten times as much as emotional reactions, and would decide alone.
+    groups = [SampledGroup(EXAMPLE, (felt(0.1, 0, 0), felt(0, 0, 1), felt(0.1, 0, 1), felt(0, 0, 0)))]
+    found = by_mechanism("group").advantages(groups, 1)
+    assert set(found.parts) == set(MECHANISM_NAMES)
+    reactions, _, explorations = (found.parts[name] for name in MECHANISM_NAMES)
+    np.testing.assert_allclose(reactions, reactions[0, 0] * np.array([[1, -1, 1, -1]]), rtol=1e-6)
+    np.testing.assert_allclose(reactions[0, 0], explorations[0, 1], rtol=1e-3)
+    np.testing.assert_allclose(found.parts[MECHANISM_NAMES[1]], 0.0)
+    assert found.advantages_GK[0, 0] == pytest.approx(found.advantages_GK[0, 1], abs=1e-3)
+    # The reward itself stays the sum.
+    assert [t.breakdown.raw["empathy"] for t in found.groups[0].trajectories] == [0.1, 1.0, 1.1, 0.0]
+
+
+def test_a_mechanism_has_a_third_of_empathys_weight_also_while_it_changes():
+    groups = [SampledGroup(EXAMPLE, (felt(1, 0, 0), felt(0, 0, 0)))]
+    once, twice = (by_mechanism("running", weight).advantages(groups, 1) for weight in (3.0, 6.0))
+    name = MECHANISM_NAMES[0]
+    np.testing.assert_allclose(once.parts[name], once.normalised[name])
+    np.testing.assert_allclose(twice.parts[name], 2 * once.parts[name])
+    scheduled = EmpathyConfig(normalize="mechanisms", schedule=((1, 6.0), (3, 0.0)))
+    signal = signal_of(rewards_config(empathy=scheduled), normalization="running", component_clip=None)
+    np.testing.assert_allclose(signal.advantages(groups, 1).parts[name], twice.parts[name])
+    np.testing.assert_allclose(signal.advantages(groups, 3).parts[name], 0.0)
+
+
+def test_mechanisms_resume_where_they_stopped():
+    groups = [SampledGroup(EXAMPLE, (felt(1, 0, 2), felt(0, 1, 0)))]
+    ran, resumed = by_mechanism("running"), by_mechanism("running")
+    ran.advantages(groups, 1)
+    resumed.restore(json.loads(json.dumps(ran.state())))
+    np.testing.assert_array_equal(resumed.advantages(groups, 2).advantages_GK, ran.advantages(groups, 2).advantages_GK)
+
+
+def test_a_scorer_that_reports_no_mechanisms_is_named():
+    with pytest.raises(PartnerError, match=r"empathy/emotional_reactions among the details.*normalize=sum"):
+        by_mechanism("group").advantages([group([(1.0, 0.1), (2.0, 0.1)])], 1)
+
+
+def test_mechanisms_without_normalisation_are_refused():
+    with pytest.raises(PartnerError, match=r"normalize=mechanisms normalises nothing"):
+        load_config("smoke", ["rewards.empathy.normalize=mechanisms", "algorithm.normalization=none"])
