@@ -256,9 +256,9 @@ def test_each_mechanism_is_normalised_on_its_own():
     assert set(found.parts) == set(MECHANISM_NAMES)
     reactions, _, explorations = (found.parts[name] for name in MECHANISM_NAMES)
     np.testing.assert_allclose(reactions, reactions[0, 0] * np.array([[1, -1, 1, -1]]), rtol=1e-6)
-    np.testing.assert_allclose(reactions[0, 0], explorations[0, 1], rtol=1e-3)
+    np.testing.assert_allclose(reactions[0, 0], explorations[0, 1], rtol=1e-2)
     np.testing.assert_allclose(found.parts[MECHANISM_NAMES[1]], 0.0)
-    assert found.advantages_GK[0, 0] == pytest.approx(found.advantages_GK[0, 1], abs=1e-3)
+    assert found.advantages_GK[0, 0] == pytest.approx(found.advantages_GK[0, 1], abs=1e-2)
     # The reward itself stays the sum.
     assert [t.breakdown.raw["empathy"] for t in found.groups[0].trajectories] == [0.1, 1.0, 1.1, 0.0]
 
