@@ -19,9 +19,6 @@ FULL: Final = "full"
 GROUP_SIZES: Final = (2, 4, 8, 16, 32)
 """`K` of the runs that change the samples of a group; the samples of an iteration stay as many."""
 
-REWARDS: Final = ("empathy", "fluency", "coherence", "mutual_information")
-"""Rewards that a run each does without."""
-
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
@@ -103,13 +100,11 @@ def _parts(config: RunConfig) -> Iterator[Ablation]:
     if config.warmstart.epochs or config.warmstart.checkpoint:
         without = (_set("warmstart.epochs", 0), _set("warmstart.checkpoint", None))
         yield Ablation("no_warm_start", "RL from the pretrained model", without, shares_warm_start=False)
-    for reward in REWARDS:
-        section = getattr(config.rewards, reward)
-        # A schedule gives a weight to what has none, so both go.
-        scheduled = getattr(section, "schedule", None) is not None
-        if section.weight != 0.0 or scheduled:
+    for reward, section in config.rewards.components().items():
+        if section.is_active:
             gone: tuple[str, ...] = (_set(f"rewards.{reward}.weight", 0.0),)
-            gone += (_set(f"rewards.{reward}.schedule", None),) if scheduled else ()
+            # A schedule gives a weight to what has none.
+            gone += (_set(f"rewards.{reward}.schedule", None),) if section.schedule is not None else ()
             yield Ablation(f"no_{reward}", f"without the reward {reward.replace('_', ' ')}", gone)
     if config.env.positions == "all":
         # Without a choice the position has no entropy, which is what the guard would sound the alarm about.

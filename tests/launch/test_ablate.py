@@ -50,6 +50,7 @@ def test_every_part_of_the_method_has_its_run():
         "k_16",
         "estimator_reinforce",
     } <= set(found)
+    assert "no_variety" in names("epitome")
     # What the configuration does anyway is no ablation.
     assert "k_8" not in found
     assert "estimator_rloo" not in found
