@@ -183,7 +183,9 @@ class RewardSignal:
 
 
 def _variety(section: VarietyConfig) -> Variety | None:
-    return Variety(section.weight, section.window, section.sentence_share) if section.is_active else None
+    if not section.is_active:
+        return None
+    return Variety(section.weight, section.window, section.sentence_share, section.tolerance)
 
 
 def component_rewards(groups: Sequence[SampledGroup], weights: Mapping[str, float]) -> dict[str, Rewards]:

@@ -6,11 +6,12 @@ what stands in the inserted text, compared with this iteration's and the last `w
 - **word pairs**: the rewrite's share in distinct-2 (Li et al., NAACL 2016). With `n(b)` the times that pair `b` was
   written, it is the mean of `1/n(b)` over the rewrite's pairs; the mean of that over all pairs is the number of
   different pairs over the number of all.
-- **sentences**: how new the commonest of the rewrite's sentences is. With `n` of `N` other rewrites holding it,
-  `1 - log(1 + n) / log(1 + N)`: 1 for what nobody said, 0 for what all say.
+- **sentences**: how new the commonest of the rewrite's sentences is. With `s` the share of the window that holds it, 1 as
+  long as `s` is within a tolerance `t`, then `1 - log(s / t) / log(1 / t)`, which falls to 0 for what all say. Below the
+  tolerance nothing is to be gained by being stranger still.
 
-Word pairs alone let one opening sentence stand in every rewrite, followed by something new. Weighed as much as
-sentences they also forbid "I'm sorry that ..." whatever follows, and with it most emotional reactions.
+Word pairs alone let one opening sentence stand in every rewrite, followed by something new, and forbid "I'm sorry that
+...", whatever follows, and with it most emotional reactions.
 
 Unlike the components in `rewards/`, it belongs to no response by itself: it depends on what else is written, so that
 the driver computes it.
@@ -56,13 +57,11 @@ class Counts:
     def __init__(self) -> None:
         self.pairs: Counter[int] = Counter()
         self.sentences: Counter[int] = Counter()
-        self.rewrites = 0
 
     def add(self, written: Written) -> None:
         """Count a rewrite."""
         self.pairs.update(written.pairs)
         self.sentences.update(written.sentences)
-        self.rewrites += 1
 
     def remove(self, written: Written) -> None:
         """Forget a rewrite that was counted."""
@@ -71,7 +70,6 @@ class Counts:
             for key in set(row):
                 if not counter[key]:
                     del counter[key]
-        self.rewrites -= 1
 
 
 class Variety:
@@ -81,12 +79,14 @@ class Variety:
         weight: Weight of the component in the reward.
         window: Rewrites that are remembered.
         sentence_share: Weight of the sentences in the component, 0 to 1; the rest is that of the word pairs.
+        tolerance: Share of the window that may hold a sentence at no cost, between 0 and 1.
     """
 
-    def __init__(self, weight: float, window: int, sentence_share: float) -> None:
+    def __init__(self, weight: float, window: int, sentence_share: float, tolerance: float) -> None:
         self._weight = weight
         self._window = window
         self._sentence_share = sentence_share
+        self._tolerance = tolerance
         self._recent: deque[Written] = deque()
         self._counts = Counts()
 
@@ -111,7 +111,7 @@ class Variety:
     def _with(self, trajectory: Trajectory, written: Written) -> Trajectory:
         """The trajectory with the component; `written` must have been counted."""
         pairs = share_in_distinct_2(written.pairs, self._counts.pairs)
-        sentences = novelty(written.sentences, self._counts.sentences, self._counts.rewrites)
+        sentences = novelty(self._commonness(written), self._tolerance)
         value = pairs + self._sentence_share * (sentences - pairs)
         breakdown = trajectory.breakdown
         return replace(
@@ -123,6 +123,13 @@ class Variety:
                 details={**breakdown.details, WORD_PAIRS: pairs, SENTENCES: sentences},
             ),
         )
+
+    def _commonness(self, written: Written) -> float:
+        """Share of the window that holds the commonest of a rewrite's sentences besides itself; 1 without a sentence."""
+        if not written.sentences:
+            return 1.0
+        others = max(self._counts.sentences[sentence] for sentence in written.sentences) - 1
+        return min(1.0, others / self._window)
 
     def _with_uncounted(self, trajectory: Trajectory) -> Trajectory:
         """As `_with`, for a greedy rollout: counted for itself alone."""
@@ -159,18 +166,14 @@ def share_in_distinct_2(pairs: Sequence[int], counts: Mapping[int, int]) -> floa
     return fmean(1.0 / counts[pair] for pair in pairs) if pairs else 0.0
 
 
-def novelty(sentences: Sequence[int], counts: Mapping[int, int], rewrites: int) -> float:
-    """How new the commonest sentence is: 1 when no other rewrite holds it, 0 when all do, or without a sentence.
+def novelty(share: float, tolerance: float) -> float:
+    """1 up to the tolerance, from there down to 0 for what all rewrites hold, by the logarithm of the share.
 
     Args:
-        sentences: Hashes of a rewrite's different sentences.
-        counts: Sentence → how many rewrites hold it, this one included.
-        rewrites: Number of the rewrites, this one included.
+        share: Share of the rewrites that hold a sentence, 0 to 1.
+        tolerance: Between 0 and 1, both excluded.
     """
-    if not sentences:
-        return 0.0
-    others = max(counts[sentence] for sentence in sentences) - 1
-    return 1.0 - math.log1p(others) / math.log(rewrites) if others else 1.0
+    return 1.0 - math.log(max(share, tolerance) / tolerance) / math.log(1.0 / tolerance)
 
 
 def _written(request: ScoreRequest) -> Written:

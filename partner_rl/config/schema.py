@@ -218,7 +218,9 @@ class VarietyConfig(WeightedSection):
     """Weight of the component; its values are 0…1, from what every rewrite says to what no other does."""
     window: Positive = 512
     """Rewrites before this iteration that are compared with."""
-    sentence_share: Fraction = 0.75
+    tolerance: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
+    """Share of these rewrites that may hold a sentence at no cost."""
+    sentence_share: Fraction = 1.0
     """Weight of how new the sentences are within the component; the rest is that of the word pairs."""
 
 

@@ -35,7 +35,7 @@ def halves(groups, name):
 
 
 def test_a_pair_is_worth_one_over_how_often_it_was_written():
-    found = Variety(1.0, 8, 0.5).rewarded([group("I hear you", "I hear him"), group("You matter", "Yes")])
+    found = Variety(1.0, 8, 0.5, 0.25).rewarded([group("I hear you", "I hear him"), group("You matter", "Yes")])
     # "i hear" twice, "hear you" and "hear him" once; one word is no pair.
     assert halves(found, "word_pairs") == pytest.approx([(1 / 2 + 1) / 2, (1 / 2 + 1) / 2, 1.0, 0.0])
     assert halves(found, "sentences") == [1.0] * 4
@@ -43,7 +43,7 @@ def test_a_pair_is_worth_one_over_how_often_it_was_written():
 
 
 def test_the_commonest_sentence_of_a_rewrite_decides_and_a_candidate_may_hold_several():
-    found = Variety(1.0, 8, 0.5).rewarded(
+    found = Variety(1.0, 8, 0.5, 0.25).rewarded(
         [group("I'm sorry. Where is she?", "im sorry! Eat.", "I'm sorry. Eat.", "Rest now.")]
     )
     # "I'm sorry" is in two of four rewrites, "Eat" in two; case and punctuation do not make a sentence another one.
@@ -52,9 +52,9 @@ def test_the_commonest_sentence_of_a_rewrite_decides_and_a_candidate_may_hold_se
 
 
 def test_what_everybody_says_is_worth_nothing():
-    found = Variety(1.0, 8, 0.5).rewarded([group(*["I'm sorry. Eat."] * 5)])
+    found = Variety(1.0, 8, 0.5, 0.25).rewarded([group(*["I'm sorry. Eat."] * 5)])
     assert halves(found, "sentences") == pytest.approx([0.0] * 5)
-    assert halves(Variety(1.0, 8, 0.5).rewarded([group()]), "sentences") == []
+    assert halves(Variety(1.0, 8, 0.5, 0.25).rewarded([group()]), "sentences") == []
 
 
 SENTENCES = st.lists(st.lists(st.sampled_from("abc"), min_size=2, max_size=6).map(" ".join), min_size=1, max_size=8)
@@ -62,7 +62,7 @@ SENTENCES = st.lists(st.lists(st.sampled_from("abc"), min_size=2, max_size=6).ma
 
 @given(SENTENCES)
 def test_the_values_of_all_pairs_add_up_to_the_number_of_different_ones(sentences):
-    found = halves(Variety(1.0, 8, 0.5).rewarded([group(*sentences)]), "word_pairs")
+    found = halves(Variety(1.0, 8, 0.5, 0.25).rewarded([group(*sentences)]), "word_pairs")
     words = [sentence.split() for sentence in sentences]
     pairs = [list(pairwise(row)) for row in words]
     total = sum(value * len(row) for value, row in zip(found, pairs, strict=True))
@@ -71,17 +71,17 @@ def test_the_values_of_all_pairs_add_up_to_the_number_of_different_ones(sentence
 
 @given(st.lists(SENTENCES, min_size=1, max_size=5), st.integers(1, 6))
 def test_what_is_remembered_is_the_window_and_no_more(iterations, window):
-    kept = Variety(1.0, window, 0.5)
+    kept = Variety(1.0, window, 0.5, 0.25)
     for sentences in iterations:
         kept.rewarded([group(*sentences)])
     recent = [sentence for sentences in iterations for sentence in sentences][-window:]
-    fresh = Variety(1.0, window, 0.5)
+    fresh = Variety(1.0, window, 0.5, 0.25)
     fresh.rewarded([group(*recent)])
     assert values(kept.rewarded([group("a b c a")])) == values(fresh.rewarded([group("a b c a")]))
 
 
 def test_a_greedy_rollout_counts_itself_and_is_not_remembered():
-    variety = Variety(1.0, 8, 0.5)
+    variety = Variety(1.0, 8, 0.5, 0.25)
     (found,) = variety.rewarded([group("I hear you", greedy="I hear you")])
     assert found.greedy.breakdown.raw["variety"] == pytest.approx(1 / 4)
     assert found.trajectories[0].breakdown.raw["variety"] == 1.0
@@ -113,7 +113,8 @@ def test_it_is_normalised_in_its_group_as_any_component():
 
 def test_sentences_weigh_as_much_as_they_are_given():
     found = {
-        share: values(Variety(1.0, 8, share).rewarded([group("I hear you", "Yes", "I hear you")])) for share in (0, 1)
+        share: values(Variety(1.0, 8, share, 0.25).rewarded([group("I hear you", "Yes", "I hear you")]))
+        for share in (0, 1)
     }
     assert found[0] == pytest.approx([1 / 2, 0.0, 1 / 2])
     one_other = 1 - np.log(2) / np.log(3)
