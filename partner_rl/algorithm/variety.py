@@ -6,9 +6,9 @@ what stands in the inserted text, compared with this iteration's and the last `w
 - **word pairs**: the rewrite's share in distinct-2 (Li et al., NAACL 2016). With `n(b)` the times that pair `b` was
   written, it is the mean of `1/n(b)` over the rewrite's pairs; the mean of that over all pairs is the number of
   different pairs over the number of all.
-- **sentences**: how new the commonest of the rewrite's sentences is. With `s` the share of the window that holds it, 1 as
-  long as `s` is within a tolerance `t`, then `1 - log(s / t) / log(1 / t)`, which falls to 0 for what all say. Below the
-  tolerance nothing is to be gained by being stranger still.
+- **sentences**: how new the commonest of the rewrite's sentences is. With `s` the share of the window that holds it, 1
+  as long as `s` is within a tolerance `t`, then `1 - log(s / t) / log(1 / t)`, which falls to 0 for what all say. Below
+  the tolerance nothing is to be gained by being stranger still.
 
 Word pairs alone let one opening sentence stand in every rewrite, followed by something new, and forbid "I'm sorry that
 ...", whatever follows, and with it most emotional reactions.
@@ -125,7 +125,7 @@ class Variety:
         )
 
     def _commonness(self, written: Written) -> float:
-        """Share of the window that holds the commonest of a rewrite's sentences besides itself; 1 without a sentence."""
+        """Share of the window, itself aside, that holds the commonest of its sentences; 1 without a sentence."""
         if not written.sentences:
             return 1.0
         others = max(self._counts.sentences[sentence] for sentence in written.sentences) - 1

@@ -43,18 +43,25 @@ def test_a_pair_is_worth_one_over_how_often_it_was_written():
 
 
 def test_the_commonest_sentence_of_a_rewrite_decides_and_a_candidate_may_hold_several():
-    found = Variety(1.0, 8, 0.5, 0.25).rewarded(
-        [group("I'm sorry. Where is she?", "im sorry! Eat.", "I'm sorry. Eat.", "Rest now.")]
-    )
-    # "I'm sorry" is in two of four rewrites, "Eat" in two; case and punctuation do not make a sentence another one.
-    one_other = 1 - np.log(2) / np.log(4)
-    assert halves(found, "sentences") == pytest.approx([one_other, one_other, one_other, 1.0])
+    sampled = group("I'm sorry. Where is she?", "I'M SORRY! Eat.", "I'm sorry. Eat.", "Rest now.")
+    found = Variety(1.0, 4, 0.5, 0.25).rewarded([sampled])
+    # Two of four other rewrites say "I'm sorry", twice the tolerance; case and punctuation make no new sentence.
+    assert halves(found, "sentences") == pytest.approx([1 - np.log(2) / np.log(4)] * 3 + [1.0])
+
+
+def test_what_is_said_within_the_tolerance_costs_nothing():
+    found = Variety(1.0, 4, 0.5, 0.25).rewarded([group("I'm sorry.", "I'm sorry.", "Rest now.")])
+    assert halves(found, "sentences") == [1.0] * 3
 
 
 def test_what_everybody_says_is_worth_nothing():
-    found = Variety(1.0, 8, 0.5, 0.25).rewarded([group(*["I'm sorry. Eat."] * 5)])
+    found = Variety(1.0, 4, 0.5, 0.25).rewarded([group(*["I'm sorry. Eat."] * 5)])
     assert halves(found, "sentences") == pytest.approx([0.0] * 5)
-    assert halves(Variety(1.0, 8, 0.5, 0.25).rewarded([group()]), "sentences") == []
+
+
+def test_saying_nothing_is_not_new():
+    empty = SampledGroup(EXAMPLE, (trajectory(), trajectory("...")), None)
+    assert values(Variety(1.0, 4, 0.5, 0.25).rewarded([empty])) == pytest.approx([0.0, 0.0])
 
 
 SENTENCES = st.lists(st.lists(st.sampled_from("abc"), min_size=2, max_size=6).map(" ".join), min_size=1, max_size=8)
@@ -83,13 +90,13 @@ def test_what_is_remembered_is_the_window_and_no_more(iterations, window):
 def test_a_greedy_rollout_counts_itself_and_is_not_remembered():
     variety = Variety(1.0, 8, 0.5, 0.25)
     (found,) = variety.rewarded([group("I hear you", greedy="I hear you")])
-    assert found.greedy.breakdown.raw["variety"] == pytest.approx(1 / 4)
+    assert found.greedy.breakdown.raw["variety"] == pytest.approx((1 / 2 + 1) / 2)
     assert found.trajectories[0].breakdown.raw["variety"] == 1.0
-    assert values(variety.rewarded([group("I hear you")])) == [pytest.approx(1 / 4)]
+    assert values(variety.rewarded([group("I hear you")])) == [pytest.approx((1 / 2 + 1) / 2)]
 
 
 def signal(normalization="none", **section):
-    rewards = RewardsConfig(variety=VarietyConfig(**section))
+    rewards = RewardsConfig(variety=VarietyConfig(**{"window": 4, "sentence_share": 0.5} | section))
     return RewardSignal(AlgorithmConfigSection(normalization=normalization), rewards)
 
 
@@ -112,13 +119,12 @@ def test_it_is_normalised_in_its_group_as_any_component():
 
 
 def test_sentences_weigh_as_much_as_they_are_given():
-    found = {
-        share: values(Variety(1.0, 8, share, 0.25).rewarded([group("I hear you", "Yes", "I hear you")]))
-        for share in (0, 1)
-    }
-    assert found[0] == pytest.approx([1 / 2, 0.0, 1 / 2])
-    one_other = 1 - np.log(2) / np.log(3)
-    assert found[1] == pytest.approx([one_other, 1.0, one_other])
+    pairs, sentences = (
+        values(Variety(1.0, 2, share, 0.25).rewarded([group("I hear you", "Yes", "I hear you")]))
+        for share in (0.0, 1.0)
+    )
+    assert pairs == pytest.approx([1 / 2, 0.0, 1 / 2])
+    assert sentences == pytest.approx([1 / 2, 1.0, 1 / 2])
 
 
 def test_its_weight_can_follow_a_schedule():
