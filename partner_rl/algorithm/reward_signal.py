@@ -127,11 +127,11 @@ class RewardSignal:
 
     def _components(
         self, groups: Sequence[SampledGroup], weights: Mapping[str, float]
-    ) -> tuple[dict[str, Rewards], Mapping[str, float]]:
+    ) -> tuple[dict[str, Rewards], dict[str, float]]:
         """What is normalised, each with its weight: the components, empathy by mechanism when that is asked for."""
         components = component_rewards(groups, weights)
         if not self._by_mechanism or EMPATHY not in components:
-            return components, weights
+            return components, dict(weights)
         mechanisms = {name: _rewards(groups, partial(_detail, name)) for name in BY_MECHANISM}
         share = weights[EMPATHY] / len(mechanisms)
         others = {name: rewards for name, rewards in components.items() if name != EMPATHY}
