@@ -116,10 +116,11 @@ def _trade_off(result: EvaluationResult) -> Canvas:
             x, y = system.figures[key], system.figures["change_in_empathy"]
             colour = _colour(place)
             axes.errorbar(x.value, y.value, _error(y), _error(x), fmt="o", color=colour, capsize=2, label=system.name)
-            axes.annotate(system.name, (x.value, y.value), xytext=(5, 5), textcoords="offset points", fontsize=8)
         axes.set_xlabel(labels[key])
         axes.set_ylabel(labels["change_in_empathy"])
         axes.grid(visible=True, alpha=0.3)
+    # Names beside the points would hide one another where systems are close.
+    canvas.legend(*canvas.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return canvas
 
 
