@@ -20,7 +20,7 @@ ENV = EnvConfig(window=2, max_edits=2)
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     torch.manual_seed(0)
     folder = resolve("random:gpt2", tmp_path_factory.mktemp("cache"))
-    settings = PolicyConfig(max_seeker_tokens=16, max_sentence_tokens=16, max_new_tokens=6)
+    settings = PolicyConfig(max_seeker_tokens=16, max_sentence_tokens=16, max_new_tokens=6, unfinished="keep")
     return load_policy(folder, settings, ENV.window, "cpu")
 
 

@@ -101,6 +101,9 @@ class PolicyConfig(Section):
     """Each sentence of the window is cut to this many tokens in the prompt."""
     max_new_tokens: Positive = 24
     """Longest generated sentence, in tokens."""
+    unfinished: Literal["drop", "keep"] = "drop"
+    """What becomes of a text that reached this length before its first sentence was whole: nothing is written, or half
+    a sentence is. Random models end no sentence and need `keep`."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature of position and sentence; log-probabilities are those of the scaled distribution."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

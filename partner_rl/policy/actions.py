@@ -38,12 +38,14 @@ def decode_action(policy: Policy, action: ActionTokens) -> EditAction:
     """The edit that an action's tokens spell, the sentence on one line.
 
     A sentence that reached `max_new_tokens` without an end token is cut back to its last whole sentence, and to nothing
-    when it has none: nobody should read half a thought. What is trained are all sampled tokens; the edit is what the
-    task makes of them, and an edit that writes nothing gains nothing, so that the policy learns to come to an end.
+    when it has none (unless `policy.unfinished` is `keep`): nobody should read half a thought. What is trained are all
+    sampled tokens; the edit is what the task makes of them, and an edit that writes nothing gains nothing, so that the
+    policy learns to come to an end.
     """
     tokens = [t for t in action.tokens if t != policy.vocabulary.end_id]
     text = " ".join(policy.tokenizer.decode(tokens, skip_special_tokens=True).split())
     if len(tokens) == len(action.tokens):
         whole = _WHOLE_SENTENCES.match(text)
-        text = whole.group(1) if whole else ""
+        unfinished = text if policy.settings.unfinished == "keep" else ""
+        text = whole.group(1) if whole else unfinished
     return EditAction(action.position, text)

@@ -36,7 +36,9 @@ def toy_config(*, lora: bool = False, max_edits: int = 1, max_new_tokens: int = 
     return RunConfig(
         seed=3,
         env=EnvConfig(window=3, max_edits=max_edits),
-        policy=PolicyConfig(max_new_tokens=max_new_tokens, lora=LoraSection(rank=4) if lora else None),
+        policy=PolicyConfig(
+            max_new_tokens=max_new_tokens, unfinished="keep", lora=LoraSection(rank=4) if lora else None
+        ),
         algorithm=AlgorithmConfigSection(**settings | algorithm),
     )
 

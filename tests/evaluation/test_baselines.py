@@ -48,7 +48,7 @@ PAIRS = [
 ]
 CONFIG = RunConfig(
     env=EnvConfig(window=2),
-    policy=PolicyConfig(max_seeker_tokens=12, max_sentence_tokens=12, max_new_tokens=5),
+    policy=PolicyConfig(max_seeker_tokens=12, max_sentence_tokens=12, max_new_tokens=5, unfinished="keep"),
     evaluation=EvaluationConfig(batch_size=2),
     baselines=BaselinesConfig(
         max_post_tokens=24,

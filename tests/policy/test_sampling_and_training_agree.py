@@ -1,5 +1,7 @@
 """The log-probability that is trained is that of exactly the position and the tokens that were sampled."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -217,6 +219,8 @@ def test_a_cut_off_sentence_is_read_up_to_its_last_whole_one(written, read):
     policy = build("random:gpt2")
     words = tuple(policy.tokenizer(written, add_special_tokens=False).input_ids)
     assert decode_action(policy, ActionTokens(0, words)).sentence == read
+    keeping = replace(policy, settings=policy.settings.model_copy(update={"unfinished": "keep"}))
+    assert decode_action(keeping, ActionTokens(0, words)).sentence == (read or written)
     ended = ActionTokens(0, (*words, policy.vocabulary.end_id))
     assert decode_action(policy, ended).sentence == written
 
