@@ -15,7 +15,8 @@ from typing import Final
 
 from rich.table import Table
 
-from partner_rl.config.schema import RewardSection, RunConfig
+from partner_rl.config.reward_schema import RewardSection
+from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
 
 DRIVER: Final = "driver"

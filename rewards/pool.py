@@ -25,7 +25,7 @@ import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
-from partner_rl.config.schema import RewardsConfig
+from partner_rl.config.reward_schema import RewardsConfig
 from partner_rl.types import PartnerError, RewardBreakdown, ScoreRequest
 from rewards.actor import Reply, ScorerActor
 from rewards.assembly import assemble, check_rows, collect_items, name_rows

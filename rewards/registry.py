@@ -7,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from partner_rl.config.schema import RewardSection, RunConfig
+from partner_rl.config.reward_schema import RewardSection
+from partner_rl.config.schema import RunConfig
 from rewards import coherence, empathy, fluency, mutual_information
 from rewards.coherence import CoherenceBuilder, CoherenceReward
 from rewards.empathy import EmpathyBuilder, EmpathyReward

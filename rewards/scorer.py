@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from partner_rl.config.schema import RewardSection
+from partner_rl.config.reward_schema import RewardSection
 from partner_rl.types import ScoreRequest
 
 Item = tuple[str, ...]

@@ -25,7 +25,8 @@ from partner_rl.algorithm.normalization import RunningMoments, clipped, whitened
 from partner_rl.algorithm.schedules import constant_weights, reweighted, scheduled_weights
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
 from partner_rl.algorithm.variety import Variety
-from partner_rl.config.schema import AlgorithmConfigSection, RewardsConfig, VarietyConfig
+from partner_rl.config.reward_schema import RewardsConfig, VarietyConfig
+from partner_rl.config.schema import AlgorithmConfigSection
 from partner_rl.types import MECHANISMS, PartnerError, RewardBreakdown
 
 EMPATHY: Final = "empathy"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from partner_rl.config.schema import RewardsConfig
+from partner_rl.config.reward_schema import RewardsConfig
 from partner_rl.types import PartnerError, RewardBreakdown
 
 

@@ -6,25 +6,21 @@ error before anything starts (see `partner_rl.config.load`).
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-DType = Literal["float32", "bfloat16"]
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values do not change after loading."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+from partner_rl.config.reward_schema import RewardsConfig, RewardTrainingConfig
+from partner_rl.config.section import (
+    DType,
+    Fraction,
+    LoraSection,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Section,
+)
 
 
 class DataConfig(Section):
@@ -83,15 +79,6 @@ class EnvConfig(Section):
     """Which positions there are: all `2k+2`, or only after the response's last sentence (an ablation)."""
 
 
-class LoraSection(Section):
-    """Low-rank adapters (peft)."""
-
-    rank: Positive = 16
-    """Rank of each adapter."""
-    alpha: PositiveFloat = 32.0
-    """Adapters are scaled by `alpha / rank`."""
-
-
 class PolicyConfig(Section):
     """The policy: prompt lengths, sampling and what is trained."""
 
@@ -120,211 +107,6 @@ class PolicyConfig(Section):
     """Compile the decoding step: worth the minute that it takes in long runs on a GPU."""
     dtype: DType = "float32"
     """Compute type; with bfloat16 the trained weights stay float32 and the forward pass runs under autocast."""
-
-
-class WeightedSection(Section):
-    """What every component of the reward has."""
-
-    weight: float
-    """Weight of the component in the reward."""
-    schedule: tuple[tuple[Positive, float], ...] | None = None
-    """The weight in training as (iteration, weight) points, such as [[1, 0.0], [50, 2.0]]: linear between points,
-    constant before the first and after the last; null for `weight` throughout. Evaluation always takes `weight`."""
-
-    @model_validator(mode="after")
-    def _schedule_goes_forward(self) -> WeightedSection:
-        if self.schedule is not None:
-            iterations = [iteration for iteration, _ in self.schedule]
-            if not iterations or any(later <= earlier for earlier, later in pairwise(iterations)):
-                raise ValueError(f"schedule needs at least one point, and ascending iterations (found {iterations})")
-        return self
-
-    @property
-    def is_scheduled(self) -> bool:
-        """Whether the schedule gives the component a weight in some iterations."""
-        return any(weight != 0.0 for _, weight in self.schedule or ())
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the component is part of the reward, at least in some iterations."""
-        return self.weight != 0.0 or self.is_scheduled
-
-
-class RewardSection(WeightedSection):
-    """What every component has that actors score."""
-
-    replicas: Positive | None = None
-    """Actors of this component's pool; null for `rewards.replicas`."""
-    num_gpus: NonNegativeFloat = 0.0
-    """GPUs, or a fraction of one, that each actor reserves."""
-    micro_batch: Positive = 16
-    """Items that one call to an actor scores."""
-
-
-class EmpathyConfig(RewardSection):
-    """Change in empathy (PARTNER, section 4.4)."""
-
-    weight: float = 1.0
-    """Weight `w_e`."""
-    checkpoint: str | None = None
-    """Folder of a trained classifier; null trains one into the run folder."""
-    score: Literal["expected", "argmax"] = "expected"
-    """Use the expected level of each mechanism, or the one that the classifier decides for, as the paper does."""
-    normalize: Literal["sum", "mechanisms"] = "sum"
-    """What `algorithm.normalization` normalises: the change of all mechanisms together, or the change of each on its
-    own with a third of the weight, so that the mechanism that is cheapest to raise does not crowd out the others."""
-    max_tokens: Positive | None = None
-    """Each post is cut to this many tokens; null for as many as the classifier was trained on, so that an edit near the
-    end of a response is seen."""
-    micro_batch: Positive = 32
-    """Items that one call to an actor scores."""
-
-
-class FluencyConfig(RewardSection):
-    """Fluency: inverse perplexity of the rewritten response."""
-
-    weight: float = 10.0
-    """Weight `w_f`."""
-    repetition_penalty: NonNegativeFloat | None = 1.0
-    """`λ` of `(1 − repeated share)^λ`, which a response that repeats itself is multiplied by; 0 makes repeats worthless
-    but free, null takes the paper's fluency, which pays for them."""
-
-
-class CoherenceConfig(RewardSection):
-    """Sentence coherence: do candidate and other sentences belong to one response?"""
-
-    weight: float = 0.1
-    """Weight `w_c`."""
-    checkpoint: str | None = None
-    """Folder of a trained classifier; null trains one into the run folder."""
-    micro_batch: Positive = 64
-    """Items that one call to an actor scores."""
-
-
-class MutualInformationConfig(RewardSection):
-    """Mutual information between seeker post and rewritten response."""
-
-    weight: float = 0.1
-    """Weight `w_m`."""
-    lambda_mi: Fraction = 0.5
-    """Share of the forward model: `λ log p→(R̂|S) + (1−λ) log p←(S|R̂)`; a model without a share is not loaded."""
-    forward_checkpoint: str | None = None
-    """Folder of a fine-tuned forward model; null for `models.reward_lm`."""
-    backward_checkpoint: str | None = None
-    """Folder of a fine-tuned backward model; null for `models.reward_lm`."""
-
-
-class VarietyConfig(WeightedSection):
-    """How new the written word pairs and sentences are; part of training only (`partner_rl/algorithm/variety.py`)."""
-
-    weight: float = 0.0
-    """Weight of the component; its values are 0…1, from what every rewrite says to what no other does."""
-    window: Positive = 512
-    """Rewrites before this iteration that are compared with."""
-    tolerance: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
-    """Share of these rewrites that may hold a sentence at no cost."""
-    sentence_share: Fraction = 1.0
-    """Weight of how new the sentences are within the component; the rest is that of the word pairs."""
-
-
-class RewardsConfig(Section):
-    """The four rewards, the actor pools that compute them (`rewards/`), and variety."""
-
-    empathy: EmpathyConfig = EmpathyConfig()
-    """Change in empathy."""
-    fluency: FluencyConfig = FluencyConfig()
-    """Inverse perplexity."""
-    coherence: CoherenceConfig = CoherenceConfig()
-    """Sentence coherence."""
-    mutual_information: MutualInformationConfig = MutualInformationConfig()
-    """Mutual information."""
-    variety: VarietyConfig = VarietyConfig()
-    """Variety of what is written."""
-    replicas: Positive = 1
-    """Actors of each pool, unless the component says otherwise."""
-    num_cpus: NonNegativeFloat = 0.5
-    """Logical CPUs that each reward actor reserves in Ray."""
-    max_tokens: Positive = 128
-    """Each post is cut to this many tokens by the scorers."""
-    timeout_s: PositiveFloat = 300.0
-    """A micro-batch that takes longer counts as failed: its actor is killed, restarted and the batch sent again."""
-    max_retries: NonNegative = 3
-    """Attempts after the first before a failing micro-batch ends the run."""
-    cache_size: NonNegative = 100_000
-    """Scores that the evaluation keeps, so that what systems share is computed once; 0 for none. Training scores each
-    iteration anew: with a cache, its batches, and so the last bits of its scores, would depend on what came before."""
-
-    def components(self) -> dict[str, WeightedSection]:
-        """The sections of the components by name."""
-        sections = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: section for name, section in sections.items() if isinstance(section, WeightedSection)}
-
-
-class RewardTrainingConfig(Section):
-    """Training of the small reward classifiers when no checkpoint is given."""
-
-    empathy_epochs: Positive = 4
-    """Passes over the labelled pairs (paper: 4)."""
-    empathy_learning_rate: PositiveFloat = 2e-5
-    """Learning rate of the response encoder's highest layer (paper: 2e-5, for a larger encoder)."""
-    empathy_layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Each layer of the empathy encoder learns this many times as fast as the one above it."""
-    empathy_max_tokens: Positive = 128
-    """Tokens of a response that the empathy classifier is trained on (paper: 64)."""
-    empathy_ngram_weight: Fraction = 0.5
-    """Share of a regression on the response's word n-grams in the levels' logits; 0 leaves the encoder alone."""
-    empathy_patience: Positive = 3
-    """Stop after this many epochs in a row without a better loss on the dev pairs; the best epoch is kept."""
-    head_learning_rate: PositiveFloat = 1e-3
-    """Learning rate of attention and heads."""
-    batch_size: Positive = 32
-    """Pairs in a step (paper: 32)."""
-    max_tokens: Positive = 64
-    """Tokens of each post (paper: 64)."""
-    frozen_layers: NonNegative = 0
-    """Lowest layers of the empathy encoder (with the embeddings) that are not trained."""
-    level_loss_weight: NonNegativeFloat = 1.0
-    """`lambda_EI`, weight of the level loss."""
-    rationale_loss_weight: NonNegativeFloat = 0.5
-    """`lambda_RE`, weight of the rationale loss."""
-    coherence_epochs: Positive = 4
-    """Passes over the sentence pairs."""
-    coherence_frozen_layers: NonNegative = 0
-    """Lowest layers of the coherence encoder that are not trained; as many as it has leaves the head alone to train."""
-    coherence_max_responses: Positive | None = None
-    """Make sentence pairs from at most this many responses; null for all."""
-    coherence_batch_size: Positive = 32
-    """Responses in a step; each stands beside another one of its topic."""
-    coherence_learning_rate: PositiveFloat = 5e-5
-    """Learning rate of the coherence encoder's trained layers."""
-    coherence_head_learning_rate: PositiveFloat = 3e-2
-    """Learning rate of the weights of similarity and style, which are few."""
-    coherence_hard_negatives: Fraction = 0.5
-    """Share of hard negatives (sentences of responses about the same topic) in the weight of all negatives."""
-    coherence_neighbours: Positive = 5
-    """Hard negatives are of responses to the same seeker or to one of this many of the most similar seeker posts."""
-    mi_epochs: Positive = 2
-    """Most passes of a dialogue model over its pairs; the best one by held-out perplexity is kept."""
-    mi_patience: Positive = 1
-    """Stop after this many passes in a row without a better held-out perplexity."""
-    mi_learning_rate: PositiveFloat = 5e-4
-    """Peak learning rate of the dialogue models; take about 2e-5 when every weight is trained."""
-    mi_contrast: NonNegativeFloat = 0.0
-    """Weight of a term that tells a pair's own condition from a wrong one; 0 for likelihood alone."""
-    mi_lora: LoraSection | None = LoraSection()
-    """Adapters of the dialogue models, merged into the weights at the end; null trains the weights themselves."""
-    mi_trained_layers: Positive | None = None
-    """Train the highest this many layers only, so that the backward pass ends there; null trains all."""
-    mi_batch_tokens: Positive = 1024
-    """Padded tokens in an optimizer step of one process; a longer pair is a step alone."""
-    mi_max_pairs: Positive | None = None
-    """Train each dialogue model on at most this many pairs; null for all."""
-    mi_max_dev_pairs: Positive = 64
-    """Compute the held-out perplexity on at most this many dev pairs."""
-    mi_max_test_pairs: Positive | None = 200
-    """Report on at most this many test pairs, before and after training; null for all."""
-    max_pairs: Positive | None = None
-    """Train the empathy classifier on at most this many pairs; null for all."""
 
 
 class WarmStartConfig(Section):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from partner_rl.config.schema import RewardTrainingConfig
+from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.types import Example, PartnerError
 from rewards.coherence_model import CoherenceClassifier
 from rewards.training.intervals import IntArray, bootstrap_interval

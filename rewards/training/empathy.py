@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from partner_rl.config.schema import RewardTrainingConfig
+from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.models.loading import load_encoder, load_tokenizer
 from partner_rl.types import MECHANISMS, Example, PartnerError
 from rewards.empathy_model import SEEKER_TOKENS, EmpathyClassifier, EmpathyLogits, EmpathyModel

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from partner_rl.config.schema import RewardTrainingConfig
+from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.data.splits import select_pairs
 from partner_rl.models.loading import load_causal_lm, load_tokenizer, quiet_transformers
 from partner_rl.types import Example, PartnerError

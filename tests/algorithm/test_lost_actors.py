@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
-from partner_rl.config.schema import RewardsConfig, RewardSection
+from partner_rl.config.reward_schema import RewardsConfig, RewardSection
 from partner_rl.types import ScoreRequest
 from rewards.pool import NAMESPACE, create_pools
 from rewards.scorer import ComponentScore, FloatArray, Item, RewardComponent

@@ -15,7 +15,8 @@ from partner_rl.algorithm.reward_signal import RewardSignal
 from partner_rl.algorithm.schedules import reweighted, weight_at
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
 from partner_rl.config.load import load_config
-from partner_rl.config.schema import AlgorithmConfigSection, EmpathyConfig, FluencyConfig, RewardsConfig
+from partner_rl.config.reward_schema import EmpathyConfig, FluencyConfig, RewardsConfig
+from partner_rl.config.schema import AlgorithmConfigSection
 from partner_rl.types import Example, PartnerError, RewardBreakdown, ScoreRequest
 from rewards.registry import active_components
 

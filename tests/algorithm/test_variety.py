@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from partner_rl.algorithm.reward_signal import RewardSignal
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
 from partner_rl.algorithm.variety import Variety
-from partner_rl.config.schema import AlgorithmConfigSection, RewardsConfig, VarietyConfig
+from partner_rl.config.reward_schema import RewardsConfig, VarietyConfig
+from partner_rl.config.schema import AlgorithmConfigSection
 from partner_rl.types import Example, RewardBreakdown, ScoreRequest
 
 EXAMPLE = Example("s", "r", "I feel low", "Go outside.")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.config import to_algorithm_config
-from partner_rl.config.schema import AlgorithmConfigSection, EnvConfig, LoraSection, PolicyConfig, RunConfig
+from partner_rl.config.schema import AlgorithmConfigSection, EnvConfig, PolicyConfig, RunConfig
+from partner_rl.config.section import LoraSection
 from partner_rl.models.sources import resolve
 from partner_rl.types import Example, RewardBreakdown, ScoreRequest
 

@@ -18,7 +18,8 @@ from launch.baselines import baseline_context
 from launch.cli import app
 from launch.run_folder import RunFolder
 from partner_rl.config.load import load_config
-from partner_rl.config.schema import BaselinesConfig, EnvConfig, EvaluationConfig, LoraSection, PolicyConfig, RunConfig
+from partner_rl.config.schema import BaselinesConfig, EnvConfig, EvaluationConfig, PolicyConfig, RunConfig
+from partner_rl.config.section import LoraSection
 from partner_rl.evaluation.baselines.base_model import Cut, chat_prompt
 from partner_rl.evaluation.baselines.best_of_n import best
 from partner_rl.evaluation.baselines.context import BaselineContext, no_progress

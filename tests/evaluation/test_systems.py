@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from partner_rl.config.schema import EnvConfig, RewardSection
+from partner_rl.config.reward_schema import RewardSection
+from partner_rl.config.schema import EnvConfig
 from partner_rl.evaluation.component_scores import whole_response_coherence
 from partner_rl.evaluation.systems import SystemScores, evaluate_system, original_requests
 from partner_rl.types import Example, PartnerError, ScoreRequest

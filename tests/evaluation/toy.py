@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from partner_rl.config.schema import EnvConfig, RewardSection
+from partner_rl.config.reward_schema import RewardSection
+from partner_rl.config.schema import EnvConfig
 from partner_rl.evaluation.pair_scores import Sources
 from partner_rl.evaluation.system import ORIGINAL, TEMPLATE, System
 from partner_rl.evaluation.systems import original_requests

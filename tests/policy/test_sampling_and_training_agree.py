@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from partner_rl.config.schema import LoraSection, PolicyConfig
+from partner_rl.config.schema import PolicyConfig
+from partner_rl.config.section import LoraSection
 from partner_rl.models.sources import resolve
 from partner_rl.policy.actions import ActionTokens, decode_action, encode_action
 from partner_rl.policy.generate import Sampling, sample_actions

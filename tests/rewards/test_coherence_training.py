@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from launch.cli import main
-from partner_rl.config.schema import RewardTrainingConfig
+from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.types import Example, PartnerError
 from rewards.coherence_model import CoherenceClassifier
 from rewards.sentence_style import NUM_FEATURES, style_features

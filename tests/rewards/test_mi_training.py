@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from launch.cli import main
-from partner_rl.config.schema import RewardTrainingConfig
+from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.models.loading import load_causal_lm
 from partner_rl.models.sources import resolve
 from partner_rl.types import Example, PartnerError

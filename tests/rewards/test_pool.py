@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from partner_rl.config.schema import EmpathyConfig, RewardsConfig, RewardSection
+from partner_rl.config.reward_schema import EmpathyConfig, RewardsConfig, RewardSection
 from partner_rl.types import PartnerError, ScoreRequest
 from rewards.empathy import EmpathyBuilder, EmpathyReward
 from rewards.local import LocalRewards

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from partner_rl.config.schema import RewardTrainingConfig
+from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.models.loading import load_encoder, load_tokenizer
 from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from partner_rl.config.schema import LoraSection
+from partner_rl.config.section import LoraSection
 from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
 from partner_rl.policy.model import Policy
 from partner_rl.warmstart.packing import TokenExample, pack_rows, row_log_probs

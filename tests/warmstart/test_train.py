@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from partner_rl.config.schema import LoraSection, WarmStartConfig
+from partner_rl.config.schema import WarmStartConfig
+from partner_rl.config.section import LoraSection
 from partner_rl.policy.actions import encode_action
 from partner_rl.policy.generate import Sampling, sample_actions
 from partner_rl.policy.model import Policy, load_policy, save_policy

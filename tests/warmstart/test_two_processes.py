@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from partner_rl.config.schema import LoraSection, WarmStartConfig
+from partner_rl.config.schema import WarmStartConfig
+from partner_rl.config.section import LoraSection
 from partner_rl.warmstart.train import train_warmstart
 from tests.warmstart.toy import SETTINGS, tiny_policy, toy_examples
 
@@ -34,7 +35,8 @@ from accelerate import PartialState
 
 from safetensors.torch import save_file
 
-from partner_rl.config.schema import LoraSection, WarmStartConfig
+from partner_rl.config.schema import WarmStartConfig
+from partner_rl.config.section import LoraSection
 from partner_rl.warmstart.train import train_warmstart
 from tests.warmstart.toy import SETTINGS, tiny_policy, toy_examples
 

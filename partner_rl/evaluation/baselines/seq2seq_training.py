@@ -16,7 +16,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from partner_rl.config.schema import BaselinesConfig, LoraSection
+from partner_rl.config.schema import BaselinesConfig
+from partner_rl.config.section import LoraSection
 from partner_rl.evaluation.baselines.base_model import Cut
 from partner_rl.evaluation.baselines.context import Progress
 from partner_rl.evaluation.baselines.seq2seq import source_ids, target_ids
