@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from partner_rl.names import is_plain_name
 from partner_rl.types import PartnerError
 
 MANIFEST: Final = "manifest.json"
@@ -128,7 +129,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         files: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["files"]
         # A name with a folder in it would lead out of this one.
-        if all(Path(name).name == name and set(entry) == {"bytes", "sha256"} for name, entry in files.items()):
+        if all(is_plain_name(name) and set(entry) == {"bytes", "sha256"} for name, entry in files.items()):
             return files
     except FileNotFoundError as error:
         raise PartnerError(f"{path} is missing") from error

@@ -124,6 +124,11 @@ def guard(name: str) -> str:
     return f"guard/{name}"
 
 
+def system(node: str, figure: str) -> str:
+    """A figure of a node of the cluster, such as `cpu_percent`; to W&B only."""
+    return f"system/{node}/{figure}"
+
+
 WARMSTART_LOSS: Final = "warmstart/train_loss"
 """Training loss of an optimizer step of the warm start: position plus mean token, in nats."""
 WARMSTART_EPOCH: Final = "warmstart/epoch"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from partner_rl.models.loading import load_tokenizer
+from partner_rl.models.loading import load_config, load_tokenizer
 from partner_rl.types import PartnerError
 
 WEIGHTS = "model.safetensors"
@@ -128,5 +128,4 @@ def read_classifier(folder: Path, kind: str) -> StoredClassifier:
             f"{folder} holds a {found!r} classifier of format {version}, not {kind!r} of format {FORMAT}: "
             f"name another folder in rewards.{kind}.checkpoint"
         )
-    config: PreTrainedConfig = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    return StoredClassifier(folder, load_tokenizer(folder), config, settings)
+    return StoredClassifier(folder, load_tokenizer(folder), load_config(folder), settings)

@@ -25,6 +25,7 @@ import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
+from partner_rl import meters, waits
 from partner_rl.config.reward_schema import RewardsConfig
 from partner_rl.types import PartnerError, RewardBreakdown, ScoreRequest
 from rewards.actor import Reply, ScorerActor
@@ -122,6 +123,7 @@ def create_pools(
     actor_threads: int,
     progress: Callable[[int, int], None] | None = None,
     start_timeout_s: float = START_TIMEOUT_S,
+    resources: Mapping[str, float] | None = None,
 ) -> RewardPools:
     """Start one pool a component and wait until all models are loaded.
 
@@ -132,6 +134,7 @@ def create_pools(
         actor_threads: Torch threads of each actor.
         progress: Called with (ready actors, all actors).
         start_timeout_s: Seconds to wait for all actors.
+        resources: Custom Ray resources that each actor reserves, which choose its nodes (`resources.placement`).
 
     Raises:
         PartnerError: An actor cannot be placed, its process ends, or its model cannot be loaded; names the pool.
@@ -144,7 +147,7 @@ def create_pools(
             replicas = component.settings.replicas or settings.replicas
             names = tuple(f"{run_id}-{name}-{i}" for i in range(replicas))
             for actor_name in names:
-                actors[actor_name] = _start_actor(actor_name, component, settings, actor_threads)
+                actors[actor_name] = _start_actor(actor_name, component, settings, actor_threads, resources or {})
                 owners[actor_name] = name
             section = component.settings
             pools[name] = PoolSpec(
@@ -159,7 +162,13 @@ def create_pools(
     return RewardPools(spec, list(actors.values()))
 
 
-def _start_actor(actor_name: str, component: RewardComponent, settings: RewardsConfig, threads: int) -> Any:
+def _start_actor(
+    actor_name: str,
+    component: RewardComponent,
+    settings: RewardsConfig,
+    threads: int,
+    resources: Mapping[str, float],
+) -> Any:
     # Torch takes its thread count from here, as the variables are set before the actor's process starts.
     environment = {
         "OMP_NUM_THREADS": str(threads),
@@ -174,6 +183,7 @@ def _start_actor(actor_name: str, component: RewardComponent, settings: RewardsC
         max_task_retries=0,
         num_cpus=settings.num_cpus,
         num_gpus=component.settings.num_gpus,
+        resources=dict(resources),
         runtime_env={"env_vars": environment},
     )
     try:
@@ -339,7 +349,7 @@ class RewardClient:
         """The actor, with what an earlier call learnt of it: one that is still coming back is waited for."""
         if actor_name not in self._replicas:
             try:
-                self._replicas[actor_name] = _Replica(ray.get_actor(actor_name, namespace=NAMESPACE))
+                self._replicas[actor_name] = _Replica(actor_name, ray.get_actor(actor_name, namespace=NAMESPACE))
             except ValueError as error:
                 raise PartnerError(
                     f"reward actor {actor_name!r} is not in this cluster: the driver that created it has ended "
@@ -365,6 +375,7 @@ class _Batch:
 class _Replica:
     """An actor as the client sees it: what it has been sent, oldest first, or the sign of life it is asked for."""
 
+    name: str
     handle: Any
     in_flight: OrderedDict[Any, _Batch] = field(default_factory=OrderedDict)
     revival: Any = None
@@ -387,6 +398,16 @@ class _Query:
         if not refs and not self.queue:
             return []
         return refs + [replica.revival for replica in self.replicas if replica.revival is not None]
+
+    @property
+    def waiting(self) -> int:
+        """Micro-batches that have no answer yet."""
+        return len(self.queue) + sum(len(replica.in_flight) for replica in self.replicas)
+
+    def unanswered(self) -> dict[str, int]:
+        """Actor → calls that it has not answered, with what would be sent to it next."""
+        sent = {r.name: len(r.in_flight) + (r.revival is not None) for r in self.replicas}
+        return {name: count + len(self.queue) for name, count in sent.items() if count}
 
     def submit(self) -> None:
         """Send queued micro-batches to the least loaded living actors."""
@@ -422,6 +443,8 @@ class _Query:
         self.stats.seconds += reply.seconds
         self.stats.model_seconds += reply.phases.model
         self.stats.tokenizer_seconds += reply.phases.tokenizer
+        meters.record(meters.POOL_ITEMS, self.name, len(batch.items))
+        meters.record(meters.POOL_SECONDS, self.name, reply.seconds)
         return batch, values
 
     def _died(self, replica: _Replica, error: Exception, spec: ClientSpec) -> None:
@@ -444,6 +467,7 @@ class _Query:
             self.name, type(error).__name__, name_rows(batch.rows), batch.failures + 1, spec.max_retries + 1,
         )  # fmt: skip
         self.stats.retries += len(lost)
+        meters.record(meters.RESTARTS, f"reward {self.name}", 1)
         self.queue.extendleft(reversed(lost))
 
     def _revived(self, replica: _Replica, spec: ClientSpec) -> None:
@@ -466,19 +490,27 @@ class _Query:
 
 def _run(queries: Sequence[_Query], spec: ClientSpec) -> Iterable[tuple[_Query, _Batch, FloatArray]]:
     """Drive all queries at once; yields each micro-batch's scores exactly once."""
-    last_answer = time.monotonic()
-    while True:
-        for query in queries:
-            query.submit()
-        owners = {ref: query for query in queries for ref in query.refs()}
-        if not owners:
-            return
-        done, _ = ray.wait(list(owners), num_returns=1, timeout=SILENCE_S)
-        for ref in done:
-            last_answer = time.monotonic()
-            answer = owners[ref].receive(ref, spec)
-            if answer is not None:
-                yield owners[ref], *answer
-        if not done:
-            waiting = sorted({query.name for query in owners.values()})
-            logger.warning("no answer from scorers %s for %.0f s", waiting, time.monotonic() - last_answer)
+    note, told_s = waits.Note(), 0.0
+    try:
+        while True:
+            for query in queries:
+                query.submit()
+                meters.record(meters.POOL_QUEUE, query.name, query.waiting)
+            owners = {ref: query for query in queries for ref in query.refs()}
+            if not owners:
+                return
+            done, _ = ray.wait(list(owners), num_returns=1, timeout=waits.LOOK_S)
+            for ref in done:
+                note.heard()
+                told_s = 0.0
+                answer = owners[ref].receive(ref, spec)
+                if answer is not None:
+                    yield owners[ref], *answer
+            if not done:
+                silent_s = note.wait({name: calls for query in queries for name, calls in query.unanswered().items()})
+                if silent_s - told_s >= SILENCE_S:
+                    told_s = silent_s
+                    waiting = sorted({query.name for query in owners.values()})
+                    logger.warning("no answer from scorers %s for %.0f s", waiting, silent_s)
+    finally:
+        note.withdraw()

@@ -6,9 +6,10 @@ How to run: `partner-rl train --preset smoke`. Results to expect: with the toy r
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -16,14 +17,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import ray
 import torch
+from ray.exceptions import RayError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
+from partner_rl import meters
+from partner_rl.algorithm.activity import SAMPLE, SYNC, UPDATE, Activity
 from partner_rl.algorithm.advantages.estimator import Array
 from partner_rl.algorithm.batch import minibatches, to_rllib, training_groups
 from partner_rl.algorithm.config import RewriteConfig
+from partner_rl.algorithm.env_runner import SYNCS
 from partner_rl.algorithm.kl_control import KlController
 from partner_rl.algorithm.learner import (
     CLIP_FRACTION,
@@ -36,6 +41,7 @@ from partner_rl.algorithm.learner import (
     SAMPLER_KL,
     RewriteLearner,
 )
+from partner_rl.algorithm.object_store import put
 from partner_rl.algorithm.reward_signal import RewardSignal, Signal
 from partner_rl.algorithm.sampler import examples_of_iteration
 from partner_rl.algorithm.state import TrainingState
@@ -59,7 +65,15 @@ SURROGATE_FIGURES = (RATIO, CLIP_FRACTION, SAMPLER_KL)
 """Figures of the learner that exist only where importance ratios are used."""
 
 SAMPLE_ATTEMPTS = 5
-"""Rounds of sampling in which shards lost with their env runner are sampled again."""
+"""Rounds of sampling in one iteration that may lose env runners; after the last one the run ends."""
+PROBE_S = 1.0
+"""Seconds that an env runner which was lost has to answer, when it is asked whether it is back."""
+RETURN_TIMEOUT_S = 1800.0
+"""Seconds to wait for an env runner when all are lost: a cluster that grows needs minutes for a new node."""
+LOST_LEARNER_S = 120.0
+"""Seconds that learners have to answer, when an update has failed: Ray needs up to a minute to notice a dead node."""
+SILENCE_S = 60.0
+"""Seconds after which a wait says again what it is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +111,8 @@ class RewriteAlgorithm(Algorithm):
     attempt: int
     # What others want saved with the training state and back when it is restored, by owner, as JSON.
     companions: dict[str, Any]
+    # What the driver is at; whoever watches it may put its own in this place.
+    activity: Activity
     # Optional in RLlib; `setup` always makes them.
     env_runner_group: EnvRunnerGroup
     learner_group: LearnerGroup
@@ -121,6 +137,9 @@ class RewriteAlgorithm(Algorithm):
         self._next_iteration = 0
         self.attempt = 0
         self.companions = {}
+        self.activity = Activity()
+        self._beginning = copy.deepcopy(self._extra())
+        self._syncs = 0
         if self._shares_module():
             self.env_runner.module = self._local_learner().module[DEFAULT_MODULE_ID]
         self._sync_weights()
@@ -135,6 +154,7 @@ class RewriteAlgorithm(Algorithm):
         """One iteration; its result is left in `self.last`."""
         started = time.perf_counter()
         settings = self.config.run.algorithm
+        self.activity.begin(SAMPLE, self._next_iteration + 1)
         examples = examples_of_iteration(
             self._examples, settings.groups_per_iteration, self._next_iteration, self.config.run.seed
         )
@@ -148,6 +168,7 @@ class RewriteAlgorithm(Algorithm):
         figures = self._update(signal.groups, signal.advantages_GK)
         kl_coeff = self._steer_kl(figures[KL])
         sync_started = time.perf_counter()
+        self.activity.begin(SYNC)
         self._sync_weights()
         ended = time.perf_counter()
 
@@ -165,7 +186,14 @@ class RewriteAlgorithm(Algorithm):
             },
             kl_coeff=kl_coeff,
         )
+        self._record_meters()
         self._next_iteration += 1
+
+    def _record_meters(self) -> None:
+        for phase, seconds in self.last.seconds.items():
+            meters.record(meters.PHASE_SECONDS, phase, seconds)
+        episodes = sum(len(group.trajectories) for group in self.last.groups)
+        meters.record(meters.EPISODES, self.config.run.algorithm.advantage, episodes)
 
     def _sample(self, examples: Sequence[Example]) -> list[Rollout]:
         """Samples all groups, shared out over the env runners in order."""
@@ -181,35 +209,89 @@ class RewriteAlgorithm(Algorithm):
             }
             for shard in range(shards)
         }
-        done: dict[int, Rollout] = {}
-        for _ in range(SAMPLE_ATTEMPTS):
-            done |= self._sample_shards({s: kwargs for s, kwargs in pending.items() if s not in done})
-            if len(done) == shards:
-                return [done[shard] for shard in range(shards)]
-            # A shard's seed belongs to the shard, so that whoever samples it again draws the same.
-            logger.warning("%d of %d env runners were lost: their groups are sampled again", shards - len(done), shards)
-            self.restore_env_runners(self.env_runner_group)
-            self._sync_weights()
-        raise PartnerError(
-            f"env runners were lost {SAMPLE_ATTEMPTS} times in iteration {self._next_iteration}: see the Ray logs, "
-            "and lower algorithm.groups_per_iteration if they ran out of memory"
-        )
-
-    def _sample_shards(self, shards: dict[int, dict[str, Any]]) -> dict[int, Rollout]:
         if self.config.num_env_runners == 0:
-            return {shard: self.env_runner.sample(**kwargs) for shard, kwargs in shards.items()}
-        healthy = self.env_runner_group.healthy_worker_ids()
-        assigned = dict(zip(shards, healthy, strict=False))
+            return [self.env_runner.sample(**kwargs) for kwargs in pending.values()]
+        done: dict[int, Rollout] = {}
+        losses = 0
+        while len(done) < shards:
+            runners = self._await_env_runners()
+            # With fewer runners than shards, the others wait for a next round.
+            asked = dict(zip((shard for shard in pending if shard not in done), runners, strict=False))
+            done |= self._sample_shards(asked, pending)
+            lost = sum(shard not in done for shard in asked)
+            if not lost:
+                continue
+            losses += 1
+            meters.record(meters.RESTARTS, "env runner", lost)
+            if losses == SAMPLE_ATTEMPTS:
+                raise PartnerError(
+                    f"env runners were lost {losses} times in iteration {self._next_iteration}: see the Ray logs, "
+                    "and lower algorithm.groups_per_iteration if they ran out of memory"
+                )
+            # A shard's seed belongs to the shard, so that whoever samples it again draws the same.
+            logger.warning("%d of %d env runners were lost: their groups are sampled again", lost, shards)
+            # One that Ray restarted before anybody noticed has the weights that training started from.
+            self._sync_weights()
+            self.activity.begin(SAMPLE)
+        return [done[shard] for shard in range(shards)]
+
+    def _sample_shards(self, asked: dict[int, int], arguments: dict[int, dict[str, Any]]) -> dict[int, Rollout]:
+        """Samples shards on remote env runners (shard → runner); leaves out those that were lost or not in step."""
+        syncs = self._syncs
 
         def run(shard: int, kwargs: dict[str, Any]) -> Any:
-            return lambda env_runner: (shard, env_runner.sample(**kwargs))
+            return lambda env_runner: (shard, env_runner.sample_in_step(syncs, kwargs))
 
-        results: list[tuple[int, Rollout]] = self.env_runner_group.foreach_env_runner(
-            [run(shard, shards[shard]) for shard in assigned],
+        answers: list[tuple[int, Rollout | PartnerError | None]] = self.env_runner_group.foreach_env_runner(
+            [run(shard, arguments[shard]) for shard in asked],
             local_env_runner=False,
-            remote_worker_ids=list(assigned.values()),
+            remote_worker_ids=list(asked.values()),
         )
-        return dict(results)
+        for _, answer in answers:
+            if isinstance(answer, PartnerError):
+                raise answer
+        return {shard: answer for shard, answer in answers if isinstance(answer, Rollout)}
+
+    def _await_env_runners(self) -> list[int]:
+        """The env runners that can sample; waits for the first one to come back when all are lost.
+
+        Raises:
+            PartnerError: None comes back.
+        """
+        started = told = time.monotonic()
+        while not (healthy := self.env_runner_group.healthy_worker_ids()):
+            now = time.monotonic()
+            if now - started > RETURN_TIMEOUT_S:
+                raise PartnerError(
+                    f"no env runner came back within {RETURN_TIMEOUT_S:.0f} s: {self._shortage()}; start nodes, and "
+                    "resume the run"
+                )
+            if now - told > SILENCE_S:
+                told = now
+                logger.warning(
+                    "waiting for an env runner to come back since %.0f s: %s", now - started, self._shortage()
+                )
+            time.sleep(PROBE_S)
+            self.restore_env_runners(self.env_runner_group)
+        return list(healthy)
+
+    def _shortage(self) -> str:
+        """What the cluster has left, for messages about actors that find no place."""
+        free, total = ray.available_resources(), ray.cluster_resources()
+        has = ", ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
+        return f"the cluster has {has} free"
+
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
+        """RLlib's hook before an iteration: takes back lost env runners that answer again, on whatever node.
+
+        An actor whose node went away is started again by Ray as soon as another node has room for it. The iteration
+        does not wait for that: until then the others sample its groups.
+        """
+        restored = env_runner_group.probe_unhealthy_env_runners(timeout_seconds=PROBE_S)
+        if restored:
+            logger.info("%d env runners are back", len(restored))
+            self._sync_weights()
+        return restored
 
     def _update(self, groups: Sequence[SampledGroup], advantages_GK: Array) -> dict[str, float]:
         """All optimizer steps of an iteration; returns the learners' figures."""
@@ -226,6 +308,7 @@ class RewriteAlgorithm(Algorithm):
 
     def _step(self, groups: Sequence[SampledGroup], advantages_GK: Array) -> dict[str, float]:
         """Shares whole groups out over the learners for one optimizer step; returns the learners' figures."""
+        self.activity.begin(UPDATE)
         learners = max(1, self.config.num_learners)
         size = len(groups) // learners
         batches = [
@@ -289,7 +372,8 @@ class RewriteAlgorithm(Algorithm):
         if self.env_runner is not None:
             self.env_runner.set_state({COMPONENT_RL_MODULE: state})
             return
-        reference = ray.put({COMPONENT_RL_MODULE: state})
+        self._syncs += 1
+        reference = put({COMPONENT_RL_MODULE: state, SYNCS: self._syncs}, self.config.run.faults.room_wait_s)
         self.env_runner_group.foreach_env_runner(
             "set_state", kwargs={"state": reference}, local_env_runner=False, mark_healthy=True
         )
@@ -318,25 +402,97 @@ class RewriteAlgorithm(Algorithm):
 
     def save_training_state(self, folder: Path) -> None:
         """Writes what an exact resume needs (see `partner_rl.algorithm.state`)."""
+        self.training_state().save(folder, self.config.run.faults.room_wait_s)
+
+    def training_state(self) -> TrainingState:
+        """What an exact resume needs, in the driver's memory."""
         weights, moments = self._learner_state()
-        extra = {
+        return TrainingState(self._next_iteration, copy.deepcopy(self._extra()), weights, moments)
+
+    def training_state_mib(self) -> float:
+        """MiB of `training_state`: the trained parameters and AdamW's two moments of each."""
+        numbers: list[int] = self._foreach_learner(lambda learner: learner.trained_numbers())
+        return 12 * max(numbers) / 2**20
+
+    def _extra(self) -> dict[str, Any]:
+        """What changes from iteration to iteration besides tensors, as JSON."""
+        return {
             "signal": self._signal.state(),
             "kl": self._kl.state(),
             "attempt": self.attempt,
             "companions": dict(self.companions),
         }
-        TrainingState(self._next_iteration, extra, weights, moments).save(folder)
+
+    def _take_extra(self, extra: Mapping[str, Any], iterations: int) -> None:
+        self._signal.restore(extra["signal"])
+        self._kl.restore(extra["kl"])
+        self._set_kl_coeff()
+        self.attempt = int(extra["attempt"])
+        self.companions = dict(extra["companions"])
+        self._next_iteration = iterations
 
     def restore_training_state(self, folder: Path) -> int:
         """Takes a saved state back and returns the number of iterations that it has behind it."""
-        state = TrainingState.load(folder)
+        return self.restore_state(TrainingState.load(folder))
+
+    def restore_state(self, state: TrainingState) -> int:
+        """Takes back what `training_state` gave, and returns the number of iterations that it has behind it."""
         weights, moments = state.weights, state.moments
         self._foreach_learner(lambda learner: learner.set_training_state(weights, moments))
-        self._signal.restore(state.extra["signal"])
-        self._kl.restore(state.extra["kl"])
-        self._set_kl_coeff()
-        self.attempt = int(state.extra["attempt"])
-        self.companions = dict(state.extra["companions"])
-        self._next_iteration = state.iterations
+        self._take_extra(copy.deepcopy(dict(state.extra)), state.iterations)
         self._sync_weights()
         return state.iterations
+
+    def remote_actors(self) -> list[tuple[str, Any]]:
+        """Name and handle of each remote env runner and learner; may be asked for by any thread."""
+        runners = list(self.env_runner_group._worker_manager.actors().items())
+        return [
+            *((f"env runner {number}", actor) for number, actor in runners),
+            *((f"learner {number}", actor) for number, actor in self._learner_actors().items()),
+        ]
+
+    def _learner_actors(self) -> dict[int, Any]:
+        """The remote learners by number; none where the driver learns itself."""
+        manager = self.learner_group._worker_manager
+        return {} if self.config.num_learners == 0 or manager is None else dict(manager.actors())
+
+    def lost_learners(self) -> int:
+        """Remote learners that do not answer any more; to be asked when a call of theirs has failed."""
+        calls = [actor.apply.remote(_answer) for actor in self._learner_actors().values()]
+        if not calls:
+            return 0
+        ready, silent = ray.wait(calls, num_returns=len(calls), timeout=LOST_LEARNER_S)
+        return len(silent) + sum(not _succeeds(call) for call in ready)
+
+    def replace_learners(self) -> None:
+        """Starts new learners in the place of the old ones, and training at its beginning; env runners stay.
+
+        What follows is `restore_training_state`, where there is a saved state. Learners exchange gradients in a group
+        that cannot lose a member, so the surviving ones are replaced too. Waits until the cluster has room.
+        """
+        self._end_learners()
+        meters.record(meters.RESTARTS, "learner", self.config.num_learners)
+        module = self.config.get_multi_rl_module_spec(spaces=self.spaces, inference_only=False)
+        self.learner_group = self.config.build_learner_group(rl_module_spec=module)
+        self._kl_sent = self.config.kl_coeff
+        self._take_extra(copy.deepcopy(self._beginning), 0)
+        self._sync_weights()
+
+    def _end_learners(self) -> None:
+        """Ends the learners without asking them: one that waits for a dead one would not answer."""
+        for actor in self._learner_actors().values():
+            ray.kill(actor)
+        # RLlib would try to end them in good order when it forgets them.
+        self.learner_group._is_shut_down = True
+
+
+def _answer(learner: RewriteLearner) -> bool:
+    """A sign of life."""
+    return True
+
+
+def _succeeds(call: Any) -> bool:
+    try:
+        return bool(ray.get(call))
+    except RayError:
+        return False

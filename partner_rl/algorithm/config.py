@@ -97,6 +97,7 @@ def to_algorithm_config(
         num_env_runners=settings.num_env_runners,
         num_envs_per_env_runner=settings.groups_per_iteration * settings.samples_per_group // workers,
         num_gpus_per_env_runner=settings.num_gpus_per_env_runner,
+        custom_resources_per_env_runner=config.resources.placement.share("env_runners"),
         gym_env_vectorize_mode="vector_entry_point",
         batch_mode="complete_episodes",
         create_local_env_runner=settings.num_env_runners == 0,
@@ -104,6 +105,7 @@ def to_algorithm_config(
     result.learners(
         num_learners=settings.num_learners,
         num_gpus_per_learner=settings.num_gpus_per_learner,
+        custom_resources_per_learner=config.resources.placement.share("learners"),
         learner_class=RewriteLearner,
     )
     result.training(lr=settings.learning_rate, grad_clip=settings.grad_clip)

@@ -30,7 +30,10 @@ from partner_rl.policy.generate import PromptRows, Sampling, sample_prompts
 from partner_rl.policy.model import Policy
 from partner_rl.policy.module import RewriteModule
 from partner_rl.policy.prompt import encode_prompt
-from partner_rl.types import Example
+from partner_rl.types import Example, PartnerError
+
+SYNCS = "syncs"
+"""Key of the number of weight syncs so far, beside the weights in an env runner's state."""
 
 _CHUNK = 1
 """Stands before a chunk's number in its seed, so that no other seed of this length looks the same."""
@@ -40,6 +43,8 @@ class RewriteEnvRunner(SingleAgentEnvRunner):
     """Samples `K` trajectories of each example it is given."""
 
     module: RewriteModule | None
+    # The weight sync whose weights the module holds; 0 before the first one, as after a restart by Ray.
+    _syncs = 0
 
     def make_module(self) -> None:
         """Builds the module, unless the algorithm lends the learner's (no remote runners, no remote learners)."""
@@ -53,6 +58,25 @@ class RewriteEnvRunner(SingleAgentEnvRunner):
         super().set_state(
             state if self.module is not None else {k: v for k, v in state.items() if k != COMPONENT_RL_MODULE}
         )
+        self._syncs = state.get(SYNCS, self._syncs)
+
+    def sample_in_step(self, syncs: int, arguments: dict[str, Any]) -> Rollout | PartnerError | None:
+        """Samples as `sample` does, on behalf of a driver in another process.
+
+        Args:
+            syncs: The weight sync that the driver made last.
+            arguments: Those of `sample`.
+
+        Returns:
+            None when this runner missed that sync, because Ray has restarted it; an error that is meant for the user
+            as a value, because RLlib would take an exception for a broken runner and restart it.
+        """
+        if syncs != self._syncs:
+            return None
+        try:
+            return self.sample(**arguments)
+        except PartnerError as error:
+            return error
 
     def sample(  # type: ignore[override]
         self, *, examples: Sequence[Example], samples_per_group: int, seed: Sequence[int], greedy_baseline: bool = False

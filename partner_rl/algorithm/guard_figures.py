@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from envs.rewriting import written_sentences
 from partner_rl.algorithm.words import ngrams, stable_hash, words_of
+from partner_rl.self_disclosure import speaks_of_itself
 from partner_rl.types import ScoreRequest
 
 _REPEAT_WORDS: Final = 3
@@ -49,6 +50,7 @@ class GuardFigures:
         kl: KL divergence from the warm-started policy, nats a token; None when it was not measured.
         position_entropy: Entropy of the position, nats.
         judged: What the judge says; None in iterations that it did not read.
+        disclosing: Rewrites with an inserted sentence that speaks of its writer (`partner_rl.self_disclosure`).
     """
 
     episodes: int
@@ -63,6 +65,7 @@ class GuardFigures:
     kl: float | None
     position_entropy: float
     judged: JudgedGain | None = None
+    disclosing: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The figures as JSON-able values."""
@@ -116,4 +119,5 @@ def guard_figures(
         kl=kl,
         position_entropy=position_entropy,
         judged=judged,
+        disclosing=sum(any(map(speaks_of_itself, written_sentences(request))) for request in requests),
     )

@@ -49,6 +49,7 @@ LIMITS: Final = (
     Limit("repetition", "max_repetition", True),
     Limit("distinct_2", "min_distinct_2", False),
     Limit("common_share", "max_common_share", True),
+    Limit("self_disclosure", "max_self_disclosure", True),
     Limit("noop_share", "max_noop_share", True),
     Limit("position_entropy", "min_position_entropy", False),
     Limit("judge_gap", "max_judge_gap", True, of_judge=True),
@@ -175,6 +176,7 @@ def window_values(window: Sequence[GuardFigures], min_rewrites: int) -> dict[str
     """
     values = {
         "noop_share": _ratio(sum(it.unchanged for it in window), sum(it.episodes for it in window)),
+        "self_disclosure": _ratio(sum(it.disclosing for it in window), sum(it.episodes for it in window)),
         "length_ratio": _ratio(sum(it.words_rewritten for it in window), sum(it.words_original for it in window)),
         "repetition": _ratio(sum(it.repeated_triples for it in window), sum(it.triples for it in window)),
         "position_entropy": fmean(it.position_entropy for it in window),

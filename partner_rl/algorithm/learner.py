@@ -152,6 +152,10 @@ class RewriteLearner(TorchLearner):
             optimizer.step()
         return norm
 
+    def trained_numbers(self) -> int:
+        """How many numbers the trained parameters have."""
+        return sum(parameter.numel() for parameter in self._rewrite_module().trainable_parameters().values())
+
     def training_state(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """The trained parameters and the optimizer's moments, by name, on the CPU."""
         parameters = self._rewrite_module().trainable_parameters()

@@ -21,6 +21,7 @@ import numpy as np
 
 from partner_rl.algorithm.advantages.estimator import Array, group_std
 from partner_rl.algorithm.advantages.registry import build_estimator
+from partner_rl.algorithm.honesty import with_honesty
 from partner_rl.algorithm.normalization import RunningMoments, clipped, whitened
 from partner_rl.algorithm.schedules import constant_weights, reweighted, scheduled_weights
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
@@ -101,6 +102,8 @@ class RewardSignal:
         """
         scheduled = scheduled_weights(self._rewards, iteration)
         scored = self._variety.rewarded(sampled) if self._variety else sampled
+        if self._rewards.honesty.is_active:
+            scored = with_honesty(scored, self._rewards.honesty.weight)
         groups = tuple(_at_weights(group, scheduled) for group in scored)
         weights = constant_weights(self._rewards) | scheduled
         normalised: dict[str, Array] = {}

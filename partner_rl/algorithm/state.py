@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from partner_rl.durable import check_manifest, folder_when_whole, write_manifest
+from partner_rl.room import disk_of, when_there_is_room
 from partner_rl.types import PartnerError
 
 WEIGHTS: Final = "weights.safetensors"
@@ -43,23 +44,30 @@ class TrainingState:
     weights: dict[str, torch.Tensor]
     moments: dict[str, torch.Tensor]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, wait_s: float = 0.0) -> None:
         """Writes the state under a temporary name, then renames it: a folder of this name was whole once.
+
+        Args:
+            folder: The checkpoint.
+            wait_s: Seconds to wait for room when the disk is full.
 
         Raises:
             PartnerError: It cannot be written, for instance because the disk is full; nothing has changed then.
         """
         try:
-            with folder_when_whole(folder) as temporary:
-                save_file({name: t.contiguous() for name, t in self.weights.items()}, temporary / WEIGHTS)
-                save_file({name: t.contiguous() for name, t in self.moments.items()}, temporary / MOMENTS)
-                content = {"iterations": self.iterations, "extra": dict(self.extra)}
-                (temporary / STATE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-                write_manifest(temporary)
+            when_there_is_room(lambda: self._write(folder), disk_of(folder.parent), wait_s)
         except (OSError, SafetensorError) as error:
             raise PartnerError(
                 f"checkpoint {folder} cannot be written ({error}): make room and resume from the one before"
             ) from error
+
+    def _write(self, folder: Path) -> None:
+        with folder_when_whole(folder) as temporary:
+            save_file({name: t.contiguous() for name, t in self.weights.items()}, temporary / WEIGHTS)
+            save_file({name: t.contiguous() for name, t in self.moments.items()}, temporary / MOMENTS)
+            content = {"iterations": self.iterations, "extra": dict(self.extra)}
+            (temporary / STATE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            write_manifest(temporary)
 
     @classmethod
     def load(cls, folder: Path) -> TrainingState:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from partner_rl.policy.actions import ActionTokens
 from partner_rl.types import Example, RewardBreakdown, ScoreRequest
@@ -35,6 +36,19 @@ class Trajectory:
     steps: tuple[Step, ...]
     request: ScoreRequest
     breakdown: RewardBreakdown
+
+    def with_component(
+        self, name: str, value: float, weight: float, details: Mapping[str, float] | None = None
+    ) -> Trajectory:
+        """The trajectory with one more component in its reward: its value, its weight, further figures to log."""
+        before = self.breakdown
+        after = RewardBreakdown(
+            total=before.total + weight * value,
+            raw={**before.raw, name: value},
+            weighted={**before.weighted, name: weight * value},
+            details={**before.details, **(details or {})},
+        )
+        return replace(self, breakdown=after)
 
 
 @dataclass(frozen=True, slots=True)

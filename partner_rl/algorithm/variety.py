@@ -29,7 +29,7 @@ from typing import Final
 from envs.rewriting import written_sentences
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
 from partner_rl.algorithm.words import ngrams, stable_hash, words_of
-from partner_rl.types import RewardBreakdown, ScoreRequest
+from partner_rl.types import ScoreRequest
 
 VARIETY: Final = "variety"
 """Name of the component, as in `rewards.variety`."""
@@ -113,16 +113,7 @@ class Variety:
         pairs = share_in_distinct_2(written.pairs, self._counts.pairs)
         sentences = novelty(self._commonness(written), self._tolerance)
         value = pairs + self._sentence_share * (sentences - pairs)
-        breakdown = trajectory.breakdown
-        return replace(
-            trajectory,
-            breakdown=RewardBreakdown(
-                total=breakdown.total + self._weight * value,
-                raw={**breakdown.raw, VARIETY: value},
-                weighted={**breakdown.weighted, VARIETY: self._weight * value},
-                details={**breakdown.details, WORD_PAIRS: pairs, SENTENCES: sentences},
-            ),
-        )
+        return trajectory.with_component(VARIETY, value, self._weight, {WORD_PAIRS: pairs, SENTENCES: sentences})
 
     def _commonness(self, written: Written) -> float:
         """Share of the window, itself aside, that holds the commonest of its sentences; 1 without a sentence."""

@@ -123,8 +123,15 @@ class VarietyConfig(WeightedSection):
     """Weight of how new the sentences are within the component; the rest is that of the word pairs."""
 
 
+class HonestyConfig(WeightedSection):
+    """No sentence about the writer's own life; part of training only (`partner_rl/algorithm/honesty.py`)."""
+
+    weight: float = 0.0
+    """Weight of the component: the share of the written sentences that do not speak of their writer, 0…1."""
+
+
 class RewardsConfig(Section):
-    """The four rewards, the actor pools that compute them (`rewards/`), and variety."""
+    """The four rewards, the actor pools that compute them (`rewards/`), variety and honesty."""
 
     empathy: EmpathyConfig = EmpathyConfig()
     """Change in empathy."""
@@ -136,6 +143,8 @@ class RewardsConfig(Section):
     """Mutual information."""
     variety: VarietyConfig = VarietyConfig()
     """Variety of what is written."""
+    honesty: HonestyConfig = HonestyConfig()
+    """No invented experience."""
     replicas: Positive = 1
     """Actors of each pool, unless the component says otherwise."""
     num_cpus: NonNegativeFloat = 0.5

@@ -287,6 +287,8 @@ class GuardsConfig(Section):
     """Different word pairs over word pairs of the window's inserted sentences."""
     max_common_share: Fraction | None = 0.5
     """Share of the inserted sentences that are one of the window's 20 commonest."""
+    max_self_disclosure: Fraction | None = 0.5
+    """Share of the rewrites with an inserted sentence about the writer's own life, which a language model has not."""
     max_noop_share: Fraction | None = 0.9
     """Share of responses left as they were."""
     min_position_entropy: NonNegativeFloat | None = 0.02
@@ -330,11 +332,27 @@ class CheckpointConfig(Section):
     """Also keep each checkpoint after a multiple of this many iterations, for evaluation; null for none."""
 
 
+class FaultsConfig(Section):
+    """What a run does when something stands still or is full (`docs/reliability.md`)."""
+
+    stall_s: PositiveFloat = 300.0
+    """Seconds without a step of the run after which it says which actor everything waits for; a phase that always takes
+    long is given three times what it took lately."""
+    replace_stalled_s: PositiveFloat | None = None
+    """An actor that everything has waited for so many seconds is killed, so that another one takes its place; null
+    leaves it, and only says so. Must be more than any call takes."""
+    snapshot_mb: NonNegativeFloat = 128.0
+    """What remote learners know is kept in the driver's memory after each iteration if it is at most this many MiB
+    (weights and moments), so that losing them costs one iteration; otherwise it goes back to the newest checkpoint."""
+    room_wait_s: NonNegativeFloat = 600.0
+    """Seconds that a run waits for room when the disk of its folder, or Ray's object store, is full; then it ends."""
+
+
 class TrackingConfig(Section):
     """Where metrics go besides `metrics.jsonl`."""
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """`auto` is online when `WANDB_API_KEY` is set and offline otherwise."""
+    """`auto` is what `WANDB_MODE` says; without it online when `WANDB_API_KEY` is set, else offline."""
     project: str = "partner-rl"
     """W&B project."""
     entity: str | None = None
@@ -343,12 +361,48 @@ class TrackingConfig(Section):
     """W&B group."""
     tags: tuple[str, ...] = ()
     """W&B tags."""
+    notes: str | None = None
+    """W&B notes: what the run is for."""
+    artifacts: Literal["none", "final", "checkpoints"] = "none"
+    """Models that W&B gets: none, the exported policy, or every checkpoint too, with aliases `latest` and `best`."""
+    upload_wait_s: NonNegativeFloat = 30.0
+    """Seconds to wait at the end of an online run until W&B has all of it; `partner-rl runs sync` sends the rest."""
+    system_interval_s: PositiveFloat = 15.0
+    """Seconds between two readings of CPU, memory, disk and GPUs of all nodes, which go to W&B."""
     tensorboard: bool = True
     """Write TensorBoard event files into the run folder."""
     sample_rows: NonNegative = 4
     """Rows of the before/after table at each logged step; 0 keeps texts out of the trackers."""
+    redact: bool = False
+    """Keep texts of posts out of what a run shows and writes: before/after rows (`samples.jsonl`, W&B) and
+    `rewrites.jsonl` hold figures only, reports hold no texts (`docs/security.md`)."""
     log_every: Positive = 1
     """Iterations between logged steps."""
+
+
+class PlacementConfig(Section):
+    """Which kind of nodes each kind of actors runs on (`docs/clusters.md`).
+
+    Each key names a custom Ray resource that these nodes offer, as after `ray start --resources='{"reward": 1}'`; null
+    takes any node.
+    """
+
+    env_runners: str | None = None
+    """Nodes of the env runners."""
+    learners: str | None = None
+    """Nodes of the remote learners."""
+    rewards: str | None = None
+    """Nodes of the reward actors."""
+
+    def share(self, actors: Literal["env_runners", "learners", "rewards"]) -> dict[str, float]:
+        """What each of these actors reserves of its nodes' resource: a trace, as it only marks the kind of node."""
+        kind = {"env_runners": self.env_runners, "learners": self.learners, "rewards": self.rewards}[actors]
+        return {} if kind is None else {kind: 0.001}
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The resources that are named."""
+        return frozenset(kind for kind in (self.env_runners, self.learners, self.rewards) if kind is not None)
 
 
 class ResourcesConfig(Section):
@@ -362,6 +416,11 @@ class ResourcesConfig(Section):
     """Torch threads of each actor; null shares the cores out evenly."""
     object_store_mb: Positive = 256
     """Object store of a locally started Ray, in MiB."""
+    placement: PlacementConfig = PlacementConfig()
+    """Kinds of nodes for kinds of actors."""
+    wait_for_nodes_s: NonNegativeFloat = 0.0
+    """Seconds that a run waits for a cluster to grow until every actor finds room, its autoscaler asked for the nodes;
+    0 refuses a run at once that the cluster has no room for."""
 
 
 class RunConfig(Section):
@@ -399,6 +458,8 @@ class RunConfig(Section):
     """Guards against reward hacking and collapse."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Checkpoints."""
+    faults: FaultsConfig = FaultsConfig()
+    """Stalls and full disks."""
     tracking: TrackingConfig = TrackingConfig()
     """Tracking."""
     resources: ResourcesConfig = ResourcesConfig()

@@ -18,6 +18,7 @@ from partner_rl.types import PartnerError
 
 QUESTIONS: Final = ("more_empathic", "more_fluent", "more_specific")
 """Columns that a rater fills in with A, B or =."""
+_FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
 
 def key_path(sheet: Path) -> Path:
@@ -71,10 +72,15 @@ def _rows(rewrites: Mapping[str, Sequence[str]], pairing: tuple[str, str], rando
     return [int(row) for row in random.permutation(len(first)) if first[row] != second[row]]
 
 
+def _as_text(value: str) -> str:
+    """A cell that no spreadsheet takes for a formula: a post may begin like one."""
+    return f"'{value}" if value.lstrip()[:1] in _FORMULA_STARTS else value
+
+
 def _write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({column: _as_text(value) for column, value in row.items()} for row in rows)
     temporary.replace(path)

@@ -290,6 +290,15 @@ _EDITING: Final[tuple[Measure, ...]] = (
         lambda scores, _: scores.unchanged_N.astype(np.float64),
         share=True,
     ),
+    MeanMeasure(
+        "self_disclosure",
+        "invented experience",
+        "lower",
+        ".1%",
+        "share of responses into which a sentence about the writer's own life was written, by rules",
+        lambda scores, _: scores.discloses_N.astype(np.float64),
+        share=True,
+    ),
     MeanMeasure("length", "length", "", ".1f", "mean words of a response", lambda scores, _: scores.length_N),
 )
 

@@ -13,6 +13,7 @@ from envs.rewriting import written_sentences
 from partner_rl.evaluation.component_scores import RewardSource, component_scores, whole_response_coherence
 from partner_rl.evaluation.metrics.edit_rate import edit_rates
 from partner_rl.evaluation.metrics.self_bleu import self_bleu
+from partner_rl.evaluation.metrics.self_disclosure import discloses
 from partner_rl.evaluation.metrics.specificity import Embed, similarities
 from partner_rl.evaluation.metrics.words import spaced_words
 from partner_rl.evaluation.resampling import Bools, Floats
@@ -112,6 +113,11 @@ class PairScores:
     def rewrites(self) -> list[str]:
         """The rewritten responses."""
         return [request.rewritten_response for request in self.requests]
+
+    @property
+    def discloses_N(self) -> Bools:
+        """Whether a sentence that the system wrote speaks of its writer."""
+        return np.array([discloses(sentences) for sentences in self.written], dtype=np.bool_)
 
     @property
     def written(self) -> list[tuple[str, ...]]:

@@ -52,6 +52,7 @@ _ROWS: Final[tuple[tuple[str, Callable[[SystemScores], float | None], str], ...]
     ("distinct-2 ↑", lambda scores: scores.distinct_2, ".3f"),
     ("distinct sentences ↑", lambda scores: scores.distinct_sentences, ".1%"),
     ("commonest sentence ↓", lambda scores: scores.commonest_sentence, ".1%"),
+    ("invented experience ↓", lambda scores: scores.self_disclosure, ".1%"),
     ("edit rate ↓", lambda scores: scores.edit_rate, ".3f"),
     ("unchanged", lambda scores: scores.unchanged, ".1%"),
     ("length (words)", lambda scores: scores.length, ".1f"),

@@ -45,6 +45,7 @@ class About:
         remarks: Warnings to the reader.
         targets: System → the targets that it was checked against; empty without a check.
         with_posts: Whether to write posts and original responses too.
+        with_rewrites: Whether `pairs.parquet` holds the rewrites, which are for the most part the originals' sentences.
         seconds: Phase of the evaluation → wall-clock seconds.
         seed: What the resamples and the sampling depend on.
     """
@@ -54,6 +55,7 @@ class About:
     remarks: Sequence[str] = ()
     targets: Mapping[str, Sequence[TargetResult]] = field(default_factory=dict)
     with_posts: bool = False
+    with_rewrites: bool = True
     seconds: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
 
@@ -109,7 +111,7 @@ def write_report(folder: Path, result: EvaluationResult, about: About) -> list[P
     return [
         *written,
         folder / "report.json",
-        _write_pairs(folder / "pairs.parquet", result, about.with_posts),
+        _write_pairs(folder / "pairs.parquet", result, about),
         *pictures,
     ]
 
@@ -128,7 +130,7 @@ def report_json(result: EvaluationResult, about: About) -> dict[str, object]:
     }
 
 
-def pairs_table(result: EvaluationResult, with_posts: bool) -> pa.Table:
+def pairs_table(result: EvaluationResult, about: About) -> pa.Table:
     """One row a pair and system: ids, scores and the rewrite; the posts themselves only when asked for."""
     parts = []
     for scores in result.scores:
@@ -151,10 +153,12 @@ def pairs_table(result: EvaluationResult, with_posts: bool) -> pa.Table:
             "edit_rate": scores.edit_rate_N,
             "length": scores.length_N,
             "unchanged": scores.unchanged_N,
-            "rewritten_response": scores.rewrites,
-            "written_sentences": pa.array([list(written) for written in scores.written], pa.list_(pa.string())),
         }
-        if with_posts:
+        if about.with_rewrites:
+            columns["rewritten_response"] = scores.rewrites
+            written = [list(sentences) for sentences in scores.written]
+            columns["written_sentences"] = pa.array(written, pa.list_(pa.string()))
+        if about.with_posts:
             columns["seeker_post"] = [example.seeker_post for example in result.examples]
             columns["response_post"] = [example.response_post for example in result.examples]
         parts.append(pa.table({name: pa.array(column) for name, column in columns.items()}))
@@ -229,8 +233,8 @@ def _write_text(path: Path, text: str) -> Path:
     return path
 
 
-def _write_pairs(path: Path, result: EvaluationResult, with_posts: bool) -> Path:
+def _write_pairs(path: Path, result: EvaluationResult, about: About) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(pairs_table(result, with_posts), temporary, compression="zstd")
+    pq.write_table(pairs_table(result, about), temporary, compression="zstd")
     temporary.replace(path)
     return path

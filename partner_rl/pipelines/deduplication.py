@@ -103,7 +103,7 @@ class KeepBuilder:
 
     def __call__(self) -> Transform:
         """The transform."""
-        return _Keep(np.load(self.marks, mmap_mode="r"), self.offsets)
+        return _Keep(np.load(self.marks, mmap_mode="r", allow_pickle=False), self.offsets)
 
 
 class _Keep:

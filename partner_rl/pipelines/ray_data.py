@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
+from partner_rl.local_ray import on_loopback
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.units import Unit, one_line
 from partner_rl.types import PartnerError
@@ -41,8 +42,10 @@ def local_ray(resources: Resources, address: str | None = None) -> Iterator[None
     _keep_quiet()
     try:
         if address is None:
-            with _without_stderr():
+            with _without_stderr(), on_loopback():
                 ray.init(
+                    # Without it Ray would rather join whatever cluster RAY_ADDRESS names or runs on this machine.
+                    address="local",
                     num_cpus=math.ceil(resources.workers * resources.num_cpus) + 1,
                     object_store_memory=OBJECT_STORE_BYTES,
                     include_dashboard=False,
@@ -111,15 +114,46 @@ class _Worker:
 
 
 def _check_room(resources: Resources) -> None:
-    """Workers that find no place would be waited for in silence."""
-    found = ray.cluster_resources()
+    """Workers that find no place would be waited for in silence.
+
+    Raises:
+        PartnerError: They would not all find room, were the cluster theirs alone.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for name, each in (("CPU", resources.num_cpus), ("GPU", resources.num_gpus)):
-        needed, there = resources.workers * each, found.get(name, 0.0)
+        needed, there = resources.workers * each, sum(node.get(name, 0.0) for node in nodes)
         if needed > there:
             raise PartnerError(
                 f"{resources.workers} workers with {each:g} {name}s each need {needed:g}, Ray has {there:g}: "
                 "give fewer workers"
             )
+    # A worker is on one node, and its fraction of a GPU on one device.
+    room = sum(workers_on(node, resources) for node in nodes)
+    if room < resources.workers:
+        raise PartnerError(
+            f"{resources.workers} workers with {resources.num_cpus:g} CPUs and {resources.num_gpus:g} GPUs each: the "
+            f"{len(nodes)} nodes of the cluster have room for {room}; give fewer workers, or less to each"
+        )
+
+
+def workers_on(node: Mapping[str, float], resources: Resources) -> int:
+    """How many workers a node has room for.
+
+    Args:
+        node: Resource → how much of it the node has.
+        resources: What a worker reserves.
+    """
+    cpus, gpus = resources.num_cpus, resources.num_gpus
+    by_cpu = _times(cpus, node.get("CPU", 0.0)) if cpus else resources.workers
+    if not gpus:
+        return by_cpu
+    devices = math.floor(node.get("GPU", 0.0))
+    return min(by_cpu, devices * _times(gpus, 1.0) if gpus <= 1 else _times(gpus, devices))
+
+
+def _times(part: float, whole: float) -> int:
+    """How often a part goes into a whole, as exactly as Ray counts."""
+    return math.floor(whole / part + 1e-6)
 
 
 @contextmanager
