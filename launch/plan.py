@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,8 @@ DRIVER: Final = "driver"
 ENV_RUNNERS: Final = "env runners"
 LEARNERS: Final = "learners"
 _WORKER_CPUS: Final = 1.0
+_ROUNDING: Final = 1e-6
+"""Sums of fractions of a GPU are as exact as Ray's own, which counts in ten-thousandths."""
 _CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -36,6 +38,7 @@ class ActorGroup:
         cpus: Logical CPUs that each reserves in Ray; the driver reserves none.
         gpus: GPUs, or a fraction of one, that each reserves in Ray.
         threads: Torch threads of each.
+        custom: Other resources that each reserves in Ray, as (name, amount).
     """
 
     name: str
@@ -43,6 +46,13 @@ class ActorGroup:
     cpus: float
     gpus: float
     threads: int
+    custom: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What Ray reserves for one of them, by Ray's names of resources; empty for the driver."""
+        asked = {"CPU": self.cpus, "GPU": self.gpus, **dict(self.custom)}
+        return {name: amount for name, amount in asked.items() if amount > 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +91,11 @@ class Plan:
     def reward_group(self, component: str) -> ActorGroup | None:
         """The actor pool of a reward component, such as `empathy`, or None when the run has none."""
         return self.group(reward_group_name(component))
+
+    def for_scoring(self) -> Plan:
+        """The driver and the reward pools alone: what an evaluation starts."""
+        groups = tuple(group for group in self.groups if group.name not in (ENV_RUNNERS, LEARNERS))
+        return Plan(groups, self.machine_cores, self.machine_gpus)
 
     def table(self) -> Table:
         """The plan as a table to print."""
@@ -125,35 +140,48 @@ def resource_plan(config: RunConfig, machine_cores: int, machine_gpus: int) -> P
         machine_gpus: GPUs of the machine; other machines of a cluster are not looked at.
 
     Raises:
-        PartnerError: A local run asks for more GPUs than the machine has.
+        PartnerError: A local run asks for more GPUs than the machine has, or an actor for one and a half.
     """
-    algorithm, resources = config.algorithm, config.resources
-
-    def workers(name: str, count: int, gpus: float) -> list[ActorGroup]:
-        return (
-            [ActorGroup(name, count, _WORKER_CPUS, gpus, threads_each(config, machine_cores, count))] if count else []
-        )
-
-    pools = _reward_sections(config)
-    replicas = {name: section.replicas or config.rewards.replicas for name, section in pools.items()}
     groups = [
-        ActorGroup(DRIVER, 1, 0.0, 0.0, resources.driver_threads or machine_cores),
-        *workers(ENV_RUNNERS, algorithm.num_env_runners, algorithm.num_gpus_per_env_runner),
-        *workers(LEARNERS, algorithm.num_learners, algorithm.num_gpus_per_learner),
-        *(
-            ActorGroup(
-                name=reward_group_name(name),
-                count=replicas[name],
-                cpus=config.rewards.num_cpus,
-                gpus=section.num_gpus,
-                threads=threads_each(config, machine_cores, sum(replicas.values())),
-            )
-            for name, section in pools.items()
-        ),
+        ActorGroup(DRIVER, 1, 0.0, 0.0, config.resources.driver_threads or machine_cores),
+        *_workers(config, machine_cores),
+        *_pools(config, machine_cores),
     ]
-    if resources.address is None:
+    _check_shares(groups)
+    if config.resources.address is None:
         _check_gpus(groups, machine_gpus)
     return Plan(groups=tuple(groups), machine_cores=machine_cores, machine_gpus=machine_gpus)
+
+
+def _workers(config: RunConfig, machine_cores: int) -> Iterator[ActorGroup]:
+    """Env runners and learners, where they are processes of their own."""
+    algorithm, placement = config.algorithm, config.resources.placement
+    if algorithm.num_env_runners:
+        count, gpus = algorithm.num_env_runners, algorithm.num_gpus_per_env_runner
+        threads, marks = threads_each(config, machine_cores, count), tuple(placement.share("env_runners").items())
+        yield ActorGroup(ENV_RUNNERS, count, _WORKER_CPUS, gpus, threads, marks)
+    if algorithm.num_learners:
+        count, gpus = algorithm.num_learners, algorithm.num_gpus_per_learner
+        threads, marks = threads_each(config, machine_cores, count), tuple(placement.share("learners").items())
+        # RLlib reserves no CPU for a learner that has a GPU.
+        yield ActorGroup(LEARNERS, count, 0.0 if gpus else _WORKER_CPUS, gpus, threads, marks)
+
+
+def _pools(config: RunConfig, machine_cores: int) -> list[ActorGroup]:
+    """The pool of each reward component."""
+    sections = _reward_sections(config)
+    replicas = {name: section.replicas or config.rewards.replicas for name, section in sections.items()}
+    return [
+        ActorGroup(
+            name=reward_group_name(name),
+            count=replicas[name],
+            cpus=config.rewards.num_cpus,
+            gpus=section.num_gpus,
+            threads=threads_each(config, machine_cores, sum(replicas.values())),
+            custom=tuple(config.resources.placement.share("rewards").items()),
+        )
+        for name, section in sections.items()
+    ]
 
 
 def share_local_gpu(config: RunConfig, machine_gpus: int) -> RunConfig:
@@ -190,6 +218,20 @@ def _reward_sections(config: RunConfig) -> dict[str, RewardSection]:
     return {name: section for name, section in sections if isinstance(section, RewardSection)}
 
 
+def _check_shares(groups: Sequence[ActorGroup]) -> None:
+    """Checks that who asks for more than one GPU asks for whole ones; Ray knows no other share.
+
+    Raises:
+        PartnerError: One does not.
+    """
+    for group in groups:
+        if group.gpus > 1 and group.gpus != int(group.gpus):
+            raise PartnerError(
+                f"{group.name}: {group.gpus:g} GPUs each are no share that Ray can give; take a fraction of one, or a "
+                "whole number"
+            )
+
+
 def _check_gpus(groups: Sequence[ActorGroup], machine_gpus: int) -> None:
     """Checks that every actor finds its share of a GPU, the largest first.
 
@@ -199,7 +241,7 @@ def _check_gpus(groups: Sequence[ActorGroup], machine_gpus: int) -> None:
     free = [1.0] * machine_gpus
     for group in sorted(groups, key=lambda group: -group.gpus):
         for _ in range(group.count if group.gpus else 0):
-            if not _take(free, group.gpus):
+            if take_gpus(free, group.gpus) is None:
                 asked = ", ".join(f"{group.name} {group.count} × {group.gpus:g}" for group in groups if group.gpus)
                 raise PartnerError(
                     f"the run asks for more GPUs than this machine's {machine_gpus} ({asked}): lower "
@@ -208,13 +250,25 @@ def _check_gpus(groups: Sequence[ActorGroup], machine_gpus: int) -> None:
                 )
 
 
-def _take(free: list[float], gpus: float) -> bool:
-    """Takes an actor's share from the first GPUs that have room; False when there is none."""
-    share = gpus if gpus < 1 else 1.0
-    devices = [index for index, room in enumerate(free) if room >= share - 1e-9][: math.ceil(gpus)]
+def take_gpus(free: list[float], gpus: float) -> tuple[int, ...] | None:
+    """Takes an actor's share from the first devices that have room.
+
+    A fraction must fit one device; from 1 on, an actor gets whole devices.
+
+    Args:
+        free: Per device, the share that nobody has reserved; lowered in place.
+        gpus: GPUs, or a fraction of one, that the actor reserves.
+
+    Returns:
+        The devices, or None when there is no room.
+    """
+    share, count = min(gpus, 1.0), math.ceil(gpus)
+    devices = tuple(index for index, room in enumerate(free) if room >= share - _ROUNDING)[:count]
+    if len(devices) < count:
+        return None
     for index in devices:
         free[index] -= share
-    return len(devices) == math.ceil(gpus)
+    return devices
 
 
 def machine_cores() -> int:

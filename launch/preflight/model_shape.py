@@ -1,0 +1,150 @@
+"""What a model folder holds, in numbers, without loading a weight."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from partner_rl.models.embedded import EMBEDDED, embedded_folder
+from partner_rl.models.random_models import RANDOM_MODELS, random_folder, random_source
+from partner_rl.models.store import find_damage
+from partner_rl.types import PartnerError
+
+_ENCODERS: Final = ("bert", "roberta", "distilbert", "mpnet", "xlm-roberta", "electra", "deberta", "deberta-v2")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The sizes that memory depends on.
+
+    Attributes:
+        parameters: Numbers in all weights; tied ones count once.
+        layers: Transformer layers.
+        hidden: Width of the hidden states.
+        key_value_width: Numbers that a layer keeps of a token as keys, and again as values.
+        vocabulary: Rows of the embedding.
+        linear_width: Inputs plus outputs of all linear maps but the head, summed: numbers that a token leaves behind
+            for the backward pass, about, and adapters' weights for each unit of their rank.
+        is_tied: Whether the head is the embedding.
+    """
+
+    parameters: int
+    layers: int
+    hidden: int
+    key_value_width: int
+    vocabulary: int
+    linear_width: int
+    is_tied: bool
+
+
+def find_model(name: str, cache_dir: Path | None) -> Path | None:
+    """The folder of a model that can be used as it lies; None where it would have to be fetched or built.
+
+    Args:
+        name: As in the configuration (see `partner_rl.models.sources`).
+        cache_dir: Cache of `pypi:` and `random:` models; None for the default.
+
+    Raises:
+        PartnerError: There is no such model.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme == "pypi" and rest in EMBEDDED:
+        folder, source = embedded_folder(EMBEDDED[rest], cache_dir), EMBEDDED[rest].source
+        return folder if find_damage(folder, source) is None else None
+    if scheme == "random" and rest in RANDOM_MODELS:
+        folder = random_folder(rest, cache_dir)
+        return folder if find_damage(folder, random_source(rest)) is None else None
+    if scheme == "hf":
+        return _in_hub_cache(rest)
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.is_dir():
+        raise PartnerError(f"no model in folder {name}: config.json is missing")
+    raise PartnerError(f"there is no model {name!r}: give a model folder, hf:ORG/NAME or a name of `models list`")
+
+
+def _in_hub_cache(identifier: str) -> Path | None:
+    """The folder of a hub model if its configuration and weights are in the hub's cache; asks no network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = identifier.partition("@")
+    try:
+        folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise PartnerError(f"hf:{identifier} is no valid name: write hf:ORG/NAME or hf:ORG/NAME@REVISION") from error
+    return folder if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")) else None
+
+
+def is_built_on_use(name: str) -> bool:
+    """Whether the model needs no download: tiny models with random weights."""
+    return name.partition(":")[0] == "random"
+
+
+def shape_of(name: str, folder: Path | None) -> ModelShape | None:
+    """The sizes of a model, or None where nothing is known of it yet.
+
+    Args:
+        name: As in the configuration.
+        folder: Where it lies (see `find_model`).
+
+    Raises:
+        PartnerError: Its configuration cannot be read.
+    """
+    if folder is not None:
+        return read_shape(folder)
+    scheme, _, rest = name.partition(":")
+    if scheme == "random":
+        with tempfile.TemporaryDirectory() as temporary:
+            RANDOM_MODELS[rest](Path(temporary))
+            return read_shape(Path(temporary))
+    return None
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """The sizes of the model in a folder, from its `config.json`: the model is built without memory for weights.
+
+    Raises:
+        PartnerError: The configuration cannot be read, is that of an unknown architecture, or the weights are pickled.
+    """
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    from partner_rl.models.loading import first_line, load_config, quiet_transformers
+
+    config: Any = load_config(folder)
+    try:
+        with quiet_transformers():
+            auto: Any = AutoModel if config.model_type in _ENCODERS else AutoModelForCausalLM
+            with torch.device("meta"):
+                model = auto.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PartnerError(f"cannot read the model in {folder}: {first_line(error)}") from error
+    return _shape(model, config.get_text_config())
+
+
+def _shape(model: Any, config: Any) -> ModelShape:
+    heads = config.num_attention_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    head = model.get_output_embeddings()
+    embedding = model.get_input_embeddings()
+    linear = [tuple(m.weight.shape) for m in model.modules() if _is_linear(m) and m is not head]
+    return ModelShape(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        key_value_width=(getattr(config, "num_key_value_heads", None) or heads) * dim,
+        vocabulary=embedding.weight.shape[0],
+        linear_width=sum(sum(sides) for sides in linear),
+        is_tied=head is not None and head.weight is embedding.weight,
+    )
+
+
+def _is_linear(module: Any) -> bool:
+    """GPT-2 has a linear class of its own, which keeps its weight transposed."""
+    return type(module).__name__ in ("Linear", "Conv1D")
