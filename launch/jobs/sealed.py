@@ -1,0 +1,62 @@
+"""Handing variables to a job's driver without anybody else seeing them.
+
+The submitter puts them into the cluster's key-value store, as one package under a random name, through the interface
+that also takes the working directory. The driver takes them out before it does anything else. The job itself, and so
+its metadata, runtime environment and logs, knows the package's name alone, which is worth nothing afterwards. Ray
+deletes a package that is not taken out after ten minutes. All of this stands behind the cluster's token.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from partner_rl.types import PartnerError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+_PROTOCOL: Final = "gcs"
+_OK: Final = 200
+
+
+def seal(client: JobSubmissionClient, variables: Mapping[str, str]) -> str:
+    """Puts variables into the cluster's store; returns the package's name.
+
+    Raises:
+        PartnerError: The cluster does not take them.
+    """
+    name = f"partner_rl_{secrets.token_hex(16)}.zip"
+    path = f"/api/packages/{_PROTOCOL}/{name}"
+    # Asking for a package pins it for the next minutes, after which Ray deletes it.
+    client._do_request("GET", path)
+    # Ray's message about a package that cannot be stored quotes its first 15 bytes: here they are no value.
+    content = json.dumps({"format": "variables of a job", "variables": dict(variables)})
+    response = client._do_request("PUT", path, data=content.encode())
+    if response.status_code != _OK:
+        raise PartnerError(f"the cluster did not take the job's variables (HTTP {response.status_code}): see its logs")
+    return name
+
+
+def unseal(name: str) -> dict[str, str]:
+    """Takes variables out of the store of the cluster that this job runs on; a second time they are gone.
+
+    Args:
+        name: What `seal` returned.
+
+    Raises:
+        PartnerError: They are not there.
+    """
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    key = f"{_PROTOCOL}://{name}".encode()
+    store = GcsClient(address=os.environ["RAY_ADDRESS"])
+    content = store.internal_kv_get(key, None)
+    if content is None:
+        raise PartnerError("the job's variables were taken out before or have expired: submit the job again")
+    store.internal_kv_del(key, False, None)
+    loaded: Any = json.loads(content)
+    return {str(variable): str(value) for variable, value in loaded["variables"].items()}

@@ -1,0 +1,265 @@
+"""A sweep from beginning to end: what is shared, the trials that are left, the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import torch
+from pydantic import JsonValue
+
+from launch.console import err, progress
+from launch.plan import machine_cores, resource_plan
+from launch.preflight.gather import Wish, machine_facts, model_facts, run_bytes
+from launch.preflight.memory import Shapes, run_memory
+from launch.ray_session import ray_session
+from launch.sweep.engine import Work, run_trials, set_up_tune
+from launch.sweep.ledger import SweepFolder, write_text
+from launch.sweep.report import Outcome, Session, write_report
+from launch.sweep.shared import make_shared, shared_pool
+from launch.sweep.sizing import (
+    Sizing,
+    check_reservations,
+    check_scorers,
+    on_gpus,
+    shares,
+    sizing,
+    trials_in_memory,
+)
+from launch.sweep.space import checked_configs, config_maker, planned_points
+from launch.sweep.spec import SweepSpec, read_spec, spec_yaml
+from launch.sweep.trial import TrialSetup, run_trial
+from launch.sweep.yardsticks import LEARNED, yardsticks
+from partner_rl.config.load import load_config, save_config
+from partner_rl.config.schema import RunConfig
+from partner_rl.types import PartnerError
+
+_SESSIONS: Final = "sessions.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A sweep that was checked.
+
+    Attributes:
+        folder: Its folder.
+        spec: What it is.
+        config: The configuration that trials change.
+        moved: Swept key → objectives that trials do not compare in, as they are measured with what the key changes.
+    """
+
+    folder: SweepFolder
+    spec: SweepSpec
+    config: RunConfig
+    moved: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def placed(self) -> RunConfig:
+        """The configuration, on this machine's GPUs if it has any."""
+        return on_gpus(self.spec, self.config, torch.cuda.device_count())
+
+    @property
+    def _shapes(self) -> Shapes:
+        """Sizes of the models, as far as they are here."""
+        return {fact.key: fact.shape for fact in model_facts(self.config, Wish(is_run=False))}
+
+    def sized(self, trials: int) -> Sizing:
+        """The resources of that many trials."""
+        config, cores, gpus = self.placed, machine_cores(), torch.cuda.device_count()
+        plan = resource_plan(config, cores, gpus)
+        needs = run_memory(config, plan, self._shapes)
+        in_memory = trials_in_memory(self.spec, plan, needs, machine_facts().free_memory)
+        return sizing(self.spec, config, trials, cores, gpus, in_memory)
+
+    def trial_bytes(self) -> int | None:
+        """What a trial leaves on the disk; None where the policy's sizes are not known."""
+        made, config, once = shares(self.spec), self.config, {"checkpoint": "shared"}
+        rewards = {name: getattr(config.rewards, name).model_copy(update=once) for name in LEARNED}
+        update = {
+            "rewards": config.rewards.model_copy(update=rewards if made.reward_models else {}),
+            "warmstart": config.warmstart.model_copy(update=once if made.warm_start else {}),
+        }
+        return run_bytes(config.model_copy(update=update), self._shapes)
+
+    def check_room(self) -> None:
+        """Refuses, before anything is computed or written, trials that there is no room for.
+
+        Raises:
+            PartnerError: There is no room for a single one, or the cluster cannot be reached.
+        """
+        size = self.sized(1)
+        if self.config.resources.address is not None:
+            with ray_session(self.placed, size.session):
+                pass
+
+
+def new_sweep(name: str, overrides: tuple[str, ...], output: Path | None, num_samples: int | None) -> Sweep:
+    """A sweep that has not begun; nothing is written.
+
+    Args:
+        name: A shipped spec's name, or a YAML file.
+        overrides: `key=value` texts for all trials.
+        output: The sweep's folder; None for `runs/sweep-NAME`.
+        num_samples: Instead of the spec's.
+
+    Raises:
+        PartnerError: The spec or a configuration is wrong, or the folder holds a sweep.
+    """
+    spec, title = read_spec(name)
+    folder = SweepFolder(output or Path("runs") / f"sweep-{title}")
+    if folder.spec_file.exists():
+        raise PartnerError(
+            f"{folder.path} holds a sweep: go on with `partner-rl sweep --resume {folder.path}`, or name another "
+            "folder with --output"
+        )
+    return _checked(folder, _with_samples(spec, num_samples), overrides)
+
+
+def open_sweep(path: Path, num_samples: int | None) -> Sweep:
+    """A sweep that was begun.
+
+    Args:
+        path: Its folder.
+        num_samples: Instead of the spec's, to add trials.
+
+    Raises:
+        PartnerError: The folder holds no sweep, or one that is damaged.
+    """
+    folder = SweepFolder(path)
+    if not folder.spec_file.is_file() or not folder.base_file.is_file():
+        raise PartnerError(f"{path} holds no sweep: start one with `partner-rl sweep SPEC --output {path}`")
+    spec, _ = read_spec(str(folder.spec_file))
+    return _checked(folder, _with_samples(spec, num_samples), ())
+
+
+def _with_samples(spec: SweepSpec, num_samples: int | None) -> SweepSpec:
+    return spec if num_samples is None else spec.model_copy(update={"num_samples": num_samples})
+
+
+def _checked(folder: SweepFolder, spec: SweepSpec, overrides: tuple[str, ...]) -> Sweep:
+    """Checks every trial that is known before it starts."""
+    config_of = config_maker(spec, overrides)
+    # The base may be a run's; trials and the chosen configuration have names of their own.
+    config = config_of({}).model_copy(update={"name": None})
+    check_reservations(checked_configs(spec, config_of, planned_points(spec)), config)
+    if shares(spec).pools:
+        check_scorers(spec, config_of)
+    return Sweep(folder, spec, config, yardsticks(spec, config_of))
+
+
+def left_to_do(sweep: Sweep, *, retry_failed: bool = False) -> Work:
+    """The trials that have not ended.
+
+    Args:
+        sweep: The sweep.
+        retry_failed: Those that failed have not ended.
+    """
+    spec, known = sweep.spec, sweep.folder.records()
+    going_on = {r.number: r for r in known if r.status == "running" or (retry_failed and r.status == "failed")}
+    planned = planned_points(spec)
+    iterations = sweep.config.algorithm.iterations
+    if planned is None:
+        proposals = max(0, spec.num_samples - max((record.number for record in known), default=0))
+        return Work(spec, known, [record.point for record in going_on.values()], proposals, iterations)
+    ended = {record.number for record in known} - set(going_on)
+    # With PBT a trial goes on with the weights that it has by now.
+    pending = [going_on[p.number].point if p.number in going_on else p for p in planned if p.number not in ended]
+    return Work(spec, known, pending, 0, iterations)
+
+
+def run_sweep(sweep: Sweep, *, retry_failed: bool = False) -> Outcome:
+    """Runs what is left of a sweep and writes its report.
+
+    Args:
+        sweep: The sweep.
+        retry_failed: Try failed trials again.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the message says how to go on.
+        PartnerError: Another process runs this sweep, or nothing can be started.
+    """
+    folder = sweep.folder
+    if left_to_do(sweep, retry_failed=retry_failed).trials:
+        sweep.check_room()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.alone():
+        save_config(sweep.config, folder.base_file)
+        # From here on the folder's own file is what trials change.
+        kept = sweep.spec.model_copy(update={"base": folder.base_file.name, "overrides": {}})
+        write_text(folder.spec_file, spec_yaml(kept))
+        try:
+            _run(sweep, retry_failed=retry_failed)
+        except KeyboardInterrupt as interrupt:
+            how = f"interrupted; go on with: partner-rl sweep --resume {folder.path}"
+            raise KeyboardInterrupt(how) from interrupt
+        return write_report(folder, sweep.spec, folder.records(), _sessions(folder), sweep.moved)
+
+
+def _run(sweep: Sweep, *, retry_failed: bool) -> None:
+    """Trains what is shared, starts Ray, and runs the trials."""
+    work = left_to_do(sweep, retry_failed=retry_failed)
+    if not work.trials:
+        err.print("every trial has ended: the report is written anew")
+        return
+    for record in work.known:
+        if retry_failed and record.status == "failed":
+            sweep.folder.write(record.model_copy(update={"status": "running", "reason": None}))
+    set_up_tune()
+    size, config = sweep.sized(work.trials), sweep.placed
+    err.print(size.session.table())
+    torch.set_num_threads(config.resources.driver_threads or machine_cores())
+    fixed = make_shared(config, sweep.folder, shares(sweep.spec))
+    _run_on_ray(sweep, work, size, fixed)
+
+
+def _run_on_ray(sweep: Sweep, work: Work, size: Sizing, fixed: Mapping[str, JsonValue]) -> None:
+    """The time that Ray runs."""
+    folder, spec, config = sweep.folder, sweep.spec, sweep.placed
+    session, began, earlier = Session(0.0, size.concurrent), time.perf_counter(), _sessions(folder)
+    with ExitStack() as stack:
+        stack.enter_context(ray_session(config, size.session))
+        pool = None
+        if spec.share_rewards:
+            shared = on_gpus(spec, load_config(str(folder.base_file), fixed), torch.cuda.device_count())
+            pool = stack.enter_context(shared_pool(spec, shared, folder, size.plan))
+            session = Session(0.0, size.concurrent, pool.actors, pool.seconds)
+        setup = TrialSetup(
+            folder=folder.path.absolute(),
+            working_dir=Path.cwd(),
+            spec=spec,
+            group=spec.group or folder.path.name,
+            fixed=fixed,
+            plan=size.plan,
+            client=None if pool is None else pool.client,
+            redact=config.tracking.redact,
+        )
+
+        def note() -> None:
+            _write_sessions(folder, [*earlier, replace(session, seconds=round(time.perf_counter() - began, 3))])
+
+        stack.callback(note)
+        show = stack.enter_context(progress("Trials"))
+
+        def report(done: int, total: int) -> None:
+            # Each time, because nobody knows when this process is killed.
+            note()
+            show(done, total)
+
+        limit = size.concurrent if config.resources.address is None else spec.max_concurrent
+        watcher = run_trials(folder, work, partial(run_trial, setup), size.bundles, limit, report)
+    watcher.settle()
+
+
+def _write_sessions(folder: SweepFolder, sessions: Sequence[Session]) -> None:
+    write_text(folder.path / _SESSIONS, json.dumps([asdict(session) for session in sessions], indent=2) + "\n")
+
+
+def _sessions(folder: SweepFolder) -> list[Session]:
+    path = folder.path / _SESSIONS
+    return [Session(**found) for found in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []

@@ -1,0 +1,363 @@
+"""One trial: a run in its own folder, through the code of `partner-rl train`, with short evaluations."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import JsonValue
+from ray import tune
+from ray.exceptions import RayTaskError
+
+from launch import pipeline
+from launch.clock import PhaseClock
+from launch.plan import DRIVER, Plan
+from launch.run_folder import RunFolder
+from launch.sweep.examiner import Examiner
+from launch.sweep.ledger import (
+    Evaluated,
+    SweepFolder,
+    TrialRecord,
+    WeightsFrom,
+    known_or_new,
+    started,
+    with_seconds,
+    write_text,
+)
+from launch.sweep.sizing import on_gpus
+from launch.sweep.space import Point
+from launch.sweep.spec import SweepSpec
+from launch.tracking import log_evaluation
+from launch.training import train_policy
+from partner_rl.algorithm.algorithm import RewriteAlgorithm
+from partner_rl.config.load import load_config, save_config
+from partner_rl.config.schema import RunConfig
+from partner_rl.durable import folder_when_whole
+from partner_rl.evaluation.plots import plot_curves, read_metrics
+from partner_rl.evaluation.system import TRAINED
+from partner_rl.policy.model import load_policy
+from partner_rl.types import PartnerError
+from rewards.pool import ClientSpec, PoolSpec, RewardClient, create_pools
+from rewards.registry import all_components
+
+ITERATIONS: Final = "iterations"
+"""Key of the iterations done in what a trial reports."""
+ENDED: Final = "ended"
+"""Key of whether that is the trial's last report: schedulers have no say any more."""
+POINTER: Final = "pointer.json"
+"""A trial's checkpoint as Tune knows it: the trial and the iterations that its run folder has a checkpoint of."""
+FREE_AFTER_S: Final = 90.0
+"""Seconds that a trial waits for the process that had its run folder before."""
+REASON_CHARACTERS: Final = 500
+"""Longest reason of a failure in a record."""
+
+Report = Callable[[Evaluated], None]
+"""Tells Tune of an evaluation, from which a scheduler decides whether the trial goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSetup:
+    """What all trials of a sweep have in common; plain data, to be sent to any process.
+
+    Attributes:
+        folder: The sweep's folder.
+        working_dir: The folder that relative paths of the configuration are seen from.
+        spec: The sweep.
+        group: W&B group.
+        fixed: Configuration keys that the sweep sets in all trials.
+        plan: The processes of a trial.
+        client: The shared reward pool; None when each trial has its own.
+        redact: Whether nothing that is written may quote a post.
+    """
+
+    folder: Path
+    working_dir: Path
+    spec: SweepSpec
+    group: str
+    fixed: Mapping[str, JsonValue]
+    plan: Plan
+    client: ClientSpec | None
+    redact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a trial's policy comes from when it goes on from another's (PBT).
+
+    Attributes:
+        trial: The other trial.
+        iterations: Iterations of its checkpoint.
+    """
+
+    trial: str
+    iterations: int
+
+
+def run_trial(setup: TrialSetup, config: Mapping[str, Any]) -> None:
+    """Runs a trial in a process that Tune has started; what it reaches is written down before Tune hears of it.
+
+    A trial that fails has the reason in its record, and has ended for Tune like any other: it is not tried again.
+
+    Args:
+        setup: What all trials have in common.
+        config: The point, as `Point.as_config` made it, under `trial`.
+    """
+    given = config["trial"]
+    point, sweep = Point(given["number"], given["values"]), SweepFolder(setup.folder)
+    if setup.working_dir.is_dir():
+        os.chdir(setup.working_dir)
+    try:
+        last = _train(setup, sweep, point, _report, _origin(point.name))
+    except KeyboardInterrupt:
+        # The scheduler has stopped it; Tune expects the thread to end like this.
+        sys.exit(0)
+    except Exception as error:
+        _write_failure(setup, sweep, point, error)
+    else:
+        _report(last, ended=True)
+
+
+def _write_failure(setup: TrialSetup, sweep: SweepFolder, point: Point, error: Exception) -> None:
+    """Notes why a trial failed, and the whole traceback where the error is not one that is meant for users."""
+    reason, where = failure_reason(error, redact=setup.redact), sweep.traceback(point.name)
+    if not setup.redact and not isinstance(_cause(error), PartnerError):
+        write_text(where, "".join(traceback.format_exception(error)))
+        reason = f"{reason} (see {where.relative_to(sweep.path)})"
+    sweep.write(known_or_new(sweep, point).model_copy(update={"status": "failed", "reason": reason}))
+
+
+def failure_reason(error: Exception, *, redact: bool) -> str:
+    """Why a trial failed, in one line.
+
+    Args:
+        error: What it raised.
+        redact: Name an error that is not meant for users by its type alone: its message may quote a post.
+    """
+    cause = _cause(error)
+    if isinstance(cause, PartnerError):
+        text = str(cause)
+    else:
+        text = type(cause).__name__ if redact else f"{type(cause).__name__}: {cause}"
+    return " ".join(text.split())[:REASON_CHARACTERS]
+
+
+def _cause(error: Exception) -> Exception:
+    """What was raised, without Ray's account of the actor that raised it."""
+    return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
+
+
+def _current(sweep: SweepFolder, name: str) -> TrialRecord:
+    found = sweep.read(name)
+    assert found is not None
+    return found
+
+
+def _train(setup: TrialSetup, sweep: SweepFolder, point: Point, report: Report, origin: Origin | None) -> Evaluated:
+    """The phases of a run, from wherever the trial was stopped; returns the last evaluation."""
+    config, clock, began = trial_config(setup, sweep, point), PhaseClock(), time.perf_counter()
+    with ExitStack() as stack:
+        run, resume = _claim(stack, sweep, config)
+        # From here on the record is this process's alone, up to the end of the block.
+        record = started(sweep, point)
+        stack.callback(lambda: _write_seconds(sweep, point.name, clock, began))
+        if setup.spec.scheduler == "pbt":
+            sweep.write(_with_weights(sweep, record, run, origin))
+        if origin is not None:
+            _adopt(sweep, run, config, origin)
+        _set_threads(setup.plan)
+        splits = pipeline.load_splits(config)
+        with clock.phase("reward models", "reward models"):
+            pipeline.train_reward_models(config, run, splits)
+        with clock.phase("warm start", "warm start"):
+            policy_folder = pipeline.warm_start(config, run, splits)
+        with clock.phase("reward actors", "reward actors"):
+            client, actors = stack.enter_context(_client(setup, config, run))
+        sweep.write(_current(sweep, point.name).model_copy(update={"reward_actors": actors}))
+        examiner = Examiner(setup.spec.split, config, run, splits, client, clock)
+
+        def examine(step: int, algorithm: RewriteAlgorithm) -> None:
+            interval = setup.spec.evaluation_interval
+            if interval is not None and step % interval == 0 and step < config.algorithm.iterations:
+                found = Evaluated(iterations=step, figures=examiner.figures(algorithm.policy_in_driver()))
+                sweep.write(_current(sweep, point.name).evaluated(found))
+                _report_or_stop(report, found)
+
+        with clock.phase("training", "reinforcement learning"):
+            pairs = pipeline.rewritable(splits.train, config)
+            train_policy(config, run, policy_folder, pairs, client, resume=resume, after_iteration=examine)
+        plot_curves(read_metrics(run.metrics), run.curves)
+        policy = load_policy(
+            run.export, config.policy.model_copy(update={"lora": None}), config.env.window, pipeline.device_of(config)
+        )
+        last = Evaluated(iterations=config.algorithm.iterations, figures=examiner.figures(policy))
+        log_evaluation(run.path, config, [{"system": TRAINED, **last.figures}])
+        sweep.write(_current(sweep, point.name).evaluated(last).model_copy(update={"status": "finished"}))
+        return last
+
+
+def _report_or_stop(report: Report, found: Evaluated) -> None:
+    """Tells Tune of an evaluation. A stop is an interruption, to the run and to W&B, and no failure."""
+    try:
+        report(found)
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+
+
+def _write_seconds(sweep: SweepFolder, name: str, clock: PhaseClock, began: float) -> None:
+    seconds = {**clock.seconds, "together": time.perf_counter() - began}
+    sweep.write(with_seconds(_current(sweep, name), seconds))
+
+
+def trial_config(setup: TrialSetup, sweep: SweepFolder, point: Point) -> RunConfig:
+    """A trial's whole configuration.
+
+    Raises:
+        PartnerError: The values contradict each other.
+    """
+    spec, interval = setup.spec, setup.spec.evaluation_interval
+    config = load_config(str(sweep.base_file), {**point.values, **setup.fixed})
+    config = on_gpus(spec, config, setup.plan.machine_gpus)
+    # A scheduler decides at evaluations, and goes back to them: each needs a checkpoint.
+    every = config.checkpoint.every if interval is None else math.gcd(config.checkpoint.every, interval)
+    # Another trial may go on from any of them until the sweep ends.
+    keep_every = interval if spec.scheduler == "pbt" else config.checkpoint.keep_every
+    checkpoint = config.checkpoint.model_copy(update={"every": every, "keep_every": keep_every})
+    tracking = config.tracking.model_copy(update={"group": setup.group})
+    own = {"name": point.name, "runs_dir": str(sweep.trials), "checkpoint": checkpoint, "tracking": tracking}
+    return config.model_copy(update=own)
+
+
+def _claim(stack: ExitStack, sweep: SweepFolder, config: RunConfig) -> tuple[RunFolder, bool]:
+    """The trial's run folder, for this process alone; and whether the run was started before."""
+    assert config.name is not None
+    run = sweep.run(config.name)
+    resume = run.config_file.is_file()
+    if not resume:
+        RunFolder.create(config, default_name=config.name)
+    deadline = time.monotonic() + FREE_AFTER_S
+    while True:
+        try:
+            stack.enter_context(run.resumable())
+            return run, resume
+        except PartnerError:
+            # A process that Tune has stopped, or that died with its driver, may still be on its way out.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def _set_threads(plan: Plan) -> None:
+    driver = plan.group(DRIVER)
+    assert driver is not None
+    torch.set_num_threads(driver.threads)
+
+
+# --- rewards ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _client(setup: TrialSetup, config: RunConfig, run: RunFolder) -> Iterator[tuple[RewardClient, int]]:
+    """Scores the trial's rewrites, with actors of its own or the shared ones; and how many are its own."""
+    if setup.client is not None:
+        yield RewardClient(client_of(setup.client, config, run)), 0
+        return
+    group = next(group for group in setup.plan.groups if group.name.startswith("reward "))
+    # A trial that is started again may find the actors of its former process still dying.
+    run_id = f"{run.path.name}-{secrets.token_hex(4)}"
+    placed = config.resources.placement.share("rewards")
+    components = all_components(config, run.path)
+    with create_pools(components, config.rewards, run_id, group.threads, resources=placed) as pools:
+        yield pools.client(), sum(len(pool.actors) for pool in pools.spec.pools.values())
+
+
+def client_of(shared: ClientSpec, config: RunConfig, run: RunFolder) -> ClientSpec:
+    """The shared pool as one trial asks it: the actors answer raw scores, which the trial combines and weighs."""
+    components = all_components(config, run.path)
+
+    def own(name: str, pool: PoolSpec) -> PoolSpec:
+        component = components[name]
+        section = component.settings
+        return replace(
+            pool,
+            definition=component.definition,
+            weight=section.weight,
+            micro_batch=section.micro_batch,
+            is_scheduled=section.is_scheduled,
+        )
+
+    return replace(shared, pools={name: own(name, pool) for name, pool in shared.pools.items()})
+
+
+# --- Tune, and population-based training ------------------------------------------------------------------------------
+
+
+def _report(found: Evaluated, *, ended: bool = False) -> None:
+    """Hands an evaluation to Tune, the last one as such; does not come back when the scheduler stops the trial."""
+    name = tune.get_context().get_trial_name()
+    with tempfile.TemporaryDirectory() as folder:
+        pointer = {"trial": name, ITERATIONS: found.iterations}
+        (Path(folder) / POINTER).write_text(json.dumps(pointer), encoding="utf-8")
+        figures = {**found.figures, ITERATIONS: found.iterations, ENDED: int(ended)}
+        tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def _origin(name: str) -> Origin | None:
+    """The other trial's checkpoint that the scheduler wants this one to go on from."""
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        pointer = json.loads((Path(folder) / POINTER).read_text(encoding="utf-8"))
+    return None if pointer["trial"] == name else Origin(pointer["trial"], pointer[ITERATIONS])
+
+
+def _with_weights(sweep: SweepFolder, record: TrialRecord, run: RunFolder, origin: Origin | None) -> TrialRecord:
+    """The record with the weights that its policy is trained with from now on, after those that it was."""
+    weights = {key: float(value) for key, value in record.values.items() if isinstance(value, (int, float))}
+    if origin is None:
+        return record if record.weights else record.model_copy(update={"weights": (_from(1, weights),)})
+    other = sweep.read(origin.trial)
+    if other is None:
+        raise PartnerError(f"{origin.trial} is gone, whose policy {run.path.name} was to go on from")
+    return record.model_copy(update={"weights": lineage(other.weights, origin.iterations, weights)})
+
+
+def lineage(before: Sequence[WeightsFrom], iterations: int, weights: Mapping[str, float]) -> tuple[WeightsFrom, ...]:
+    """The weights that a policy was trained with, when others follow after some iterations.
+
+    Args:
+        before: Those so far, oldest first.
+        iterations: Iterations that the policy has behind it.
+        weights: Those from then on.
+    """
+    kept = tuple(one for one in before if one.iteration <= iterations)
+    return (*kept, _from(iterations + 1, weights))
+
+
+def _from(iteration: int, weights: Mapping[str, float]) -> WeightsFrom:
+    return WeightsFrom(iteration=iteration, weights=dict(weights))
+
+
+def _adopt(sweep: SweepFolder, run: RunFolder, config: RunConfig, origin: Origin) -> None:
+    """Makes another trial's checkpoint the newest one of a run, with the run's new weights."""
+    source, target = (folder.checkpoint(origin.iterations) for folder in (sweep.run(origin.trial), run))
+    if not source.is_dir():
+        raise PartnerError(f"{source} is gone, which {run.path.name} was to go on from")
+    run.set_aside_checkpoints_after(origin.iterations)
+    with folder_when_whole(target) as folder:
+        for path in source.iterdir():
+            shutil.copy2(path, folder)
+    save_config(config, run.config_file)
