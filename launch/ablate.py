@@ -20,6 +20,7 @@ import typer
 
 from launch.console import err, out
 from launch.interrupt import stop_on_request
+from launch.preflight.option import DryRunOption
 from launch.run_folder import RunFolder
 from partner_rl.types import PartnerError
 
@@ -65,7 +66,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the runs.", show_default="runs/ablation-PRESET")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and what each changes.")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train the full configuration and one run without each of its parts, and compare them.
 
@@ -80,7 +81,7 @@ def command(
     _check_started(runs, folder)
     if dry_run:
         _list(runs, folder)
-        return
+        return _show_first(runs[0], folder)
     outcomes = _train_all(runs, folder)
     failed = [outcome.run.ablation.name for outcome in outcomes if not outcome.finished]
     _evaluate([folder / outcome.run.ablation.name for outcome in outcomes if outcome.finished], folder / REPORT)
@@ -104,6 +105,17 @@ def _check_started(runs: Sequence[PlannedRun], folder: Path) -> None:
                 f"{path} was started with other settings ({', '.join(different)}): repeat the command as it was, or "
                 "name another --output"
             )
+
+
+def _show_first(full: PlannedRun, folder: Path) -> None:
+    """The full run stands for all: they run one after the other on the same resources."""
+    from launch.preflight.commands import show_new_run, show_resumed_run
+
+    path = folder / full.ablation.name
+    if path.exists():
+        show_resumed_run(full.config, RunFolder(path))
+    else:
+        show_new_run(full.config, full.ablation.name)
 
 
 def _list(runs: Sequence[PlannedRun], folder: Path) -> None:

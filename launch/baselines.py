@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from launch.console import out, progress
+from launch.preflight.option import DryRunOption
 from launch.reward_training import (
     DataOption,
     OverridesArgument,
     PresetOption,
     check_output,
     output_folder,
+    training_config,
     training_inputs,
     write_report,
 )
@@ -58,6 +60,7 @@ def train_seq2seq_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the model.")],
     overrides: OverridesArgument = None,
     preset: PresetOption = "embedded",
+    dry_run: DryRunOption = False,
 ) -> None:
     """Fine-tune the policy's base model to write whole responses, on the examples of the warm start.
 
@@ -70,6 +73,12 @@ def train_seq2seq_command(
     from partner_rl.models.sources import resolve
 
     check_output(output)
+    if dry_run:
+        from launch.preflight.commands import show_training
+        from launch.preflight.training_memory import seq2seq_memory
+
+        config = training_config(preset, overrides or [], data)
+        return show_training(config, "models.policy", {output: "sequence-to-sequence model and report"}, seq2seq_memory)
     config, splits = training_inputs(preset, overrides or [], data)
     train, dev = _whole_rewrites(config, splits)
     base, device = resolve(config.models.policy, cache_dir_of(config)), device_of(config)

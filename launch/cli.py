@@ -20,6 +20,7 @@ from rich.text import Text
 
 from launch.console import err, set_up_logging
 from launch.lazy import LazyCommand, LazyGroup, lazy_group
+from partner_rl.room import is_full_disk
 from partner_rl.types import PartnerError
 
 DEBUG_VARIABLE: Final = "PARTNER_RL_DEBUG"
@@ -38,12 +39,18 @@ COMMANDS: Final = {
         "launch.warmstart", "command", "Train a policy on real empathic sentences, as the start of RL."
     ),
     "evaluate": LazyCommand("launch.evaluate", "command", "Measure a trained policy on held-out pairs."),
+    "doctor": LazyCommand("launch.doctor", "command", "Check whether a configuration would run here."),
     "rewrite": LazyCommand("launch.rewrite", "command", "Rewrite one response, or a file of them."),
     "ablate": LazyCommand("launch.ablate", "command", "Train without each part of the method and compare."),
+    "sweep": LazyCommand("launch.sweep.command", "command", "Train many runs over any keys: which one to take?"),
     "baselines": LazyCommand("launch.baselines", "app", "Train the baselines that need training."),
     "models": LazyCommand("launch.models", "app", "List the pretrained models and pull them."),
     "rewards": LazyCommand("launch.rewards", "app", "Train, apply and measure the reward models."),
     "judge": LazyCommand("launch.judge", "app", "Train and apply the held-out judge of empathy."),
+    "submit": LazyCommand("launch.submit", "command", "Run a command as a job of a Ray cluster."),
+    "jobs": LazyCommand("launch.jobs.commands", "app", "List, follow and stop the jobs of a Ray cluster."),
+    "watch": LazyCommand("launch.watch", "command", "Watch a run in the terminal."),
+    "runs": LazyCommand("launch.runs", "app", "List runs, compare two of them, or send them to W&B."),
     "data": LazyCommand("launch.data", "app", "Pull, check and convert corpora."),
 }
 
@@ -151,6 +158,10 @@ def _run(arguments: list[str] | None) -> int:
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
+        if isinstance(error, OSError) and is_full_disk(error):
+            where = f" of {error.filename}" if error.filename else ""
+            _print_error(f"the disk{where} is full ({error.strerror}): make room, and start or resume the command")
+            return 1
         message = " ".join(str(error).split())
         _print_error(f"unexpected {type(error).__name__}: {message} (run `partner-rl --debug …` for the traceback)")
         return 1

@@ -7,6 +7,7 @@ bar on a terminal and a plain line now and then elsewhere, so that the logs of a
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,6 +61,32 @@ def progress(description: str, console: Console = err) -> Iterator[ProgressCallb
             yield lambda done, total: bar.update(task, completed=done, total=total)
     else:
         yield _PlainProgress(description, console)
+
+
+@contextmanager
+def waiting_for(what: str, state: Callable[[], str], every_s: float = 60.0) -> Iterator[None]:
+    """Says now and then what the block still waits for.
+
+    Args:
+        what: What is waited for.
+        state: How things stand, asked for each time.
+        every_s: Seconds between lines.
+    """
+    over = threading.Event()
+    started = time.monotonic()
+
+    def speak() -> None:
+        while not over.wait(every_s):
+            waited = _duration(time.monotonic() - started)
+            err.print(f"still waiting for {what}, {waited}: {state()}", markup=False, soft_wrap=True)
+
+    voice = threading.Thread(target=speak, daemon=True)
+    voice.start()
+    try:
+        yield
+    finally:
+        over.set()
+        voice.join()
 
 
 def _bar(console: Console) -> Progress:

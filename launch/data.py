@@ -14,8 +14,10 @@ from rich.table import Table
 
 from launch.console import progress as progress_bar
 from launch.lazy import LazyCommand, lazy_group
+from launch.preflight.option import DryRunOption
 from partner_rl.config.schema import DataConfig
 from partner_rl.data.convert import convert, refuse_rejects
+from partner_rl.data.epitome import EPITOME_FILES
 from partner_rl.data.pull import pull_epitome
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS, iter_rows, read_examples, write_rejects
 from partner_rl.data.records import Reject, Remark
@@ -50,6 +52,7 @@ def pull_command(
     source: Annotated[
         Path | None, typer.Option("--source", help="Copy from this folder instead of the network.")
     ] = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Fetch the public EPITOME data set (labelled Reddit pairs) from its GitHub repository.
 
@@ -57,6 +60,10 @@ def pull_command(
     """
     if dataset != "epitome":
         raise PartnerError(f"unknown data set {dataset!r}: the only one is epitome")
+    if dry_run:
+        from launch.preflight.dry_run import show_stage
+
+        return show_stage(dict.fromkeys((output / name for name in EPITOME_FILES), "labelled pairs, one mechanism"))
     with progress_bar(f"Pulling {dataset}") as progress:
         pairs = pull_epitome(output, source, progress=progress)
     Console().print(f"{pairs} pairs in {output}", soft_wrap=True, markup=False, highlight=False)
@@ -71,18 +78,23 @@ def convert_command(
         Path | None, typer.Option("--rejects", help="File for bad rows; default OUTPUT.rejects.jsonl.")
     ] = None,
     max_post_characters: LengthOption = DEFAULT_MAX_CHARACTERS,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Convert a corpus to Parquet; bad rows go to a rejects file with line numbers and reasons.
 
     Example: partner-rl data convert pairs.csv pairs.parquet --rejects bad.jsonl
     """
+    target = rejects or output.with_suffix(".rejects.jsonl")
+    if dry_run:
+        from launch.preflight.dry_run import show_stage
+
+        return show_stage({output: "pairs", target: "bad rows, if there are any"}, source=source)
     with progress_bar("Converting") as progress:
         rows = iter_rows(source, max_post_characters, progress)
         result = convert(refuse_rejects(rows) if strict else rows, source, output)
     console = Console()
     console.print(f"{result.written} pairs written to {output}", soft_wrap=True, markup=False, highlight=False)
     _print_remarks(console, result.remarks)
-    target = rejects or output.with_suffix(".rejects.jsonl")
     if result.rejects:
         write_rejects(result.rejects, target)
         console.print(

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from launch.console import out, progress
+from launch.preflight.option import DryRunOption
 from partner_rl.curation.duplicates import THRESHOLD
 from partner_rl.curation.pii import PHONE_REGIONS
 from partner_rl.curation.usable import Limits
@@ -40,6 +41,7 @@ def command(
     rows_per_unit: Annotated[int, typer.Option(min=1, help="Rows that a worker takes at a time.")] = 50_000,
     address: Annotated[str | None, typer.Option(help="A Ray cluster, such as auto; default: this machine.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the results of an earlier run.")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Drop pairs that are unusable, off topic or duplicates, and put placeholders in place of personal data.
 
@@ -51,6 +53,10 @@ def command(
     topic = None if topic_model is None else TopicSettings(topic_model, topic_threshold)
     settings = CurateSettings(Limits(min_words, max_post_characters), regions, near_threshold, topic)
     resources = Resources(workers=workers, num_gpus=num_gpus, rows_per_unit=rows_per_unit)
+    if dry_run:
+        from launch.preflight.dry_run import show_stage
+
+        return show_stage({output: "curated pairs"}, source=source, resources=resources, address=address)
     with progress("Converting") as report_progress:
         pairs = parquet_source(source, output, max_post_characters, report_progress, overwrite=overwrite)
     if pairs.rejected:

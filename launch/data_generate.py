@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from launch.console import out, progress
+from launch.preflight.option import DryRunOption
 from partner_rl.data.generate import SUMMARY, Recipe, generate
 
 
@@ -17,11 +18,16 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another corpus.")] = 0,
     duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share that repeats an earlier pair.")] = 0.05,
     pii: Annotated[float, typer.Option(min=0, max=1, help="Share with a piece of personal data.")] = 0.02,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Recombine the sentences of the sample corpus, with a known share of duplicates and of personal data.
 
     Example: `partner-rl data generate pairs/ --rows 1000000`
     """
+    if dry_run:
+        from launch.preflight.dry_run import show_stage
+
+        return show_stage({output: f"{rows} pairs in Parquet files"})
     with progress("Generating pairs") as report:
         generated = generate(Recipe(rows, seed, duplicates, pii), output, report)
     out.print(f"{rows} pairs written to {output}", soft_wrap=True, markup=False)

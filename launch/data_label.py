@@ -10,6 +10,7 @@ from rich.table import Table
 
 from launch.console import out
 from launch.console import progress as progress_bar
+from launch.preflight.option import DryRunOption
 from partner_rl.pipelines.label import NUM_LEVELS, ClassifierSettings, LabelReport, label
 from partner_rl.pipelines.receipts import write_json
 from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
@@ -38,6 +39,7 @@ def command(
     num_gpus: GpusOption = 0.0,
     max_tokens: TokensOption = None,
     overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Label every pair with empathy levels, probabilities and rationales. Run again, it goes on where it was stopped.
 
@@ -45,6 +47,11 @@ def command(
     """
     classifier = ClassifierSettings(model.expanduser(), max_tokens, "cuda" if num_gpus > 0 else "cpu", threads)
     resources = Resources(workers, threads, num_gpus, rows_per_unit=MODEL_UNIT_ROWS)
+    if dry_run:
+        from launch.preflight.dry_run import classifier_fact, show_stage
+
+        files = [classifier_fact("--model", model, "empathy")]
+        return show_stage({output: "labelled pairs"}, source=str(source), resources=resources, files=files)
     with progress_bar("Labelling") as progress:
         report = label(source, output, classifier, resources, progress, overwrite=overwrite)
     write_json(report.as_json(), output / COUNTS)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from launch.console import ProgressCallback, out
 from launch.console import progress as progress_bar
+from launch.preflight.option import DryRunOption
 from partner_rl.curation.everyday_posts import read_everyday_posts
 from partner_rl.curation.topic import train_topic
 from partner_rl.curation.topic_report import Figure, TopicReport, TopicScores
@@ -41,12 +42,19 @@ def command(
         typer.Option("--also-test", metavar="SOURCE", help=f"Report on these seeker posts apart: {_SOURCE}"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of cross-validation and bootstrap.")] = 0,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train the classifier that tells posts about mental health from everyday ones.
 
     Example: partner-rl data train-topic --positives data/epitome --positives sample --output topic
     """
     everyday = read_everyday_posts(negatives)
+    if dry_run:
+        from launch.preflight.dry_run import show_stage
+        from launch.preflight.gather import model_fact
+
+        files = [model_fact("--encoder", encoder, None)]
+        return show_stage({output: "classifier and report"}, source=positives[0], files=files)
     with progress_bar("Reading") as progress:
         posts = _seeker_posts(positives, progress)
         others = _seeker_posts([also_test] if also_test else [], progress)

@@ -11,6 +11,7 @@ from rich.table import Table
 from launch.console import out
 from launch.console import progress as progress_bar
 from launch.data_label import GpusOption, OverwriteOption, ThreadsOption, TokensOption, WorkersOption
+from launch.preflight.option import DryRunOption
 from partner_rl.config.schema import WarmStartConfig
 from partner_rl.pipelines.label import ClassifierSettings
 from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
@@ -51,6 +52,7 @@ def command(
     num_gpus: GpusOption = 0.0,
     max_tokens: TokensOption = None,
     overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Make warm-start examples from real responses: empathic sentences taken out, to be brought back.
 
@@ -62,6 +64,11 @@ def command(
     classifier = None if model is None else ClassifierSettings(model.expanduser(), max_tokens, device, threads)
     gpus = 0.0 if model is None else num_gpus
     resources = Resources(workers, threads, gpus, rows_per_unit=MODEL_UNIT_ROWS)
+    if dry_run:
+        from launch.preflight.dry_run import classifier_fact, show_stage
+
+        files = [] if model is None else [classifier_fact("--model", model, "empathy")]
+        return show_stage({output: "examples and report"}, source=str(source), resources=resources, files=files)
     report = make_warmstart_pairs(
         source,
         output,

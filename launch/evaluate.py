@@ -13,6 +13,8 @@ import typer
 
 from launch.clock import PhaseClock
 from launch.console import out, progress
+from launch.preflight.option import DryRunOption
+from launch.redact import REDACT_KEY, RedactOption, redaction
 from launch.run_folder import RunFolder
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
@@ -45,6 +47,7 @@ class Wish:
         human_sheet: Where to write a sheet for raters, or None.
         human_pairs: Pairs of a pairing of systems in that sheet.
         temperatures: Sample policies at each of these; none for `evaluation.temperature` alone.
+        redact: Write no texts at all, not even rewrites.
     """
 
     split: Literal["test", "dev"] = "test"
@@ -56,6 +59,7 @@ class Wish:
     human_sheet: Path | None = None
     human_pairs: int = 50
     temperatures: tuple[float, ...] = ()
+    redact: bool = False
 
 
 def command(
@@ -93,6 +97,8 @@ def command(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a configuration key.")
     ] = None,
+    redact: RedactOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Measure trained policies on held-out pairs; pairs and reward models are those of the first run.
 
@@ -103,7 +109,7 @@ def command(
 
     if split not in ("test", "dev"):
         raise PartnerError(f"--split is {split!r}: it must be test or dev")
-    overrides = list(settings or [])
+    overrides = [*(settings or []), *redaction(redact)]
     overrides += [] if data is None else [f"data.source={data}"]
     overrides += [] if max_pairs is None else [f"evaluation.max_pairs={max_pairs}"]
     overrides += [] if judge is None else [f"evaluation.judge={judge}"]
@@ -111,6 +117,10 @@ def command(
     evaluated = named_runs([(folder, load_config(str(folder.config_file), overrides)) for folder in folders])
     if greedy and temperatures is not None:
         raise PartnerError("--greedy draws nothing: leave --temperatures out")
+    redact = any(run.config.tracking.redact for run in evaluated)
+    if redact and (with_posts or human_sheet is not None):
+        what = "--with-posts" if with_posts else "--human-sheet"
+        raise PartnerError(f"{what} writes texts, which {REDACT_KEY} forbids: leave one of the two out")
     wish = Wish(
         split="dev" if split == "dev" else "test",
         baselines=baselines,
@@ -121,8 +131,15 @@ def command(
         human_sheet=human_sheet,
         human_pairs=human_pairs,
         temperatures=_temperatures(temperatures),
+        redact=redact,
     )
-    evaluate(evaluated, wish, output or folders[0].path / "evaluation")
+    report = output or folders[0].path / "evaluation"
+    if dry_run:
+        from launch.preflight.commands import show_evaluation
+
+        sheet = {} if human_sheet is None else {human_sheet: "sheet for raters"}
+        return show_evaluation(evaluated[0].config, folders, {report: "report", **sheet})
+    evaluate(evaluated, wish, report)
 
 
 def _temperatures(text: str | None) -> tuple[float, ...]:
@@ -200,7 +217,7 @@ def _measured(
     from launch.ray_session import ray_session
     from partner_rl.evaluation.systems import evaluate_systems
 
-    with ray_session(config, plan), reward_pools(config, runs[0].folder, plan) as pools:
+    with ray_session(config, plan.for_scoring()), reward_pools(config, runs[0].folder, plan) as pools:
         client = pools.client()
         with clock.phase("rewriting", "rewriting the held-out pairs"):
             systems = _systems(runs, config, pairs, baselines, wish, client)
@@ -277,6 +294,7 @@ def _about(
         if wish.targets
         else {},
         with_posts=wish.with_posts,
+        with_rewrites=not wish.redact,
         seconds=clock.seconds,
         seed=config.seed,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from launch.console import ProgressCallback, out, progress
+from launch.preflight.option import DryRunOption
 from partner_rl.types import MECHANISMS, PartnerError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def command(
     preset: Annotated[
         str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
     ] = "embedded",
+    dry_run: DryRunOption = False,
 ) -> None:
     """Judge the responses of a file of pairs, and their rewritings where there is a column rewritten_response.
 
@@ -48,6 +50,12 @@ def command(
 
     config = load_config(preset, overrides or [])
     _check_paths(input, output)
+    if dry_run:
+        from launch.preflight.dry_run import show_stage
+        from launch.preflight.gather import folder_fact
+
+        judge_folder = folder_fact("--model", str(model), (), "judge")
+        return show_stage({output: "levels, one line a row"}, source=str(input), files=[judge_folder])
     torch.set_num_threads(config.resources.driver_threads or machine_cores())
     judge = load_judge(model, device_of(config), cache_dir_of(config))
     with progress("Judging") as report:

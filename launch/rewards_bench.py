@@ -15,6 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from launch.console import ProgressCallback, out, progress
+from launch.preflight.option import DryRunOption
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import Example, PartnerError, ScoreRequest
 
@@ -72,6 +73,7 @@ def command(
     coherence: Annotated[Path | None, typer.Option(help="A coherence classifier's folder.", show_default=False)] = None,
     preset: Annotated[str, typer.Option(help="Configuration without --run: a preset or a YAML file.")] = "embedded",
     json: Annotated[Path | None, typer.Option(help="Write the figures here too.", show_default=False)] = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Measure the throughput of the reward scorers in actors, without their cache.
 
@@ -81,6 +83,8 @@ def command(
 
     names, counts = chosen_names(only), replica_counts(replicas)
     config = chosen_config(run, preset, overrides or [], empathy, coherence)
+    if dry_run:
+        return _show(config, max(counts), data, json)
     requests = bench_requests(data, pairs, config.data.max_post_characters)
     results = _measure_all(config, run, names, counts, requests)
     report = bench_report(config, data, len(requests), results)
@@ -91,6 +95,17 @@ def command(
 
         write_summary(json, report)
         out.print(f"figures: {json}", soft_wrap=True)
+
+
+def _show(config: RunConfig, replicas: int, data: str, json: Path | None) -> None:
+    import torch
+
+    from launch.plan import machine_cores
+    from launch.preflight.commands import show_scoring
+
+    files = {} if json is None else {json: "figures"}
+    plan = pool_plan(config, replicas, machine_cores(), torch.cuda.device_count())
+    show_scoring(config, files, source=data, plan=plan)
 
 
 def replica_counts(given: str) -> tuple[int, ...]:

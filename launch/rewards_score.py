@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from launch.console import ProgressCallback, out, progress
+from launch.preflight.option import DryRunOption
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def command(
     coherence: Annotated[Path | None, typer.Option(help="A coherence classifier's folder.", show_default=False)] = None,
     preset: Annotated[str, typer.Option(help="Configuration without --run: a preset or a YAML file.")] = "embedded",
     with_text: Annotated[bool, typer.Option("--with-text", help="Write the posts too.")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Score the responses of a file of pairs, and their rewritings where there is a column rewritten_response.
 
@@ -48,6 +50,10 @@ def command(
     config = _on_this_machine(chosen_config(run, preset, overrides or [], empathy, coherence))
     components = chosen_components(config, run, names)
     limit = config.data.max_post_characters
+    if dry_run:
+        from launch.preflight.commands import show_scoring
+
+        return show_scoring(config, {output: "scores, one line a row"}, source=str(input), plan=None)
     _check_paths(input, output)
     with progress("Reading the pairs") as report:
         total = _count(input, limit, report)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from launch.console import err, out, progress
+from launch.preflight.option import DryRunOption
 from launch.reward_training import (
     DataOption,
     OutputOption,
@@ -14,6 +15,7 @@ from launch.reward_training import (
     check_output,
     interval_text,
     output_folder,
+    training_config,
     training_inputs,
     write_report,
 )
@@ -53,6 +55,7 @@ def command(
     output: OutputOption,
     overrides: OverridesArgument = None,
     preset: PresetOption = "embedded",
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train the coherence classifier and report on held-out pairs of sentences.
 
@@ -66,6 +69,12 @@ def command(
     from rewards.training.coherence_scores import held_out_report
 
     check_output(output)
+    if dry_run:
+        from launch.preflight.commands import show_training
+        from launch.preflight.training_memory import coherence_memory
+
+        config = training_config(preset, overrides or [], data)
+        return show_training(config, "models.encoder", {output: "coherence classifier and report"}, coherence_memory)
     config, splits = training_inputs(preset, overrides or [], data)
     settings, device = config.reward_training, device_of(config)
     encoder = resolve(config.models.encoder, cache_dir_of(config))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.console import err, out, progress
+from launch.preflight.option import DryRunOption
 from launch.reward_training import (
     DataOption,
     OutputOption,
@@ -14,6 +15,7 @@ from launch.reward_training import (
     PresetOption,
     check_output,
     output_folder,
+    training_config,
     training_inputs,
     write_report,
 )
@@ -37,6 +39,7 @@ def command(
             "--splits", min=1, help="Train on this many splits of other salts, for the spread; the first one is kept."
         ),
     ] = 1,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train the empathy classifier and report on held-out pairs, beside two baselines.
 
@@ -45,6 +48,12 @@ def command(
     from launch.empathy_report import as_json, model_card, table
 
     check_output(output)
+    if dry_run:
+        from launch.preflight.commands import show_training
+        from launch.preflight.training_memory import empathy_memory
+
+        config = training_config(preset, overrides or [], data)
+        return show_training(config, "models.encoder", {output: "empathy classifier and report"}, empathy_memory)
     config, first = training_inputs(preset, overrides or [], data)
     if not any(example.labels for example in first.test):
         raise PartnerError(f"{data}: no test pair is labelled; empathy levels are needed to train and to judge")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from launch.console import out, progress
+from launch.preflight.option import DryRunOption
 from launch.reward_training import (
     DataOption,
     OverridesArgument,
@@ -16,6 +17,7 @@ from launch.reward_training import (
     check_output,
     interval_text,
     output_folder,
+    training_config,
     training_inputs,
     write_report,
 )
@@ -65,6 +67,7 @@ def command(
         Directions, typer.Option(help="forward: response given post; backward: post given response.")
     ] = Directions.BOTH,
     preset: PresetOption = "embedded",
+    dry_run: DryRunOption = False,
 ) -> None:
     """Fine-tune the dialogue models of mutual information and report on held-out pairs.
 
@@ -77,6 +80,12 @@ def command(
         chosen = ("backward",)
     for name in chosen:
         check_output(output / name)
+    if dry_run:
+        from launch.preflight.commands import show_training
+        from launch.preflight.training_memory import dialogue_memory
+
+        files = {output / name: f"{name} dialogue model and report" for name in chosen}
+        return show_training(training_config(preset, overrides or [], data), "models.reward_lm", files, dialogue_memory)
     config, splits = training_inputs(preset, overrides or [], data)
     for name in chosen:
         _train(name, config, splits, output / name)

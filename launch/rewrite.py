@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.console import err, out, progress
+from launch.preflight.option import DryRunOption
 from launch.run_folder import RunFolder
 from partner_rl.config.schema import EnvConfig, RunConfig
 from partner_rl.types import Example, PartnerError
@@ -39,6 +40,7 @@ def command(
     scores: Annotated[bool, typer.Option(help="Score the rewrites with the run's reward models.")] = True,
     greedy: Annotated[bool, typer.Option(help="Take the likeliest edit instead of sampling one.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides what is sampled.")] = 0,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Rewrite one response, or a file of them.
 
@@ -48,6 +50,13 @@ def command(
     single = seeker is not None and response is not None
     if single == (input is not None) or (input is None) != (output is None) or (seeker is None) != (response is None):
         raise PartnerError("give either --seeker and --response, or --input and --output")
+    if dry_run:
+        from launch.preflight.dry_run import show_stage
+        from launch.preflight.gather import folder_fact
+
+        files = {} if output is None else {output: "rewrites, one line a pair"}
+        policy = folder_fact("--model", str(chosen.folder), (), "policy")
+        return show_stage(files, source=None if input is None else str(input), files=[policy])
     if single:
         assert seeker is not None
         assert response is not None

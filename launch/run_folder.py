@@ -12,9 +12,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from launch.run_record import recorded
 from partner_rl.config.load import load_config, save_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.durable import has_whole_size, publish, remove_unfinished
+from partner_rl.names import is_plain_name
 from partner_rl.types import PartnerError
 
 _CHECKPOINT = re.compile(r"iteration-(\d+)")
@@ -45,8 +47,8 @@ class RunFolder:
             PartnerError: A run of this name exists.
         """
         name = config.name or f"{default_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        if Path(name).name != name or name in {".", ".."}:
-            raise PartnerError(f"name={name!r} is no folder name: leave out slashes")
+        if not is_plain_name(name):
+            raise PartnerError(f"name={name!r} is no folder name: leave out slashes and control characters")
         run = cls(Path(config.runs_dir) / name)
         try:
             run.path.mkdir(parents=True)
@@ -81,14 +83,20 @@ class RunFolder:
             PartnerError: Another process is at work in the folder.
         """
         try:
-            with self._locked():
+            with self.alone():
                 self._remove_unfinished()
-                yield
+                with recorded(self.path):
+                    yield
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(f"interrupted; go on with: partner-rl train --resume {self.path}") from interrupt
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
+        """Keeps other processes out of the run for the time of a block.
+
+        Raises:
+            PartnerError: Another process is at work in the folder.
+        """
         # The kernel lets go of the lock when the process ends, however it ends.
         lock = FileLock(self.path / _LOCK, timeout=0)
         try:

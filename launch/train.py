@@ -9,6 +9,8 @@ import typer
 
 from launch.clock import PhaseClock
 from launch.console import err, out
+from launch.preflight.option import DryRunOption
+from launch.redact import RedactOption, redaction
 from launch.run_folder import RunFolder
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
@@ -24,6 +26,11 @@ def command(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with this run folder from its newest checkpoint.", show_default=False)
     ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Only one iteration with tiny models, as a last check; keeps nothing.")
+    ] = False,
+    redact: RedactOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train a policy by reinforcement learning, or resume a run.
 
@@ -32,14 +39,39 @@ def command(
     from partner_rl.config.load import load_config
 
     if resume is not None:
-        if overrides:
-            raise PartnerError("--resume goes on with the run's own configuration: leave the overrides out")
+        if overrides or redact:
+            what = "the overrides" if overrides else "--redact"
+            raise PartnerError(f"--resume goes on with the run's own configuration: leave {what} out")
         run, config = RunFolder.open(resume)
     else:
-        config = load_config(preset, overrides or [])
+        config = load_config(preset, [*(overrides or []), *redaction(redact)])
+    if dry_run:
+        return _show(config, Path(preset).stem, resume)
+    from launch.ray_session import check_room
+
+    check_room(config)
+    if smoke:
+        return _smoke(config)
+    if resume is None:
         run = RunFolder.create(config, default_name=Path(preset).stem)
     train(config, run, resume=resume is not None)
     out.print(f"exported to {run.export}", soft_wrap=True)
+
+
+def _show(config: RunConfig, default_name: str, resume: Path | None) -> None:
+    from launch.preflight.commands import show_new_run, show_resumed_run
+
+    if resume is None:
+        show_new_run(config, default_name)
+    else:
+        show_resumed_run(config, RunFolder(resume))
+
+
+def _smoke(config: RunConfig) -> None:
+    from launch.preflight.smoke import smoke
+
+    seconds = smoke(config)
+    out.print(f"ok: one iteration with tiny models in {seconds:.0f} s, start of Ray included; nothing was kept")
 
 
 def train(config: RunConfig, run: RunFolder, *, resume: bool) -> None:

@@ -18,6 +18,7 @@ import typer
 
 from launch.console import err, out, progress
 from launch.interrupt import stop_on_request
+from launch.preflight.option import DryRunOption
 from launch.run_folder import write_folder
 from partner_rl.config.load import load_config, save_config
 from partner_rl.config.schema import RunConfig
@@ -55,6 +56,7 @@ def command(
         typer.Option(help="Run or folder with an empathy classifier, to measure rewrites with.", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training of --output.")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train a policy to place and write empathic sentences, as the start of reinforcement learning.
 
@@ -71,6 +73,12 @@ def command(
         config = load_config(str(work / CONFIG_FILE))
     else:
         config = load_config(preset, [*(overrides or []), *_given(data, rewards)])
+    if dry_run:
+        from launch.preflight.commands import show_training
+        from launch.preflight.training_memory import warm_start_memory
+
+        files = {output: "warm-started policy and report", work: "state while it trains"}
+        return show_training(config, "models.policy", files, warm_start_memory)
     warm_start(config, output, resume=resume)
 
 

@@ -1,0 +1,1 @@
+"""Watching the machines: figures of every node, and the Grafana dashboard."""

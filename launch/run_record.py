@@ -1,0 +1,131 @@
+"""`run.json`: whether a run is at work, where, since when, and what it was started from; names of the files beside it.
+
+Whoever trains in a run folder writes it (`recorded`, inside of the folder's lock); everybody else only reads.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import psutil
+
+from launch.provenance import provenance
+from partner_rl.durable import sync
+from partner_rl.types import PartnerError
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE: Final = "run.json"
+METRICS_FILE: Final = "metrics.jsonl"
+SAMPLES_FILE: Final = "samples.jsonl"
+STALL_FILE: Final = "stall.json"
+TEXT_COLUMNS: Final = ("seeker_post", "response_post", "rewritten_response")
+"""The texts of a line of `samples.jsonl`; its other columns are figures."""
+
+RunState = Literal["new", "running", "finished", "interrupted", "failed", "killed"]
+"""`new`: nobody has trained there. `killed`: the process is gone without having said how it ended."""
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """What `run.json` says; empty where there is none.
+
+    Raises:
+        PartnerError: The file is damaged.
+    """
+    path = run_dir / RUN_FILE
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise PartnerError(f"{path} is damaged: remove it; the run's figures and checkpoints do not need it") from error
+    return record
+
+
+def update_record(run_dir: Path, values: Mapping[str, Any]) -> None:
+    """Sets some of the record's values; the file is replaced whole."""
+    content = json.dumps(read_record(run_dir) | dict(values), indent=2) + "\n"
+    write_whole(run_dir / RUN_FILE, content.encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole or not at all, and is on the disk then."""
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_bytes(content)
+    sync(unfinished)
+    os.replace(unfinished, path)
+    sync(path.parent)
+
+
+@contextmanager
+def recorded(run_dir: Path) -> Iterator[None]:
+    """Notes that this process works on the run for the time of a block, and how the block ended."""
+    process = psutil.Process()
+    update_record(
+        run_dir,
+        {
+            "state": "running",
+            "host": socket.gethostname(),
+            "pid": process.pid,
+            "process_started": process.create_time(),
+            "started": _now(),
+            "ended": None,
+            "reason": None,
+            "provenance": provenance().as_json(),
+        },
+    )
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end(run_dir, "interrupted", None)
+        raise
+    except BaseException as error:
+        # The message of an error that is not meant for users may quote a post.
+        _end(run_dir, "failed", str(error) if isinstance(error, PartnerError) else type(error).__name__)
+        raise
+    _end(run_dir, "finished", None)
+
+
+def _end(run_dir: Path, state: RunState, reason: str | None) -> None:
+    try:
+        update_record(run_dir, {"state": state, "ended": _now(), "reason": reason})
+    except OSError as error:
+        # On a full disk, what ended the run matters more; without the note it counts as killed.
+        logger.warning("%s cannot be written (%s)", run_dir / RUN_FILE, error.strerror)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def run_state(record: Mapping[str, Any]) -> RunState:
+    """The state that a record stands for.
+
+    A run of another machine counts as running as long as it has not said otherwise, because nobody here can know.
+
+    Args:
+        record: What `read_record` gives.
+    """
+    state: RunState = record.get("state", "new")
+    here = record.get("host") == socket.gethostname()
+    if state == "running" and here and not _is_alive(int(record["pid"]), float(record["process_started"])):
+        return "killed"
+    return state
+
+
+def _is_alive(pid: int, started: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        # Another process may have got the number since.
+        same = abs(float(process.create_time()) - started) < 1.0
+        return same and bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

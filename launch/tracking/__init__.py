@@ -1,0 +1,12 @@
+"""Where a run's figures go: `metrics.jsonl` and `samples.jsonl`, TensorBoard, W&B and a line on the terminal.
+
+Only the driver tracks; Ray's workers never see a tracker. Texts (the before/after rows) are written to the run folder
+and to W&B, at most `tracking.sample_rows` a step; none at 0 or with `tracking.redact`.
+"""
+
+from launch.run_record import METRICS_FILE, RUN_FILE, SAMPLES_FILE
+from launch.tracking.sink import SampleRow
+from launch.tracking.tracker import Tracker
+from launch.tracking.wandb_sink import log_evaluation
+
+__all__ = ["METRICS_FILE", "RUN_FILE", "SAMPLES_FILE", "SampleRow", "Tracker", "log_evaluation"]

@@ -1,0 +1,49 @@
+"""What a tracker hands to its sinks, and what a sink is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from launch.run_record import TEXT_COLUMNS
+from partner_rl import metric_names
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One row of the before/after table.
+
+    Attributes:
+        seeker_post: The seeker's post.
+        response_post: The response as the supporter wrote it.
+        rewritten_response: The response as the policy rewrote it.
+        rewards: Name → figure to show beside the texts, such as the total reward and its weighted components.
+    """
+
+    seeker_post: str
+    response_post: str
+    rewritten_response: str
+    rewards: Mapping[str, float] = field(default_factory=dict)
+
+    def as_record(self, step: int) -> dict[str, Any]:
+        """The row as one flat record, for a file or a table."""
+        texts = {name: getattr(self, name) for name in TEXT_COLUMNS}
+        return {metric_names.STEP: step, **texts, **self.rewards}
+
+    def as_redacted_record(self, step: int) -> dict[str, Any]:
+        """The row's figures, without the texts."""
+        return {metric_names.STEP: step, **self.rewards}
+
+
+class Sink(Protocol):
+    """One place that figures go to."""
+
+    def log(self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Takes one step's metrics and before/after rows (`SampleRow.as_record`)."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Takes the figures that describe the whole run."""
+
+    def close(self, exit_code: int) -> None:
+        """Writes what is left; nothing is logged afterwards."""
