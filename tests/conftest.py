@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.pop("WANDB_API_KEY", None)
+# A shell that runs the tests in the background has its children ignore Ctrl-C, and theirs: tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -33,6 +38,32 @@ def _has_gpu() -> bool:
 def _skip(items: list[pytest.Item], reason: str) -> None:
     for item in items:
         item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> None:
+    """A Ray of this machine; it stays up for the next file of the same process that asks for one."""
+    import ray
+
+    if not ray.is_initialized():
+        # Without the address it would join a cluster that another process of these tests has just started.
+        ray.init(
+            address="local",
+            num_cpus=8,
+            object_store_memory=200 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def no_ray() -> Iterator[None]:
+    """Before and after tests that start a Ray of their own, there is none."""
+    import ray
+
+    ray.shutdown()
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,7 @@ def test_figures_of_a_window_in_closed_form() -> None:
     assert found == pytest.approx(
         {
             "noop_share": 1 / 5,
+            "self_disclosure": 0.0,
             "length_ratio": (10 + 12) / 10,
             "repetition": 0.0,
             "position_entropy": 1.5,
@@ -131,12 +132,17 @@ def _long(iteration: int) -> GuardFigures:
     return guard_figures([request("Go out.", *(_sentence(rng) for _ in range(3))) for _ in range(12)], 0.2, 1.5)
 
 
+def _me_too(iteration: int) -> GuardFigures:
+    return guard_figures([request("Go out.", f"I had the same with my {noun}.") for noun in NOUNS], 0.2, 1.5)
+
+
 COLLAPSES = {
     "kl": lambda i: replace(healthy(i), kl=3.0),
     "length_ratio": _long,
     "repetition": _stutter,
     "distinct_2": _one_for_all,
     "common_share": _one_for_all,
+    "self_disclosure": _me_too,
     "noop_share": lambda i: guard_figures([request("Go out.")] * 12, 0.2, 1.5),
     "position_entropy": lambda i: replace(healthy(i), position_entropy=0.001),
     "judge_gap": lambda i: healthy(i, judged(2.5, 0.2)),

@@ -130,7 +130,7 @@ def test_a_sweep_overrides_with_plain_and_numpy_values() -> None:
         ("wandb=offline", "did you mean tracking.wandb?"),
         ("learning_rate=1", "did you mean warmstart.learning_rate or algorithm.learning_rate?"),
         ("policy.lora={rnk: 3}", "did you mean policy.lora.rank?"),
-        ("nonsense=3", "valid here: name, runs_dir"),
+        ("qqqq=3", "valid here: name, runs_dir"),
         ("seed.zzz=3", "unknown key"),
     ],
 )

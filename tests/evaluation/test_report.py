@@ -32,6 +32,7 @@ SCORES = SystemScores(
     distinct_2=0.875,
     distinct_sentences=0.9,
     commonest_sentence=0.1,
+    self_disclosure=0.2,
     edit_rate=0.625,
     unchanged=0.0,
     length=12.0,

@@ -82,6 +82,29 @@ def test_gpus_that_are_not_there_are_an_error(overrides: list[str], gpus: int) -
     assert resource_plan(on_a_cluster, machine_cores=8, machine_gpus=gpus).total_gpus > gpus or gpus == 3
 
 
+def test_one_and_a_half_gpus_are_no_share() -> None:
+    overrides = ["algorithm.num_learners=1", "algorithm.num_gpus_per_learner=1.5", "resources.address=auto"]
+    with pytest.raises(PartnerError, match=r"learners: 1\.5 GPUs each"):
+        resource_plan(load_config("smoke", overrides), 8, 4)
+
+
+def test_ray_reserves_no_cpu_for_a_learner_with_a_gpu() -> None:
+    asked = ["algorithm.num_learners=1", "resources.address=auto"]
+    with_gpu = resource_plan(load_config("smoke", [*asked, "algorithm.num_gpus_per_learner=1"]), 8, 0).group(LEARNERS)
+    without = resource_plan(load_config("smoke", asked), 8, 0).group(LEARNERS)
+    assert with_gpu is not None
+    assert without is not None
+    assert (with_gpu.bundle, without.bundle) == ({"GPU": 1.0}, {"CPU": 1.0})
+
+
+def test_an_evaluation_starts_no_learners() -> None:
+    config = load_config("smoke", ["algorithm.num_env_runners=1", "algorithm.num_learners=1"])
+    names = [group.name for group in resource_plan(config, 2, 0).for_scoring().groups]
+    assert names[0] == DRIVER
+    assert all(name.startswith("reward ") for name in names[1:])
+    assert len(names) == 5
+
+
 def test_fractions_fit_together_on_one_gpu() -> None:
     overrides = [f"rewards.{name}.num_gpus=0.1" for name in ("empathy", "fluency", "coherence", "mutual_information")]
     plan = resource_plan(

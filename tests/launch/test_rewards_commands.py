@@ -7,14 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 
 from launch import cli, response_scores, rewards_score
@@ -314,18 +313,8 @@ def test_a_timed_scorer_scores_alike(model_cache: Path):
     assert timed.phases().tokenizer > 0.0
 
 
-@pytest.fixture
-def small_ray() -> Iterator[None]:
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
-    yield
-    if mine:
-        ray.shutdown()
-
-
 @pytest.mark.slow
-def test_a_pool_is_measured(small_ray: None, model_cache: Path, tmp_path: Path):
+def test_a_pool_is_measured(local_ray: None, model_cache: Path, tmp_path: Path):
     config = RunConfig.model_validate(
         {"models": {"reward_lm": "random:gpt2", "cache_dir": str(model_cache)}, "rewards": {"num_cpus": 0.25}}
     )

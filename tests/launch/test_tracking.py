@@ -3,16 +3,20 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch.tracking import METRICS_FILE, RUN_FILE, SAMPLES_FILE, SampleRow, Tracker
+from launch.tracking.tracker import is_best
+from launch.tracking.wandb_sink import wandb_mode
 from partner_rl import metric_names
 from partner_rl.config.load import load_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
+from tests.launch import wandb_log
 
 ROW = SampleRow(
     seeker_post="My exam went badly and I feel like giving up.",
@@ -136,18 +140,88 @@ def test_an_offline_wandb_run_holds_curves_config_and_every_row(tmp_path: Path) 
     assert sorted(row[0] for table in tables for row in table["data"]) == [1, 2, 3]
 
 
-def test_a_run_goes_on_when_wandb_cannot_start(
+def test_a_run_goes_on_when_wandb_cannot_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = make_config("tracking.wandb=offline", "tracking.project=a/b")
+    with caplog.at_level(logging.WARNING, logger="launch.tracking"), open_tracker(tmp_path, config) as tracker:
+        log_steps(tracker, 1, 2)
+        tracker.summary({"rl": {}})
+    assert len(records(tmp_path / METRICS_FILE)) == 2
+    assert len([record for record in caplog.records if "goes on without it" in record.message]) == 1
+
+
+def test_without_a_key_the_log_is_kept_and_the_command_to_send_it_is_named_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with (
-        caplog.at_level(logging.WARNING, logger="launch.tracking"),
-        open_tracker(tmp_path / "run", make_config("tracking.wandb=online")) as tracker,
-    ):
-        log_steps(tracker, 1, 2)
-        tracker.summary({"rl": {}})
-    assert len(records(tmp_path / "run" / METRICS_FILE)) == 2
-    assert len([record for record in caplog.records if "goes on without it" in record.message]) == 1
+    run = tmp_path / "run"
+    with caplog.at_level(logging.WARNING, logger="launch.tracking"):
+        with open_tracker(run, make_config("tracking.wandb=online")) as tracker:
+            log_steps(tracker, 1, 2)
+        assert len([record for record in caplog.records if f"partner-rl runs sync {run}" in record.message]) == 1
+    (segment,) = (run / "wandb").glob("offline-run-*")
+
+    def logged() -> int:
+        return sum(record.HasField("history") for record in wandb_log.records(segment))
+
+    _wait_until(lambda: logged() == 2, f"{segment} does not hold both steps")
+
+
+def test_w_and_bs_own_variable_decides_where_the_configuration_leaves_it_open(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    auto = make_config("tracking.wandb=auto").tracking
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert wandb_mode(auto) == "online"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert wandb_mode(auto) == "offline"
+    assert wandb_mode(make_config("tracking.wandb=online").tracking) == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with open_tracker(tmp_path, make_config("tracking.wandb=auto", "tracking.tensorboard=false")) as tracker:
+        log_steps(tracker, 1, 1)
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_redacted_rows_keep_their_figures_only(tmp_path: Path) -> None:
+    config = make_config("tracking.redact=true", "tracking.wandb=offline")
+    with open_tracker(tmp_path, config) as tracker:
+        tracker.log(1, {metric_names.REWARD_TOTAL: 0.5}, [ROW])
+    assert records(tmp_path / SAMPLES_FILE) == [{"step": 1, "total": 1.5, "empathy": 1.2}]
+    assert _files_with(tmp_path, ROW.response_post) == []
+
+
+def test_checkpoints_are_logged_as_versions_with_aliases(tmp_path: Path) -> None:
+    config = make_config("tracking.wandb=offline", "tracking.artifacts=checkpoints", "checkpoint.every=2", "name=r")
+    with open_tracker(tmp_path / "run", config) as tracker:
+        for step, reward in enumerate([0.1, 0.2, 0.5, 0.6, 0.3, 0.4], start=1):
+            tracker.log(step, {metric_names.REWARD_TOTAL: reward})
+            folder = tmp_path / f"iteration-{step:06d}"
+            if step % 2 == 0:
+                folder.mkdir()
+                (folder / "weights").write_text(str(step))
+                tracker.checkpoint(step, folder)
+        tracker.policy(tmp_path / "iteration-000006")
+    (segment,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    latest, best = ["latest"], ["best", "latest"]
+    expected = [*[("r-checkpoint", aliases) for aliases in (best, best, latest)], ("r-policy", latest)]
+    _wait_until(lambda: len(wandb_log.artifacts(segment)) == len(expected), f"{segment} does not hold the models")
+    assert wandb_log.artifacts(segment) == expected
+
+
+def test_no_model_is_logged_unless_it_is_asked_for(tmp_path: Path) -> None:
+    with open_tracker(tmp_path / "run", make_config("tracking.wandb=offline")) as tracker:
+        tracker.checkpoint(2, tmp_path)
+        tracker.policy(tmp_path)
+    (segment,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert wandb_log.artifacts(segment) == []
+
+
+def test_the_best_checkpoint_has_the_best_iterations_before_it() -> None:
+    rewards = {1: 0.1, 2: 0.9, 3: 0.6, 4: 0.5, 5: None, 6: 0.55}
+    assert [is_best(rewards, step, 2) for step in (2, 4, 6)] == [True, True, False]
+    assert not is_best({1: 0.5}, 4, 2)
+    # A run that was interrupted in between has fewer iterations to be judged by.
+    assert is_best({1: 0.1, 2: 0.1, 3: 0.2}, 3, 2)
+    # What was logged after the checkpoint does not count.
+    assert is_best({1: 0.1, 2: 0.1, 3: 0.9, 4: 0.9}, 2, 2)
 
 
 def test_leaving_after_an_error_closes_the_files(tmp_path: Path) -> None:
@@ -168,9 +242,15 @@ def test_metric_names_of_positions() -> None:
 
 
 def _wait_for(path: Path, texts: list[str]) -> None:
-    deadline = time.monotonic() + 20
-    while missing := [text for text in texts if text.encode() not in path.read_bytes()]:
-        assert time.monotonic() < deadline, f"{path} does not hold {missing}"
+    held = path.read_bytes
+    _wait_until(lambda: all(text.encode() in held() for text in texts), f"{path} does not hold all of {texts}")
+
+
+def _wait_until(is_so: Callable[[], bool], otherwise: str) -> None:
+    """Waits for W&B's own process, which writes a run's log out a moment after the run has ended."""
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline, otherwise
         time.sleep(0.05)
 
 

@@ -28,14 +28,7 @@ from rewards.scorer import ComponentScore, FloatArray, Item, RewardComponent, Sc
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(num_cpus=4, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
-    yield
-    if mine:
-        ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,164 @@
+"""The stall watchdog on a real Ray: a scorer that sleeps, and processes of every kind that a signal has stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from launch.run_reader import read_stall
+from launch.watchdog import Candidate, Watchdog, reward_candidates
+from partner_rl.algorithm.activity import Activity
+from partner_rl.algorithm.algorithm import RewriteAlgorithm
+from partner_rl.config.reward_schema import RewardsConfig, RewardSection
+from partner_rl.config.schema import FaultsConfig
+from rewards.pool import RewardPools, create_pools
+from rewards.scorer import FloatArray, Item, RewardComponent
+from tests.algorithm.test_lost_actors import LetterReward
+from tests.algorithm.toy import build_toy, toy_config
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = pytest.mark.slow
+
+TIMEOUT_S = 90.0
+
+
+@dataclass(frozen=True)
+class SleepyLetters:
+    """Sleeps as long as a file is there."""
+
+    bed: Path
+    name: str = "letters"
+
+    def build(self) -> SleepyLetters:
+        return self
+
+    def score(self, items: Sequence[Item]) -> FloatArray:
+        while self.bed.exists():
+            time.sleep(0.05)
+        return np.array([[float(text.count("e"))] for (text,) in items], dtype=np.float32)
+
+
+def letters(bed: Path, run_id: str) -> RewardPools:
+    section = RewardSection(weight=1.0, replicas=2, micro_batch=4)
+    component = RewardComponent(LetterReward(), SleepyLetters(bed), section)
+    return create_pools({"letters": component}, RewardsConfig(num_cpus=0.25, timeout_s=300.0), run_id, 1)
+
+
+@dataclass
+class Crew:
+    """A run with all kinds of actors; what the tests do to them is undone or survived."""
+
+    algorithm: RewriteAlgorithm
+    bed: Path
+    rewards: list[Candidate]
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        return [*self.rewards, *(Candidate(name, actor) for name, actor in self.algorithm.remote_actors())]
+
+    def process_of(self, name: str) -> int:
+        (found,) = [candidate for candidate in self.candidates if candidate.name == name]
+        # It may be on its way back.
+        if found.ray_name:
+            return ray.get(found.handle.ready.options(max_task_retries=-1).remote())
+        return ray.get(found.handle.apply.options(max_task_retries=-1).remote(lambda actor: os.getpid()))
+
+    @contextmanager
+    def iterating(self, run_dir: Path, **settings: float) -> Iterator[None]:
+        """An iteration in a thread of its own, watched; it is over at the end of the block."""
+        activity = self.algorithm.activity = Activity()
+        watchdog = Watchdog(activity, lambda: self.candidates, FaultsConfig(**settings), run_dir)
+        with watchdog, ThreadPoolExecutor(1) as thread:
+            training = thread.submit(self.algorithm.train)
+            yield
+            training.result(TIMEOUT_S)
+
+
+@pytest.fixture(scope="module")
+def crew(local_ray, tmp_path_factory) -> Iterator[Crew]:
+    bed = tmp_path_factory.mktemp("crew") / "bed"
+    with letters(bed, "crew") as pools:
+        algorithm = build_toy(toy_config(num_env_runners=2, num_learners=1), pools.client().score)
+        yield Crew(algorithm, bed, reward_candidates(pools.spec))
+        algorithm.stop()
+
+
+@pytest.fixture
+def said(caplog) -> Callable[[], list[str]]:
+    """The watchdog's warnings so far."""
+    caplog.set_level(logging.INFO)
+
+    def warnings() -> list[str]:
+        return [r.getMessage() for r in caplog.records if r.name == "launch.watchdog" and r.levelno == logging.WARNING]
+
+    return warnings
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_scorer_that_sleeps_is_named_and_not_the_env_runners_behind_it(crew, said, tmp_path):
+    crew.bed.touch()
+    try:
+        with crew.iterating(tmp_path, stall_s=7.0):
+            wait_until(lambda: read_stall(tmp_path) is not None, "nothing is said of the stall")
+            stall = read_stall(tmp_path)
+            crew.bed.unlink()
+    finally:
+        crew.bed.unlink(missing_ok=True)
+    message = said()[0]
+    assert stall is not None
+    assert stall[1] == message
+    assert "in phase sample of iteration " in message
+    assert "; it waits for reward actor crew-letters-" in message
+    assert "calls without an answer for" in message
+    assert "; behind it: env runner 1, env runner 2" in message
+    assert read_stall(tmp_path) is None
+
+
+@pytest.mark.parametrize(("name", "phase"), [("env runner 2", "sample"), ("learner 0", "update")])
+def test_a_stopped_process_is_named_again_and_again_until_it_goes_on(crew, said, caplog, tmp_path, name, phase):
+    pid = crew.process_of(name)
+    with crew.iterating(tmp_path, stall_s=1.0), stopped(pid):
+        wait_until(lambda: sum(f"waits for {name}" in line for line in said()) >= 2, "the stall is not said twice")
+    named = next(line for line in said() if f"in phase {phase} of iteration" in line)
+    assert f"it waits for {name} (node " in named
+    assert f"pid {pid}, stopped by a signal), 1 call without an answer for" in named
+    assert f"goes on: phase {phase} of iteration" in caplog.text
+    assert read_stall(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["env runner 1", "reward actor crew-letters-0"])
+def test_a_stopped_actor_is_replaced_where_that_is_asked_for(crew, said, tmp_path, name):
+    pid = crew.process_of(name)
+    os.kill(pid, signal.SIGSTOP)
+    with crew.iterating(tmp_path, stall_s=6.0, replace_stalled_s=12.0):
+        pass
+    assert any(f"pid {pid}, stopped by a signal" in line for line in said())
+    assert f"{name} is killed, so that another one takes its place" in said()
+    assert crew.process_of(name) != pid
