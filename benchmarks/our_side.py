@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -57,6 +58,9 @@ def main(connection: Connection, task: Task) -> None:
     config = config.model_copy(update={"resources": config.resources.model_copy(update={"address": task.address})})
     examples = make_examples(load_tokenizer(Path(task.folder)), config, task.work.prompt_tokens, task.work.groups)
     config, plan = place_on_this_machine(config)
+    if task.scorers is not None:
+        # Their actors run already.
+        plan = replace(plan, groups=tuple(group for group in plan.groups if not group.name.startswith("reward ")))
     with ray_session(config, plan):
         score = free_reward if task.scorers is None else RewardClient(task.scorers).score
         algorithm = build_algorithm(on_gpu(config), task.folder, examples, score)

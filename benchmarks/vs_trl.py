@@ -225,11 +225,13 @@ def _shared_scorers(work: Workload, run: Path | None) -> Iterator[tuple[ClientSp
     from benchmarks.scorers import scorer_folder, scorer_pools
     from benchmarks.workload import run_config
     from launch.ray_session import place_on_this_machine, ray_session
+    from partner_rl.local_ray import on_loopback
 
     config = run_config(work, _base(run))
     with scorer_folder(run, config) as folder:
         config, plan = place_on_this_machine(config)
-        with ray_session(config, plan), scorer_pools(config, folder, plan) as pools:
+        # The sides, which are started in the block, look for that Ray on loopback too.
+        with ray_session(config, plan), scorer_pools(config, folder, plan) as pools, on_loopback():
             yield pools.spec, ray.get_runtime_context().gcs_address
 
 
