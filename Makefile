@@ -2,17 +2,21 @@
 #   make quickstart            install, pull the embedded models, train a small policy, show its rewrites
 #   make test ARGS="-k config" install, run the tests
 #   make check                 install, run ruff, mypy, the import layers and the other hooks
+#   make audit                 look the pinned packages up among known vulnerabilities; needs the package index's advisories
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Override with `make install PYTHON=/path/to/python3.12`.
 PYTHON ?= python3
+# The tool of `make audit`, apart from the project's own packages.
+AUDIT := .audit
+PIP_AUDIT := pip-audit==2.10.1
 # Processes that share the test files out; 0 runs all tests in one.
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check clean
+.PHONY: help install quickstart test check audit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -38,6 +42,17 @@ test: install
 check: install
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
+audit:
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && \
+	  $(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_AUDIT); }
+	@$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt \
+	  2>$(AUDIT)/errors && { tail -n 1 $(AUDIT)/errors; exit 0; }; \
+	if grep -qiE "could not be audited|connect|timed out" $(AUDIT)/errors; then \
+	  echo "audit: the package index's advisories cannot be reached, so nothing is known: try again where they can be" >&2; \
+	  exit 2; \
+	fi; \
+	cat $(AUDIT)/errors >&2; exit 1
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(AUDIT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find partner_rl envs rewards launch tests -name __pycache__ -type d -prune -exec rm -rf {} +
