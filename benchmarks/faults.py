@@ -48,21 +48,28 @@ _WARM_ITERATIONS: Final = 3
 _ROOM_AFTER_S: Final = 5.0
 
 FILLER: Final = """
-import sys, time
+import select, sys
 import numpy as np
 import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 held = []
-try:
-    for size in [2**20] * int(sys.argv[2]) + [2**15] * 100:
-        held.append(ray.put(np.ones(size, np.uint8)))
-except (ObjectStoreFullError, OutOfDiskError):
-    pass
+
+def fill_up():
+    for size in (2**20, 2**15, 2**10):
+        try:
+            while len(held) < int(sys.argv[2]):
+                held.append(ray.put(np.ones(size, np.uint8)))
+        except (ObjectStoreFullError, OutOfDiskError):
+            continue
+
+fill_up()
 print("full", flush=True)
-sys.stdin.readline()
+while not select.select([sys.stdin], [], [], 0.02)[0]:
+    # Weights of an earlier iteration are freed some time later and leave a hole as large as the next ones.
+    fill_up()
 """
-"""Holds objects in the store of a run's Ray until it is told to end."""
+"""Fills the store of a run's Ray, and what becomes free in it, until it is told to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +186,9 @@ def full_store(spills: bool) -> Callable[[Lab, Scenario], Outcome]:
     """
 
     def happen(lab: Lab, scenario: Scenario) -> Outcome:
-        environment = {} if spills else {"RAY_local_fs_capacity_threshold": "0"}
+        # The threshold alone would go on spilling in the background, which makes room; a full disk does not.
+        no_room = {"RAY_local_fs_capacity_threshold": "0", "RAY_automatic_object_spilling_enabled": "0"}
+        environment = {} if spills else no_room
         with lab.training(lab.run_folder(_slug(scenario), RUNNERS), environment) as run:
             run.await_iterations(_WARM_ITERATIONS)
             command = [sys.executable, "-c", FILLER, _ray_address(run), "300" if spills else "10000"]
@@ -350,9 +359,14 @@ def command(
         for number, scenario in enumerate(wanted):
             report(number, len(wanted))
             outcomes.append(scenario.happen(lab, scenario))
+            # After each one: the next may be the one that ends the benchmark.
+            _keep(outcomes, json_file, markdown)
         report(len(wanted), len(wanted))
-    content: Mapping[str, Any] = {**where(), "outcomes": [asdict(outcome) for outcome in outcomes]}
     out.print(table(outcomes), soft_wrap=True, markup=False)
+
+
+def _keep(outcomes: Sequence[Outcome], json_file: Path | None, markdown: Path | None) -> None:
+    content: Mapping[str, Any] = {**where(), "outcomes": [asdict(outcome) for outcome in outcomes]}
     if json_file is not None:
         _write(json_file, json.dumps(content, indent=2) + "\n")
     if markdown is not None:

@@ -25,11 +25,11 @@ logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)
 wait_s, freed_after_s, capacity = float(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 ray.init(
     address="local", num_cpus=2, object_store_memory=80 * MIB, include_dashboard=False,
-    log_to_driver=False, _system_config={"local_fs_capacity_threshold": capacity},
+    log_to_driver=False,
+    # A full disk refuses spilled objects; Ray's threshold alone goes on spilling in the background, which makes room.
+    _system_config={"local_fs_capacity_threshold": capacity, "automatic_object_spilling_enabled": bool(capacity)},
 )
 held = []
-
-
 ray_put = ray.put
 
 
