@@ -1,0 +1,52 @@
+"""What a client needs to know of the pools: plain data, to be sent to any process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rewards.scorer import RewardDefinition
+
+NAMESPACE = "partner-rl"
+"""Ray namespace of the actors' names."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """What a client needs to know of one component's pool.
+
+    Attributes:
+        definition: The component.
+        weight: Its weight in the reward.
+        actors: Names of its actors.
+        micro_batch: Items that one call to an actor scores.
+        is_scheduled: Whether it is to be scored although it weighs nothing now, because its schedule gives it a weight.
+    """
+
+    definition: RewardDefinition
+    weight: float
+    actors: tuple[str, ...]
+    micro_batch: int
+    is_scheduled: bool = False
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is scored with every request; other pools are scored only when asked for."""
+        return self.weight != 0.0 or self.is_scheduled
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSpec:
+    """What a client needs to know.
+
+    Attributes:
+        pools: The pools by component name.
+        timeout_s: Time limit of a micro-batch, seconds (kept by the actors; named in messages).
+        max_retries: Attempts after the first before a micro-batch whose actor dies ends the run.
+        cache_size: Scores that a client keeps.
+    """
+
+    pools: Mapping[str, PoolSpec]
+    timeout_s: float
+    max_retries: int
+    cache_size: int
