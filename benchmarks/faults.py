@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import psutil
 import typer
 
 from benchmarks.command import ROOT, markdown_table, run_command, where
@@ -160,6 +161,7 @@ def lost_driver(lab: Lab, scenario: Scenario) -> Outcome:
 
 def lost_node(lab: Lab, scenario: Scenario) -> Outcome:
     """A node with all actors of the run is killed; another one of its kind is there already."""
+    from ray._private.ray_constants import PROCESS_TYPE_RAYLET
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 4, "resources": {"worker": 1}, "object_store_memory": 80 * 2**20}
@@ -172,10 +174,18 @@ def lost_node(lab: Lab, scenario: Scenario) -> Outcome:
             run.await_iterations(_WARM_ITERATIONS)
             cluster.add_node(**node)
             since = run.mark()
-            cluster.remove_node(first, allow_graceful=False)
+            (raylet,) = first.all_processes[PROCESS_TYPE_RAYLET]
+            # Workers that outlive their raylet finish what they are at; those of a node without power do not.
+            for process in [*_below(raylet.process.pid), psutil.Process(raylet.process.pid)]:
+                kill(process)
+            wait_for(lambda: run.says("lost"), "the message")
             return _outcome(scenario, run, run.await_next(since))
     finally:
         cluster.shutdown()
+
+
+def _below(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
 
 
 def full_store(spills: bool) -> Callable[[Lab, Scenario], Outcome]:
@@ -215,9 +225,7 @@ def full_store(spills: bool) -> Callable[[Lab, Scenario], Outcome]:
 
 
 def _ray_address(run: Training) -> str:
-    import psutil
-
-    for child in psutil.Process(run.process.pid).children(recursive=True):
+    for child in _below(run.process.pid):
         for word in child.cmdline():
             if word.startswith("--gcs-address="):
                 return word.partition("=")[2]

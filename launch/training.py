@@ -182,15 +182,16 @@ def _iterate(
             iteration = _train_once(algorithm)
             algorithm.activity.begin(LOG)
             watched = watch.observe(step, iteration)
+            algorithm.companions[GUARDS_STATE] = watch.state()
+            # Before the figures: an iteration that was logged is not lost with the learners.
+            snapshot.take(algorithm)
             _log(tracker, step, iteration, config, watched.figures)
             watch.report(step, watched.alarms, tracker)
-            algorithm.companions[GUARDS_STATE] = watch.state()
             throughput.episodes += sum(len(group.trajectories) for group in iteration.groups)
             throughput.seconds += iteration.seconds["iteration"]
             verdict = decide(watched.alarms, config.guards, step, algorithm.attempt)
             if isinstance(verdict, RollBack) and not stop_requested():
                 return verdict
-            snapshot.take(algorithm)
             last = step == config.algorithm.iterations or stop_requested() or isinstance(verdict, Stop)
             if last or step % config.checkpoint.every == 0:
                 algorithm.activity.begin(CHECKPOINT)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import ray
 
+from launch import training
 from launch.run_folder import RunFolder
 from launch.training import train_policy
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
@@ -48,15 +49,21 @@ def trained(run_dir: Path, settings: RunConfig, pools: RewardPools, after_iterat
     return [{k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))} for row in rows]
 
 
+def kill_learner(algorithm: RewriteAlgorithm) -> int:
+    """Returns the number of the process that is no more."""
+    (actor, *_) = algorithm.learner_group._worker_manager.actors().values()
+    pid = ray.get(actor.apply.remote(lambda learner: os.getpid()))
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
 def test_a_killed_learner_costs_the_iteration_in_flight_or_those_since_the_checkpoint(local_ray, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     killed = []
 
     def kill_once(step: int, algorithm: RewriteAlgorithm) -> None:
         if step == KILLED_AFTER and not killed:
-            (actor, *_) = algorithm.learner_group._worker_manager.actors().values()
-            killed.append(ray.get(actor.apply.remote(lambda learner: os.getpid())))
-            os.kill(killed[0], signal.SIGKILL)
+            killed.append(kill_learner(algorithm))
 
     with letters(tmp_path / "bed", "learners") as pools:
         quiet = trained(tmp_path / "quiet", config(10, 128.0), pools)
@@ -73,3 +80,25 @@ def test_a_killed_learner_costs_the_iteration_in_flight_or_those_since_the_check
         assert "going on after iteration 2" in caplog.text
     exports = [(tmp_path / run / "export" / "model.safetensors").read_bytes() for run in ("quiet", "memory", "disk")]
     assert exports[0] == exports[1] == exports[2]
+
+
+def test_an_iteration_that_was_logged_is_not_lost(local_ray, tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    algorithms = []
+    train_once, log = training._train_once, training._log
+
+    def remember(algorithm: RewriteAlgorithm) -> Any:
+        algorithms.append(algorithm)
+        return train_once(algorithm)
+
+    def log_and_kill(tracker: Any, step: int, *arguments: Any) -> None:
+        log(tracker, step, *arguments)
+        if step == KILLED_AFTER:
+            kill_learner(algorithms[-1])
+
+    monkeypatch.setattr(training, "_train_once", remember)
+    monkeypatch.setattr(training, "_log", log_and_kill)
+    with letters(tmp_path / "bed", "logged") as pools:
+        rows = trained(tmp_path / "logged", config(10, 128.0), pools)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert f"going on after iteration {KILLED_AFTER}" in caplog.text
