@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from partner_rl import metric_names as names
+from partner_rl.charts import new_canvas, save_png
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import select_pairs
 from partner_rl.evaluation.component_scores import component_scores
@@ -224,8 +223,7 @@ def _card(outcome: Outcome, config: RunConfig) -> str:
 
 def plot_losses(metrics: Sequence[dict[str, float]], path: Path) -> None:
     """Draws the training loss of each step and the held-out loss of each pass."""
-    figure = Figure(figsize=(7.0, 4.0), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_canvas(7.0, 4.0)
     axes = figure.add_subplot()
     held_out = names.warmstart_dev("loss")
     for key, style, label in ((names.WARMSTART_LOSS, "-", "training, each step"), (held_out, "o-", "held-out")):
@@ -236,4 +234,4 @@ def plot_losses(metrics: Sequence[dict[str, float]], path: Path) -> None:
     axes.set_ylabel("loss (nats)")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize="x-small")
-    figure.savefig(path, format="png")
+    save_png(figure, path)

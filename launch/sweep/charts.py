@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,9 +11,10 @@ from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from pydantic import JsonValue
+
+from partner_rl.charts import new_canvas, save_png
 
 PARALLEL: Final = "parallel_coordinates.png"
 FRONT: Final = "front.png"
@@ -59,13 +59,13 @@ def draw_charts(lines: Sequence[Line], objectives: Mapping[str, str], folder: Pa
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {PARALLEL: _parallel(lines, objectives), FRONT: _front(lines, objectives)}
-    return [_saved(canvas, folder / name) for name, canvas in drawn.items()]
+    return [save_png(canvas, folder / name) for name, canvas in drawn.items()]
 
 
 def _parallel(lines: Sequence[Line], objectives: Mapping[str, str]) -> Canvas:
     """An upright axis a swept key and objective, a line a trial; of an objective the better end is above."""
     keys = list(lines[0].values)
-    canvas = _canvas(1.3 * (len(keys) + len(objectives)) + 2.0, 5.0)
+    canvas = new_canvas(1.3 * (len(keys) + len(objectives)) + 2.0, 5.0)
     axes = canvas.add_subplot()
     columns = [_numbers([line.values[key] for line in lines]) for key in keys]
     columns += [np.array([line.figures[metric] for line in lines]) for metric in objectives]
@@ -101,7 +101,7 @@ def _front(lines: Sequence[Line], objectives: Mapping[str, str]) -> Canvas:
     pairs = list(combinations(objectives, 2)) or [(next(iter(objectives)),) * 2]
     columns = min(_COLUMNS, len(pairs))
     rows = -(-len(pairs) // columns)
-    canvas = _canvas(4.0 * columns, 3.4 * rows)
+    canvas = new_canvas(4.0 * columns, 3.4 * rows)
     grid = canvas.subplots(rows, columns, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place < len(pairs):
@@ -138,16 +138,3 @@ def _scaled(column: np.ndarray) -> np.ndarray:
     spread = np.ptp(column)
     scaled: np.ndarray = (column - column.min()) / spread if spread > 0 else np.full(len(column), 0.5)
     return scaled
-
-
-def _canvas(width: float, height: float) -> Canvas:
-    canvas = Canvas(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(canvas)
-    return canvas
-
-
-def _saved(canvas: Canvas, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    canvas.savefig(temporary, format="png")
-    temporary.replace(path)
-    return path

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
+from partner_rl.charts import new_canvas, save_png
 from partner_rl.evaluation.measures import MEASURES, Measure, arrow
 from partner_rl.evaluation.resampling import Floats
 from partner_rl.evaluation.result import EvaluationResult, Figure, Group, SystemFigures
@@ -44,7 +43,7 @@ def draw_charts(result: EvaluationResult, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = (_measures(result), _adaptability(result), _trade_off(result), _histogram(result))
-    return [_saved(canvas, folder / name) for canvas, name in zip(drawn, CHARTS, strict=True)]
+    return [save_png(canvas, folder / name) for canvas, name in zip(drawn, CHARTS, strict=True)]
 
 
 def _measures(result: EvaluationResult) -> Canvas:
@@ -52,7 +51,7 @@ def _measures(result: EvaluationResult) -> Canvas:
     measures = [m for m in MEASURES if any(m.key in system.figures for system in result.headline.systems)]
     names = [system.name for system in result.headline.systems]
     rows = -(-len(measures) // _COLUMNS)
-    canvas = _canvas(3.6 * _COLUMNS, rows * (0.9 + 0.24 * len(names)))
+    canvas = new_canvas(3.6 * _COLUMNS, rows * (0.9 + 0.24 * len(names)))
     grid = canvas.subplots(rows, _COLUMNS, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place < len(measures):
@@ -76,7 +75,7 @@ def _bars(axes: Axes, measure: Measure, group: Group, names: Sequence[str]) -> N
 
 def _adaptability(result: EvaluationResult) -> Canvas:
     """A curve a system: the original's level → change in empathy."""
-    canvas = _canvas(7.5, 4.5)
+    canvas = new_canvas(7.5, 4.5)
     axes = canvas.add_subplot()
     levels = [(level, group) for level in range(7) if (group := result.group(f"level_{level}")) is not None]
     systems = result.headline.systems
@@ -100,7 +99,7 @@ def _adaptability(result: EvaluationResult) -> Canvas:
 
 def _trade_off(result: EvaluationResult) -> Canvas:
     """A point a system: change in empathy against variety, and against specificity."""
-    canvas = _canvas(10.0, 4.5)
+    canvas = new_canvas(10.0, 4.5)
     grid = canvas.subplots(1, len(_TRADE_OFFS), squeeze=False)
     labels = {measure.key: f"{measure.label} {arrow(measure.better)}" for measure in MEASURES}
     for axes, key in zip(grid.flat, _TRADE_OFFS, strict=True):
@@ -134,7 +133,7 @@ def _curves(systems: Sequence[SystemFigures]) -> list[list[SystemFigures]]:
 
 def _histogram(result: EvaluationResult) -> Canvas:
     """Outlines of the distribution of the change in empathy."""
-    canvas = _canvas(7.5, 4.5)
+    canvas = new_canvas(7.5, 4.5)
     axes = canvas.add_subplot()
     pairs = int(result.headline_N.sum())
     for place, scores in enumerate(result.scores):
@@ -158,16 +157,3 @@ def _error(figure: Figure) -> Floats:
 
 def _colour(place: int) -> str:
     return _COLOURS[place % len(_COLOURS)]
-
-
-def _canvas(width: float, height: float) -> Canvas:
-    canvas = Canvas(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(canvas)
-    return canvas
-
-
-def _saved(canvas: Canvas, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    canvas.savefig(temporary, format="png")
-    temporary.replace(path)
-    return path

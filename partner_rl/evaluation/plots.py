@@ -10,10 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from partner_rl import metric_names as names
+from partner_rl.charts import new_canvas, save_png
 from partner_rl.types import PartnerError
 
 
@@ -124,8 +122,7 @@ def _is_number(value: object) -> bool:
 
 
 def _draw(panel: Panel, curves: dict[str, list[tuple[float, float]]], path: Path) -> None:
-    figure = Figure(figsize=(7.0, 4.0), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_canvas(7.0, 4.0)
     axes = figure.add_subplot()
     for key, points in curves.items():
         axes.plot([x for x, _ in points], [y for _, y in points], marker=".", linewidth=1.2, label=key)
@@ -134,4 +131,4 @@ def _draw(panel: Panel, curves: dict[str, list[tuple[float, float]]], path: Path
     axes.set_ylabel(panel.y_label)
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize="x-small")
-    figure.savefig(path, format="png")
+    save_png(figure, path)

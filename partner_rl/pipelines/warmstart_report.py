@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from partner_rl.charts import new_canvas, save_png
 from partner_rl.pipelines.receipts import TEMPORARY, write_json
 from partner_rl.positions import PositionKind, decode_position
 from partner_rl.types import MECHANISMS
@@ -221,8 +219,7 @@ def _draw(report: PairsReport, path: Path) -> None:
     """Bars by position, the mechanisms stacked: candidates on the left, examples on the right."""
     window = int(report.settings["window"])
     positions = sorted({cell.position for cell in report.before})
-    figure = Figure(figsize=(10.0, 4.0), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_canvas(10.0, 4.0)
     for axes, title, cells in zip(
         figure.subplots(1, 2), ("Candidates", "Examples"), (report.before, report.after), strict=True
     ):
@@ -239,4 +236,4 @@ def _draw(report: PairsReport, path: Path) -> None:
         axes.set_ylabel("count")
         axes.grid(visible=True, axis="y", alpha=0.3)
         axes.legend(fontsize="x-small")
-    figure.savefig(path, format="png")
+    save_png(figure, path)
