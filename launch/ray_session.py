@@ -42,13 +42,6 @@ def place_on_this_machine(config: RunConfig) -> tuple[RunConfig, Plan]:
     return config, plan
 
 
-def free_resources() -> str:
-    """What the cluster has left, in one line."""
-    free, total = ray.available_resources(), ray.cluster_resources()
-    kinds = sorted(kind for kind in total if ":" not in kind and kind not in ("memory", "object_store_memory"))
-    return "the cluster has " + ", ".join(f"{free.get(kind, 0):g} of {total[kind]:g} {kind} free" for kind in kinds)
-
-
 @contextmanager
 def ray_session(config: RunConfig, plan: Plan) -> Iterator[None]:
     """Joins `resources.address`, or starts a local Ray large enough for the plan; shuts down what it started.

@@ -15,7 +15,6 @@ from launch.console import waiting_for
 from launch.guarding import GUARDS_STATE, GuardWatch, RollBack, Stop, decide
 from launch.interrupt import stop_on_request
 from launch.pipeline import export_policy
-from launch.ray_session import free_resources
 from launch.run_folder import RunFolder, iterations_of
 from launch.tracking import SampleRow, Tracker
 from launch.watchdog import Candidate, Watchdog, reward_candidates
@@ -26,6 +25,7 @@ from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.algorithm.object_store import full_store, is_full_store
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.config.schema import RunConfig
+from partner_rl.free_resources import free_resources
 from partner_rl.room import disk_of, when_there_is_room
 from partner_rl.types import Example, PartnerError
 from rewards.pool import RewardClient

@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from partner_rl.config.reward_schema import RewardsConfig
+from partner_rl.free_resources import free_resources
 from partner_rl.types import PartnerError
 from rewards.actor import ScorerActor
 from rewards.pool.actor_errors import DEATHS, cause_of
@@ -147,7 +148,7 @@ def _await_actors(
         pools = sorted({owners[name] for name in waiting.values()})
         if waiting and time.monotonic() >= deadline:
             raise PartnerError(
-                f"reward pools {pools} are not ready after {timeout_s:.0f} s: the cluster has {_free_resources()}; "
+                f"reward pools {pools} are not ready after {timeout_s:.0f} s: {free_resources()}; "
                 "lower rewards.replicas, rewards.num_cpus or num_gpus, or give Ray more resources"
             )
         if waiting and not done:
@@ -164,8 +165,3 @@ def _check_ready(ref: Any, pool: str) -> None:
         ) from error
     except RayTaskError as error:
         raise PartnerError(f"reward pool {pool!r} did not start: {cause_of(error)}") from error
-
-
-def _free_resources() -> str:
-    free, total = ray.available_resources(), ray.cluster_resources()
-    return ", ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s free" for kind in ("CPU", "GPU"))

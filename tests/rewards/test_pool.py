@@ -284,7 +284,7 @@ def test_a_model_that_cannot_be_built_is_reported_at_the_start():
 
 
 def test_actors_that_find_no_place_are_reported(log: Path):
-    with pytest.raises(PartnerError, match=r"\['length'\] are not ready after 1 s: the cluster has .* CPUs free"):
+    with pytest.raises(PartnerError, match=r"\['length'\] are not ready after 1 s: the cluster has .* CPU free"):
         toy_pools("homeless", ToyBuilder(log), start_timeout_s=1.0, num_cpus=99.0)
 
 
