@@ -43,6 +43,10 @@ def command(
     max_sentences: Annotated[
         int, typer.Option("--max-sentences", min=1, help="Most adjacent empathic sentences taken out as one.")
     ] = 1,
+    own_experience: Annotated[
+        bool,
+        typer.Option(help="Keep sentences that speak of their writer's life (\"I've been there\"), as the paper does."),
+    ] = True,
     window: Annotated[
         int, typer.Option("--window", min=1, max=16, help="Sentences that the policy sees at once (env.window).")
     ] = DEFAULT_WINDOW,
@@ -72,7 +76,7 @@ def command(
     report = make_warmstart_pairs(
         source,
         output,
-        Recipe(window, min_level, max_words, seed, max_sentences),
+        Recipe(window, min_level, max_words, seed, max_sentences, own_experience),
         Balance(max_examples, noop_fraction),
         classifier,
         resources,

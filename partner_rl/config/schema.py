@@ -122,6 +122,9 @@ class WarmStartConfig(Section):
     """Use at most this many examples; null for all."""
     max_sentences: Positive = 1
     """Take out as many adjacent empathic sentences at once; above 1 the policy learns to write several in a row."""
+    own_experience: bool = True
+    """Learn from sentences that speak of their writer's life ("I've been there"), as the paper does. A supporter may
+    say so, a language model invents it; `warmstart.data` was made with a choice of its own."""
     max_dev_examples: Positive = 64
     """Score held-out loss and position accuracy on at most this many examples."""
     noop_fraction: Fraction = 0.1

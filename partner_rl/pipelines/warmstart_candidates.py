@@ -61,6 +61,7 @@ class Recipe:
         max_words: Longest sentence.
         seed: Other seeds give other windows, neutral sentences and keys.
         max_sentences: Adjacent empathic sentences make one example, at most this many.
+        own_experience: Whether sentences that speak of their writer's life are examples.
     """
 
     window: int = DEFAULT_WINDOW
@@ -68,6 +69,7 @@ class Recipe:
     max_words: int = DEFAULT_MAX_WORDS
     seed: int = 0
     max_sentences: int = 1
+    own_experience: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Extractor:
         responses = self._annotated(examples, counts)
         rng = np.random.default_rng(_hash(self._recipe.seed, *(example.response_id for example in examples)))
         recipe = self._recipe
-        targets = find_targets(responses, recipe.min_level, recipe.max_sentences, recipe.max_words)
+        targets = find_targets(responses, recipe.min_level, recipe.max_sentences, recipe.max_words, recipe.own_experience)
         usable = self._usable(targets, counts)
         neutral = neutral_sentences(responses, self._recipe.max_words)
         inserts, replaces = draft_edits(usable, neutral, self._env, rng)
@@ -129,10 +131,10 @@ class Extractor:
         return responses
 
     def _usable(self, targets: Sequence[Target], counts: Counter[str]) -> list[Target]:
-        usable = []
+        usable, recipe = [], self._recipe
         for target in targets:
             counts[f"empathic/{target.mechanism}"] += 1
-            reason = why_unusable(target.sentence, MIN_WORDS, self._recipe.max_words)
+            reason = why_unusable(target.sentence, MIN_WORDS, recipe.max_words, recipe.own_experience)
             if reason is None:
                 usable.append(target)
             else:

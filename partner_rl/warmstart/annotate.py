@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs import text
+from partner_rl.self_disclosure import speaks_of_itself
 from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
 
 SentenceScorer = Callable[[Sequence[tuple[str, str]]], npt.NDArray[np.floating]]
@@ -139,19 +140,28 @@ def check_scores(
     return np.where(cases[AGREE] | cases[STRONG_ALONE], scores_NM, 0.0), counts
 
 
-def is_usable(sentence: str, min_words: int, max_words: int) -> bool:
-    """Whether a sentence may be written by the policy: of ordinary length, without web addresses and forum names."""
-    return why_unusable(sentence, min_words, max_words) is None
+def is_usable(sentence: str, min_words: int, max_words: int, own_experience: bool = True) -> bool:
+    """Whether a sentence may be written by the policy: of ordinary length, without web addresses and forum names.
+
+    Args:
+        sentence: The sentence.
+        min_words: Fewest words.
+        max_words: Most words.
+        own_experience: Whether it may speak of its writer's life (`partner_rl.self_disclosure`).
+    """
+    return why_unusable(sentence, min_words, max_words, own_experience) is None
 
 
-def why_unusable(sentence: str, min_words: int, max_words: int) -> str | None:
-    """Why a sentence may not be written by the policy, in a few words; None if it may."""
+def why_unusable(sentence: str, min_words: int, max_words: int, own_experience: bool = True) -> str | None:
+    """Why a sentence may not be written by the policy, in a few words; None if it may. Arguments as `is_usable`'s."""
     words = len(sentence.split())
     if words < min_words:
         return "too short"
     if words > max_words:
         return "too long"
-    return "web address or forum name" if _REFERENCE.search(sentence) else None
+    if _REFERENCE.search(sentence):
+        return "web address or forum name"
+    return None if own_experience or not speaks_of_itself(sentence) else "experience of its writer"
 
 
 def _by_rationales(example: Example, split: text.SplitText, labels: Sequence[MechanismLabel]) -> AnnotatedResponse:

@@ -18,6 +18,7 @@ import numpy as np
 from envs import rewriting, text
 from partner_rl.config.schema import EnvConfig, WarmStartConfig
 from partner_rl.positions import Position, PositionKind, decode_position, encode_position, noop_position
+from partner_rl.self_disclosure import speaks_of_itself
 from partner_rl.types import MECHANISMS, EditAction, Example, RewriteState
 from partner_rl.warmstart.annotate import AnnotatedResponse, SentenceScorer, annotate, is_usable
 from partner_rl.warmstart.balance import grouped, interleaved
@@ -59,7 +60,8 @@ class PairCounts:
     Attributes:
         responses: Responses that were labelled or scored.
         empathic_sentences: Mechanism → sentences that carry it (each counted for its strongest mechanism).
-        unusable_sentences: Empathic sentences too short, too long or with a web address.
+        unusable_sentences: Empathic sentences too short, too long, with a web address, or of the writer's own life
+            where that is not asked for.
         inserts: Insert examples.
         replaces: Replace examples.
         noops: No-op examples.
@@ -161,8 +163,9 @@ def make_pairs(
     """
     rng = np.random.default_rng(seed)
     responses = annotate(examples, scorer)
-    targets = find_targets(responses, max_sentences=max_sentences, max_words=max_words)
-    usable = [target for target in targets if is_usable(target.sentence, MIN_WORDS, max_words)]
+    own = settings.own_experience
+    targets = find_targets(responses, max_sentences=max_sentences, max_words=max_words, own_experience=own)
+    usable = [target for target in targets if is_usable(target.sentence, MIN_WORDS, max_words, own)]
     inserts, replaces = draft_edits(usable, neutral_sentences(responses, max_words), env, rng)
     chosen = _choose_edits(inserts, replaces, settings)
     noops = draft_noops(responses, env, rng)[: _noop_count(len(chosen), settings)]
@@ -185,6 +188,7 @@ def find_targets(
     min_level: float = MIN_LEVEL,
     max_sentences: int = 1,
     max_words: int = MAX_WORDS,
+    own_experience: bool = True,
 ) -> list[Target]:
     """Every empathic sentence, filed under its strongest mechanism; the rarer one when two are equally strong.
 
@@ -194,6 +198,8 @@ def find_targets(
         max_sentences: Adjacent empathic sentences make one target, as many as this: what a supporter says in a row
             ("I'm so sorry. What happened?") often carries more than one mechanism.
         max_words: Most words of a target of several sentences.
+        own_experience: Whether a sentence that speaks of its writer may be in a target with others; else it is one by
+            itself, so that they can be learned without it.
     """
     empathic = [
         frozenset(index for index, levels in enumerate(response.levels) if max(levels) >= min_level)
@@ -203,7 +209,7 @@ def find_targets(
     frequency = [sum(levels[m] >= min_level for levels in carried) for m in range(len(MECHANISMS))]
     targets = []
     for response, found in zip(responses, empathic, strict=True):
-        for start, stop in _runs(response, found, max_sentences, max_words):
+        for start, stop in _runs(response, found, max_sentences, max_words, own_experience):
             levels = [max(column) for column in zip(*response.levels[start:stop], strict=True)]
             strongest = max(range(len(MECHANISMS)), key=lambda m: (levels[m], -frequency[m]))
             name, level = MECHANISMS[strongest], levels[strongest]
@@ -212,14 +218,16 @@ def find_targets(
 
 
 def _runs(
-    response: AnnotatedResponse, indices: frozenset[int], max_sentences: int, max_words: int
+    response: AnnotatedResponse, indices: frozenset[int], max_sentences: int, max_words: int, own_experience: bool
 ) -> list[tuple[int, int]]:
     """Start and end of the runs of adjacent sentences that the limits allow, from left to right."""
     runs: list[tuple[int, int]] = []
     words = [len(sentence.split()) for sentence in response.split.sentences]
+    apart = [not own_experience and speaks_of_itself(sentence) for sentence in response.split.sentences]
     for index in sorted(indices):
         start, stop = runs[-1] if runs else (-1, -1)
-        if index == stop and index - start < max_sentences and sum(words[start : index + 1]) <= max_words:
+        fits = index - start < max_sentences and sum(words[start : index + 1]) <= max_words
+        if index == stop and fits and apart[index] == apart[start]:
             runs[-1] = (start, index + 1)
         else:
             runs.append((index, index + 1))

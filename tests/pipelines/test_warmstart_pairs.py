@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -163,6 +164,17 @@ def test_dropped_sentences_are_counted_with_the_reason() -> None:
     # There is no neutral sentence to put in its place, and nothing is left around it.
     assert counts["dropped/no sentence would be left"] == 1
     assert table.num_rows == 0
+
+
+def test_sentences_about_their_writer_are_examples_only_on_request() -> None:
+    own = "I went through the same last year."
+    example = labelled("own", [PLAIN[0], own, EMPATHIC[0]], (2, 1, 0), (EMPATHIC[0], own, ""))
+    table, counts = Extractor(replace(RECIPE, own_experience=False), None)(table_of([example]))
+    assert table["sentence"].to_pylist() == [EMPATHIC[0]]
+    assert counts["dropped/experience of its writer"] == 1
+    table, counts = Extractor(RECIPE, None)(table_of([example]))
+    assert set(table["sentence"].to_pylist()) == {EMPATHIC[0], own}
+    assert not counts["dropped/experience of its writer"]
 
 
 def test_the_smallest_keys_of_each_cell_are_chosen_and_repeated_ones_counted_once() -> None:

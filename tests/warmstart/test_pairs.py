@@ -15,7 +15,7 @@ from partner_rl.config.schema import EnvConfig, WarmStartConfig
 from partner_rl.positions import PositionKind, decode_position
 from partner_rl.types import Example, MechanismLabel, PartnerError
 from partner_rl.warmstart.annotate import annotate, is_usable
-from partner_rl.warmstart.pairs import WarmStartExample, make_pairs
+from partner_rl.warmstart.pairs import PairCounts, WarmStartExample, make_pairs
 
 ENV = EnvConfig(window=3, max_edits=1)
 NONE = MechanismLabel(0)
@@ -204,3 +204,22 @@ def test_adjacent_empathic_sentences_come_back_together() -> None:
     assert sentences_of(3) == sorted([f"{EMPATHIC[0]} {EMPATHIC[2]}", EMPATHIC[1]])
     # 7 + 7 words are more than 13: they stay apart.
     assert sentences_of(3, max_words=13) == sorted(EMPATHIC)
+
+
+def test_what_speaks_of_its_writer_is_taken_out_and_not_learned() -> None:
+    own = "I went through the same last year."
+    sentences = [EMPATHIC[0], own, EMPATHIC[2], PLAIN[0], PLAIN[1]]
+    example = labelled("own", sentences, (1, 2, 2), (EMPATHIC[0], own, EMPATHIC[2]))
+
+    def made(own_experience: bool) -> tuple[list[WarmStartExample], PairCounts]:
+        settings = WarmStartConfig(noop_fraction=0.0, own_experience=own_experience)
+        return make_pairs([example], ENV, settings, 0, max_sentences=3)
+
+    pairs, counts = made(True)
+    assert [pair.action.sentence for pair in pairs] == [f"{EMPATHIC[0]} {own} {EMPATHIC[2]}"]
+    assert counts.unusable_sentences == 0
+    pairs, counts = made(False)
+    # Its neighbours stay examples, and it stands in no state.
+    assert sorted(pair.action.sentence for pair in pairs) == sorted([EMPATHIC[0], EMPATHIC[2]])
+    assert all(own not in pair.state.span for pair in pairs)
+    assert counts.unusable_sentences == 1
