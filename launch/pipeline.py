@@ -39,7 +39,7 @@ from partner_rl.rewriter import Rewrite, Rewriter
 from partner_rl.types import Example, PartnerError, ScoreRequest
 from partner_rl.warmstart.train import train_warmstart
 from rewards.pool import RewardClient, RewardPools, create_pools
-from rewards.registry import all_components, coherence_folder, empathy_folder
+from rewards.registry import COMPONENTS, all_components, coherence_folder, empathy_folder
 from rewards.training.coherence import train_coherence
 from rewards.training.empathy import train_empathy
 
@@ -145,13 +145,14 @@ def warm_start(config: RunConfig, run: RunFolder, splits: Splits) -> Path:
 
 @contextmanager
 def reward_pools(config: RunConfig, run: RunFolder, plan: Plan) -> Iterator[RewardPools]:
-    """The reward actors, for the time of a block."""
-    group = plan.reward_group("empathy")
-    threads = group.threads if group is not None else 1
+    """The reward actors of the plan, for the time of a block."""
     run_id = f"{run.path.name}-{ray.get_runtime_context().get_job_id()}"
     with progress("Starting the reward actors") as report:
         placed = config.resources.placement.share("rewards")
-        components = all_components(config, run.path)
+        groups = {name: plan.reward_group(name) for name in COMPONENTS}
+        components = {name: one for name, one in all_components(config, run.path).items() if groups[name]}
+        # All of them have as many: they share the machine's cores.
+        threads = max((group.threads for group in groups.values() if group), default=1)
         pools = create_pools(components, config.rewards, run_id, threads, report, resources=placed)
     with pools:
         yield pools

@@ -127,7 +127,7 @@ def threads_each(config: RunConfig, machine_cores: int, actors: int) -> int:
     return config.resources.actor_threads or max(1, machine_cores // max(1, actors))
 
 
-def resource_plan(config: RunConfig, machine_cores: int, machine_gpus: int) -> Plan:
+def resource_plan(config: RunConfig, machine_cores: int, machine_gpus: int, *, scores_all: bool = True) -> Plan:
     """Shares a machine out among the processes of a run.
 
     The driver gets all cores, because it computes while the reward actors wait and waits while they compute. Reward
@@ -138,6 +138,8 @@ def resource_plan(config: RunConfig, machine_cores: int, machine_gpus: int) -> P
         config: The run.
         machine_cores: Cores of the machine.
         machine_gpus: GPUs of the machine; other machines of a cluster are not looked at.
+        scores_all: Whether components that weigh nothing are scored too: an evaluation shows them, and a training
+            that only trains needs no actors for them.
 
     Raises:
         PartnerError: A local run asks for more GPUs than the machine has, or an actor for one and a half.
@@ -145,7 +147,7 @@ def resource_plan(config: RunConfig, machine_cores: int, machine_gpus: int) -> P
     groups = [
         ActorGroup(DRIVER, 1, 0.0, 0.0, config.resources.driver_threads or machine_cores),
         *_workers(config, machine_cores),
-        *_pools(config, machine_cores),
+        *_pools(config, machine_cores, scores_all),
     ]
     _check_shares(groups)
     if config.resources.address is None:
@@ -167,9 +169,9 @@ def _workers(config: RunConfig, machine_cores: int) -> Iterator[ActorGroup]:
         yield ActorGroup(LEARNERS, count, 0.0 if gpus else _WORKER_CPUS, gpus, threads, marks)
 
 
-def _pools(config: RunConfig, machine_cores: int) -> list[ActorGroup]:
-    """The pool of each reward component."""
-    sections = _reward_sections(config)
+def _pools(config: RunConfig, machine_cores: int, scores_all: bool) -> list[ActorGroup]:
+    """The pool of each reward component that is scored."""
+    sections = {name: one for name, one in _reward_sections(config).items() if scores_all or one.is_active}
     replicas = {name: section.replicas or config.rewards.replicas for name, section in sections.items()}
     return [
         ActorGroup(

@@ -44,7 +44,7 @@ def command(
         from launch.preflight.commands import show_new_run
 
         also = [("rewrites.jsonl", "rewrites of held-out pairs"), ("summary.json", "scores before and after")]
-        return show_new_run(config, "quickstart", also)
+        return show_new_run(config, "quickstart", also, evaluates=True)
     from launch.ray_session import check_room
 
     check_room(config)

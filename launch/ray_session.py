@@ -29,13 +29,13 @@ _QUIET = {
 }
 
 
-def place_on_this_machine(config: RunConfig) -> tuple[RunConfig, Plan]:
+def place_on_this_machine(config: RunConfig, *, scores_all: bool = True) -> tuple[RunConfig, Plan]:
     """The configuration with GPUs shared out and its resource plan.
 
-    Also sets the driver's threads, which must happen before anything is computed.
+    Also sets the driver's threads, which must happen before anything is computed. `scores_all` as in `resource_plan`.
     """
     config = share_local_gpu(config, torch.cuda.device_count())
-    plan = resource_plan(config, machine_cores(), torch.cuda.device_count())
+    plan = resource_plan(config, machine_cores(), torch.cuda.device_count(), scores_all=scores_all)
     driver = plan.group(DRIVER)
     assert driver is not None
     torch.set_num_threads(driver.threads)
@@ -114,13 +114,17 @@ def join(address: str) -> None:
         raise PartnerError(f"Ray cannot be joined at {address} (resources.address): {reason}") from error
 
 
-def check_room(config: RunConfig) -> None:
+def check_room(config: RunConfig, *, scores_all: bool = True) -> None:
     """Refuses, before anything is computed or written, a run that this machine or the cluster has no room for.
+
+    Args:
+        config: The run.
+        scores_all: As in `resource_plan`.
 
     Raises:
         PartnerError: There is no room, or the cluster cannot be reached.
     """
-    config, plan = place_on_this_machine(config)
+    config, plan = place_on_this_machine(config, scores_all=scores_all)
     if config.resources.address is not None:
         with ray_session(config, plan):
             pass

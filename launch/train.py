@@ -49,7 +49,7 @@ def command(
         return _show(config, Path(preset).stem, resume)
     from launch.ray_session import check_room
 
-    check_room(config)
+    check_room(config, scores_all=False)
     if smoke:
         return _smoke(config)
     if resume is None:
@@ -82,7 +82,7 @@ def train(config: RunConfig, run: RunFolder, *, resume: bool) -> None:
     from partner_rl.evaluation.plots import plot_curves, read_metrics
 
     clock = PhaseClock()
-    config, plan = place_on_this_machine(config)
+    config, plan = place_on_this_machine(config, scores_all=False)
     err.print(plan.table())
     with run.resumable():
         splits = pipeline.load_splits(config)

@@ -18,13 +18,16 @@ EXPORT = "export"
 """Stands in the place of a key for the policy of a run that has ended."""
 
 
-def show_new_run(config: RunConfig, default_name: str, also: Sequence[tuple[str, str]] = ()) -> None:
+def show_new_run(
+    config: RunConfig, default_name: str, also: Sequence[tuple[str, str]] = (), *, evaluates: bool = False
+) -> None:
     """A training run that is yet to be started.
 
     Args:
         config: The run.
         default_name: Names the folder, with the time, when the configuration does not.
         also: What the command writes besides, as (file name in the run folder, what it is).
+        evaluates: Whether the command evaluates what it has trained.
     """
     folder = Path(config.runs_dir) / (config.name or f"{default_name}-DATE-TIME")
     training = run_writes(config, folder, is_new=True)
@@ -32,7 +35,7 @@ def show_new_run(config: RunConfig, default_name: str, also: Sequence[tuple[str,
     def writes(shapes: Shapes) -> list[Write]:
         return [*training(shapes), *(Write(folder / name, what) for name, what in also)]
 
-    show_run(config, Wish(), writes)
+    show_run(config, Wish(scores_all=evaluates), writes)
 
 
 def show_resumed_run(config: RunConfig, run: RunFolder) -> None:

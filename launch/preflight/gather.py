@@ -64,6 +64,7 @@ class Wish:
         needs_labels: Whether it learns from labels, unless the configuration names what was learned.
         tracks: Whether it writes to W&B.
         is_run: Whether it is a whole training run, which fills a run folder.
+        scores_all: Whether it scores reward components that weigh nothing, too.
         output: The folder that receives its results; None for `runs_dir`.
     """
 
@@ -73,6 +74,7 @@ class Wish:
     needs_labels: bool = True
     tracks: bool = True
     is_run: bool = True
+    scores_all: bool = False
     output: Path | None = None
 
 
@@ -92,7 +94,7 @@ def gather(
     """
     machine = machine_facts()
     config = share_local_gpu(config, len(machine.gpus))
-    plan, problem = (plan, "") if plan is not None else _plan(config, machine)
+    plan, problem = (plan, "") if plan is not None else _plan(config, machine, scores_all=wish.scores_all)
     cluster = cluster_facts(config, plan)
     models = model_facts(config, wish)
     shapes = {fact.key: fact.shape for fact in models}
@@ -111,9 +113,9 @@ def gather(
     )
 
 
-def _plan(config: RunConfig, machine: Machine) -> tuple[Plan | None, str]:
+def _plan(config: RunConfig, machine: Machine, *, scores_all: bool) -> tuple[Plan | None, str]:
     try:
-        return resource_plan(config, machine.cores, len(machine.gpus)), ""
+        return resource_plan(config, machine.cores, len(machine.gpus), scores_all=scores_all), ""
     except PartnerError as error:
         return None, str(error)
 

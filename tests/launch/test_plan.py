@@ -179,3 +179,13 @@ def test_a_local_run_shares_the_gpu_of_its_machine():
     assert placed.algorithm.num_gpus_per_learner == 1.0
     named = load_config("embedded", ["rewards.fluency.num_gpus=0.5"])
     assert share_local_gpu(named, 1) == named
+
+
+def test_a_training_starts_no_actors_for_what_weighs_nothing() -> None:
+    schedule = "rewards.mutual_information.schedule=[[5, 0.0], [9, 0.3]]"
+    config = load_config("smoke", ["rewards.fluency.weight=0", "rewards.mutual_information.weight=0", schedule])
+    names = [group.name for group in resource_plan(config, 6, 0, scores_all=False).groups]
+    # Mutual information will weigh something in later iterations.
+    assert names == [DRIVER, "reward empathy", "reward coherence", "reward mutual_information"]
+    assert {group.threads for group in resource_plan(config, 6, 0, scores_all=False).groups[1:]} == {2}
+    assert resource_plan(config, 6, 0).reward_group("fluency") is not None
