@@ -398,22 +398,31 @@ class Watchdog:
         self._is_stalled = True
         logger.warning("%s", stall)
         write_whole(self._file, (json.dumps({"noticed": time.time(), "message": str(stall)}) + "\n").encode())
-        self._replace(stall, seconds)
+        self._replace(stall, seconds, silent)
 
-    def _replace(self, stall: Stall, seconds: float) -> None:
-        """Kills who is waited for, when `faults.replace_stalled_s` is over; what follows is a loss like any other."""
+    def _replace(self, stall: Stall, seconds: float, silent: Sequence[Candidate]) -> None:
+        """Kills who is waited for, when `faults.replace_stalled_s` is over; what follows is a loss like any other.
+
+        They are given a second chance to answer: of an actor that nobody waits for, it is not known how long it has
+        been silent, and a slow moment of its machine must not cost it its life.
+        """
         after_s = self._settings.replace_stalled_s
         if after_s is None:
             return
+        overdue = {}
         for awaited in stall.awaited:
-            found = awaited.whereabouts
-            if found.state != _ALIVE:
+            if awaited.whereabouts.state != _ALIVE:
                 continue
             if awaited.seconds < after_s:
                 self._due_s = min(self._due_s, seconds + after_s - awaited.seconds)
             else:
-                logger.warning("%s is killed, so that another one takes its place", awaited.name)
-                kill_process(found)
+                overdue[awaited.name] = awaited.whereabouts
+        again = self._roll.silent([candidate for candidate in silent if candidate.name in overdue])
+        if self._over.is_set() or self._activity.doing is not stall.doing:
+            return
+        for candidate in again:
+            logger.warning("%s is killed, so that another one takes its place", candidate.name)
+            kill_process(overdue[candidate.name])
 
     def _go_on(self, doing: Doing) -> None:
         """Another phase has begun."""

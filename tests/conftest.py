@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch and Ray are imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,7 +19,20 @@ os.environ.pop("WANDB_API_KEY", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# How long an example takes says nothing on a machine that has other work.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+RAY_CPUS = 8
+RAY_STARTS = 3
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_configure() -> None:
+    from partner_rl.local_ray import make_token
+
+    # Before the processes that share the tests out start a Ray each.
+    make_token()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,15 +59,26 @@ def local_ray() -> None:
     """A Ray of this machine; it stays up for the next file of the same process that asks for one."""
     import ray
 
-    if not ray.is_initialized():
-        # Without the address it would join a cluster that another process of these tests has just started.
-        ray.init(
-            address="local",
-            num_cpus=8,
-            object_store_memory=200 * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-        )
+    if ray.is_initialized() and ray.cluster_resources().get("CPU") != RAY_CPUS:
+        # Somebody else's, in which actors might wait for room for ever.
+        ray.shutdown()
+    for attempt in range(1, RAY_STARTS + 1):
+        if ray.is_initialized():
+            return
+        try:
+            # Without the address it would join a cluster that another process of these tests has just started.
+            ray.init(
+                address="local",
+                num_cpus=RAY_CPUS,
+                object_store_memory=200 * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+            )
+        except Exception as error:
+            # Ray gives a node half a minute, which is little on a machine that has other work.
+            if "timed out during startup" not in str(error) or attempt == RAY_STARTS:
+                raise
+            ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
+
+from partner_rl.local_ray import make_token
 
 ROOT = Path(__file__).parents[1]
 SESSION = """
@@ -46,6 +49,11 @@ with local_ray(Resources(workers=1)):
 """
 SETTLE_S = 5.0
 """Ray's agents open their ports a moment after the session has begun."""
+FEWEST_SOCKETS = 4
+"""Those of the head's store, of the node's manager and of its agents."""
+START_S = 120.0
+END_S = 240.0
+"""Limits for a busy machine."""
 
 
 def listening(process: psutil.Process) -> dict[tuple[str, int], str]:
@@ -74,10 +82,16 @@ def session_sockets(program: str, home: Path, **variables: str) -> tuple[dict[tu
         assert session.stdout is not None
         lines = [session.stdout.readline().strip() for _ in range(2)]
         assert lines[0].startswith("pids"), lines
+        deadline = time.monotonic() + START_S
+        while len(listening(psutil.Process(session.pid))) < FEWEST_SOCKETS and time.monotonic() < deadline:
+            time.sleep(0.1)
         time.sleep(SETTLE_S)
         return listening(psutil.Process(session.pid)), lines
     finally:
-        session.communicate("\n", timeout=60)
+        try:
+            session.communicate("\n", timeout=END_S)
+        finally:
+            session.kill()
 
 
 def outside(sockets: Mapping[tuple[str, int], str]) -> dict[tuple[str, int], str]:
@@ -101,10 +115,30 @@ def test_what_counts_as_loopback():
 def test_a_local_ray_listens_on_this_machine_only_and_asks_for_a_token(program, tmp_path):
     # An address in the environment is that of somebody's cluster, which a local run has nothing to do with.
     sockets, lines = session_sockets(program, tmp_path, RAY_ADDRESS="192.0.2.77:6379")
-    # The head's store, the node's manager and its agents.
-    assert len(sockets) >= 4, sockets
+    assert len(sockets) >= FEWEST_SOCKETS, sockets
     assert outside(sockets) == {}
     assert lines[1] == "node 127.0.0.1"
     token = tmp_path / ".ray" / "auth_token"
     assert token.read_text(encoding="utf-8").strip()
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
+
+
+def test_there_is_one_token_however_many_make_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    token = tmp_path / ".ray" / "auth_token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-the-user")
+    make_token()
+    assert not token.exists()
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+
+    def made(_: int) -> str:
+        make_token()
+        return token.read_text(encoding="ascii")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(made, range(64)))) == 1
+    assert len(token.read_text(encoding="ascii")) == 64
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from launch.jobs.tree import EXCLUDED, check_tree
@@ -77,6 +77,8 @@ def test_a_run_makes_its_folder_in_runs_dir_or_none(name):
 @example("../outside")
 @settings(max_examples=200, deadline=None)
 def test_a_manifest_speaks_of_its_own_folder_only(name):
+    # Hypothesis also tries texts of the sources: with this one the manifest would be right.
+    assume(name != "state.json")
     with tempfile.TemporaryDirectory() as folder:
         inside, outside = Path(folder) / "checkpoint", Path(folder) / "outside"
         inside.mkdir()
@@ -96,6 +98,8 @@ def test_a_manifest_speaks_of_its_own_folder_only(name):
 @given(NAMES)
 @settings(max_examples=200, deadline=None)
 def test_a_record_of_a_sweep_speaks_of_its_own_trial_only(name):
+    # With this one the record would be right.
+    assume(name != "trial-0001")
     with tempfile.TemporaryDirectory() as folder:
         sweep = SweepFolder(Path(folder) / "sweep")
         sweep.write(TrialRecord(name="trial-0001", number=1, values={}))

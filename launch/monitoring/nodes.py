@@ -114,7 +114,7 @@ class NodeWatch:
         self._stopping.set()
         self._thread.join(_STOP_S)
         if ray.is_initialized():
-            for probe in self._probes.values():
+            for probe in list(self._probes.values()):
                 ray.kill(probe.actor)
         self._probes.clear()
 
@@ -165,7 +165,7 @@ class NodeWatch:
                 found[probe.name] = ray.get(call)
             except RayError:
                 # The node or the actor is gone; if the node is still there, the next round starts another.
-                del self._probes[node]
+                self._probes.pop(node, None)
         return found
 
 

@@ -109,7 +109,9 @@ class Extractor:
         responses = self._annotated(examples, counts)
         rng = np.random.default_rng(_hash(self._recipe.seed, *(example.response_id for example in examples)))
         recipe = self._recipe
-        targets = find_targets(responses, recipe.min_level, recipe.max_sentences, recipe.max_words, recipe.own_experience)
+        targets = find_targets(
+            responses, recipe.min_level, recipe.max_sentences, recipe.max_words, recipe.own_experience
+        )
         usable = self._usable(targets, counts)
         neutral = neutral_sentences(responses, self._recipe.max_words)
         inserts, replaces = draft_edits(usable, neutral, self._env, rng)

@@ -3,6 +3,10 @@
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +22,7 @@ from tests.algorithm.toy import build_toy, count_letter, examples, toy_config
 
 WINDOW = 3
 SAMPLES = 3
+PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -36,35 +41,72 @@ def chunks(
 
 
 class SlowScorer:
-    """Counts a letter after a while, and remembers whom it was asked about and by how many at once."""
+    """Counts a letter after a while, and remembers whom it was asked about and by how many at once.
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.asked, self.running, self.most = seconds, [], 0, 0
+    The while is over when the next chunk has been generated, and with the last chunk when the policy waits for the
+    answer. Each of these takes a second of a clock that nothing else moves on, so that no figure depends on how busy
+    the machine is. A policy that does not generate meanwhile is noticed: then it never is over.
+    """
+
+    def __init__(self, chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.running, self.most = [], 0, 0
+        self.now = 0.0
+        self._calls, self._acts = count(), count()
+        self._begun = [threading.Event() for _ in range(chunks)]
+        self._generated = [threading.Event() for _ in range(chunks)]
+        self._waits = threading.Semaphore(0)
+        self._act, self._result = Chunk.act, Future.result
+        policy_thread = threading.get_ident()
+
+        def act(chunk: Chunk, *arguments: Any) -> Any:
+            number = next(self._acts)
+            if number:
+                assert self._begun[number - 1].wait(PATIENCE_S), "the chunk before is not scored meanwhile"
+            actions = self._act(chunk, *arguments)
+            self.now += 1.0
+            self._generated[number].set()
+            return actions
+
+        def result(future: Any, timeout: float | None = None) -> Any:
+            if threading.get_ident() == policy_thread:
+                self._waits.release()
+            return self._result(future, timeout)
+
+        monkeypatch.setattr(Chunk, "act", act)
+        monkeypatch.setattr(Future, "result", result)
+        monkeypatch.setattr("partner_rl.algorithm.env_runner.time", SimpleNamespace(perf_counter=lambda: self.now))
 
     def __call__(self, requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
+        number = next(self._calls)
         self.running += 1
         self.most = max(self.most, self.running)
-        time.sleep(self.seconds)
+        self._begun[number].set()
+        if number + 1 < len(self._begun):
+            assert self._generated[number + 1].wait(PATIENCE_S), "the next chunk is not generated meanwhile"
+        else:
+            for _ in self._begun:
+                assert self._waits.acquire(timeout=PATIENCE_S), "nobody waits for the answer"
+            self.now += 1.0
         self.asked.append([request.seeker_post for request in requests])
         self.running -= 1
         return count_letter(requests)
 
 
-def test_a_slow_scorer_changes_nothing_but_the_time(policy: Policy):
-    scorer = SlowScorer(0.3)
-    fast, slow = roll(policy, chunks(policy)), roll(policy, chunks(policy, scorer))
+def test_a_slow_scorer_changes_nothing_but_the_time(policy: Policy, monkeypatch: pytest.MonkeyPatch):
+    fast = roll(policy, chunks(policy))
+    scorer = SlowScorer(3, monkeypatch)
+    slow = roll(policy, chunks(policy, scorer))
     assert slow.groups == fast.groups
     assert [g.example for g in slow.groups] == examples()[:6]
     assert scorer.most == 1
     assert [posts[0] for posts in scorer.asked] == [examples()[i].seeker_post for i in (0, 2, 4)]
-    assert slow.overlap_s > 0.0
-    assert slow.score_s + slow.overlap_s == pytest.approx(0.9, rel=0.3)
+    # Behind the second and the third chunk, the scoring of the one before is hidden; that of the last one is not.
+    assert (slow.generate_s, slow.overlap_s, slow.score_s) == (3.0, 2.0, 1.0)
 
 
-def test_a_single_chunk_has_nothing_to_hide(policy: Policy):
-    rollout = roll(policy, chunks(policy, SlowScorer(0.1), numbers=(0,)))
-    assert rollout.score_s + rollout.overlap_s >= 0.1
-    assert rollout.overlap_s == pytest.approx(0.0, abs=0.05)
+def test_a_single_chunk_has_nothing_to_hide(policy: Policy, monkeypatch: pytest.MonkeyPatch):
+    rollout = roll(policy, chunks(policy, SlowScorer(1, monkeypatch), numbers=(0,)))
+    assert (rollout.generate_s, rollout.overlap_s, rollout.score_s) == (1.0, 0.0, 1.0)
 
 
 def test_a_chunk_does_not_depend_on_those_beside_it(policy: Policy):
@@ -104,12 +146,17 @@ def test_a_scorers_error_surfaces_and_ends_the_thread(policy: Policy):
     def broken(requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
         raise PartnerError("scorer 'letters' raised on request 0: no such letter")
 
+    before = set(threading.enumerate())
+
+    def is_left() -> bool:
+        return any(t.name.startswith("env") for t in set(threading.enumerate()) - before)
+
     with pytest.raises(PartnerError, match="no such letter"):
         roll(policy, chunks(policy, broken))
-    deadline = time.monotonic() + 10
-    while any(t.name.startswith("env") for t in threading.enumerate()) and time.monotonic() < deadline:
+    deadline = time.monotonic() + PATIENCE_S
+    while is_left() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not any(t.name.startswith("env") for t in threading.enumerate())
+    assert not is_left()
 
 
 def test_an_env_runner_cuts_its_groups_into_chunks(local_ray):

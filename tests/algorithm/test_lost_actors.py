@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,25 +42,30 @@ class LetterReward:
 
 
 @dataclass(frozen=True)
-class SlowLetters:
-    """Takes its time, so that there is a middle of the iteration, and leaves a mark when it has begun."""
+class HeldLetters:
+    """Where there is a folder to hold it, it leaves its process's number there and scores when the folder is gone.
 
-    mark: Path
+    So whoever kills it then kills it in the middle of an iteration, however late.
+    """
+
+    hold: Path
     name: str = "letters"
 
-    def build(self) -> SlowLetters:
+    def build(self) -> HeldLetters:
         return self
 
     def score(self, items: Sequence[Item]) -> FloatArray:
-        self.mark.touch()
-        time.sleep(0.4)
+        while self.hold.exists():
+            with suppress(FileNotFoundError):
+                (self.hold / str(os.getpid())).touch()
+            time.sleep(0.02)
         return np.array([[float(text.count("e"))] for (text,) in items], dtype=np.float32)
 
 
-def train(run_id: str, mark: Path, kill: bool) -> list[dict[str, float]]:
+def train(run_id: str, hold: Path, kill: bool) -> list[dict[str, float]]:
     """Two iterations; in the second, all reward actors are killed while they score."""
-    component = RewardComponent(LetterReward(), SlowLetters(mark), RewardSection(weight=1.0, replicas=2, micro_batch=4))
-    settings = RewardsConfig(num_cpus=0.25, timeout_s=30.0)
+    component = RewardComponent(LetterReward(), HeldLetters(hold), RewardSection(weight=1.0, replicas=2, micro_batch=4))
+    settings = RewardsConfig(num_cpus=0.25, timeout_s=300.0)
     with create_pools({"letters": component}, settings, run_id, 1) as pools:
         algorithm = build_toy(toy_config(), pools.client().score)
         try:
@@ -66,20 +73,22 @@ def train(run_id: str, mark: Path, kill: bool) -> list[dict[str, float]]:
             first = iteration_metrics(algorithm.last, 3)
             names = pools.spec.pools["letters"].actors
             pids = [ray.get(ray.get_actor(name, namespace=NAMESPACE).ready.remote()) for name in names]
-            mark.unlink()
             if kill:
-                threading.Thread(target=kill_when_scoring, args=(mark, pids), daemon=True).start()
+                hold.mkdir()
+                threading.Thread(target=kill_when_scoring, args=(hold, pids), daemon=True).start()
             algorithm.train()
             return [first, iteration_metrics(algorithm.last, 3)]
         finally:
             algorithm.stop()
 
 
-def kill_when_scoring(mark: Path, pids: Sequence[int]) -> None:
-    while not mark.exists():
+def kill_when_scoring(hold: Path, pids: Sequence[int]) -> None:
+    while not all((hold / str(pid)).exists() for pid in pids):
         time.sleep(0.02)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
+    # Under another name at once, as those that were started again may leave their numbers there.
+    hold.rename(hold.with_name(f"{hold.name}-over"))
 
 
 def figures(metrics: dict[str, float]) -> dict[str, float]:
@@ -88,6 +97,7 @@ def figures(metrics: dict[str, float]) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_killed_reward_actors_change_no_figure(local_ray, tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
     quiet = train("quiet", tmp_path / "quiet", kill=False)
     assert "lost an actor" not in caplog.text
     disturbed = train("disturbed", tmp_path / "disturbed", kill=True)

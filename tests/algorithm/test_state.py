@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import json
 import os
@@ -84,6 +85,8 @@ def in_a_child(action: Callable[[], object]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
+            # What an earlier test has left of Ray would be let go under locks that threads of the parent hold for ever.
+            gc.disable()
             action()
         finally:
             os._exit(1)

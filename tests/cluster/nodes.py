@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -39,13 +41,35 @@ WITH_PORTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-age
 OBJECT_STORE = 80 * 2**20
 
 
+# Below the ports that Ray's workers take for themselves.
+CLUSTER_PORTS = range(6500, 9900, 100)
+OTHER_PORTS = range(9900, 10000)
+
+
 def free_port() -> int:
-    """A port that nobody listens on, below those that Ray's workers take for themselves."""
-    for port in range(6500 + os.getpid() % 1000, 10000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise AssertionError("no port is free")
+    """A port that nobody listens on, and that no cluster of these tests will take."""
+    return next(port for port in OTHER_PORTS if not _listens(port))
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def cluster_ports() -> Iterator[range]:
+    """A hundred ports for one cluster, which other processes of these tests do not take as long as the block lasts."""
+    for first in CLUSTER_PORTS:
+        ports = range(first, first + CLUSTER_PORTS.step)
+        with Path(tempfile.gettempdir(), f"partner-rl-tests-{os.getuid()}-{first}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if not any(map(_listens, ports)):
+                yield ports
+                return
+    raise AssertionError("no ports are free")
 
 
 @dataclass
@@ -124,7 +148,9 @@ class LocalCluster:
             for process in mine:
                 _kill(process)
             return started.stdout[-3000:] + started.stderr[-3000:]
-        (self.raylets[name],) = [process.pid for process in mine if process.info["name"] == "raylet"]
+        raylets = {process.pid: process.info["ppid"] for process in mine if process.info["name"] == "raylet"}
+        # A process that a raylet is just starting looks like the raylet until it has its own program.
+        (self.raylets[name],) = [pid for pid, parent in raylets.items() if parent not in raylets]
         return None
 
     def kill_node(self, name: str) -> None:
@@ -141,13 +167,21 @@ class LocalCluster:
 
     def _processes(self, folder: Path) -> list[psutil.Process]:
         """Those that name a folder of the cluster on their command line."""
-        every = psutil.process_iter(["name", "cmdline"])
+        every = psutil.process_iter(["name", "cmdline", "ppid"])
         mine = [p for p in every if any(f"{folder}/" in part for part in p.info["cmdline"] or ())]
         return [process for process in mine if process.pid != os.getpid()]
 
     def listed(self, what: str) -> list[dict[str, Any]]:
         """What Ray's state interface knows of `actors` or `nodes`."""
-        command = [BIN / "ray", "list", what, "--limit=1000", "--format=json", f"--address={self.address}"]
+        command = [
+            BIN / "ray",
+            "list",
+            what,
+            "--limit=1000",
+            "--format=json",
+            "--timeout=240",
+            f"--address={self.address}",
+        ]
         listed = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
         found: list[dict[str, Any]] = json.loads(listed.stdout)
         return found
@@ -179,13 +213,13 @@ def local_cluster(folder: Path) -> Iterator[LocalCluster]:
     token_file = folder / "auth_token"
     token_file.write_text(secrets.token_hex(32))
     token_file.chmod(0o600)
-    port = free_port()
-    cluster = LocalCluster(folder, port, port + 1, token_file)
-    try:
-        cluster.start_head()
-        yield cluster
-    finally:
-        cluster.stop()
+    with cluster_ports() as ports:
+        cluster = LocalCluster(folder, ports[0], ports[1], token_file)
+        try:
+            cluster.start_head()
+            yield cluster
+        finally:
+            cluster.stop()
 
 
 def wait_until(true, timeout_s: float, what: str) -> None:

@@ -6,17 +6,20 @@ Who gets in, what is seen, where actors run, and what happens when nodes die.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import requests
 
 from launch.provenance import provenance
-from launch.run_record import read_record
+from launch.run_record import read_record, run_state
 from tests.cluster.nodes import LocalCluster, wait_until
 from tests.launch.command_line import COMMAND, ROOT
 
@@ -27,6 +30,8 @@ KEY = secrets.token_hex(20)
 KINDS = {"learner": "learners", "runner": "env_runners", "reward": "rewards"}
 PLACEMENT = [f"resources.placement.{actors}={kind}" for kind, actors in KINDS.items()]
 ITERATIONS = 30
+# Every actor is a process that imports torch, and is started again with its node.
+TWO_REWARDS = ["rewards.coherence.weight=0", "rewards.mutual_information.weight=0"]
 
 
 def client(cluster: LocalCluster, *words: object) -> list[object]:
@@ -37,7 +42,8 @@ def client(cluster: LocalCluster, *words: object) -> list[object]:
 
 def steps(run: Path) -> list[int]:
     metrics = run / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    # Without a last line that is just being written.
+    lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
     return [json.loads(line)["step"] for line in lines]
 
 
@@ -84,13 +90,15 @@ def test_keys_reach_the_driver_and_nobody_else(cluster):
     assert f"Models in {handed_over}" in result.stdout
 
     token = cluster.token_file.read_text()
-    raw = requests.get(f"{cluster.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}, timeout=30).text
+    raw = requests.get(f"{cluster.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}, timeout=240).text
     status = cluster.partner(*client(cluster, "jobs", "status", "keys"))
     assert "WANDB_API_KEY" in status.stdout
     assert KEY not in raw + status.stdout + result.stdout + result.stderr
     # All logs of all nodes, and whatever else Ray writes.
-    for path in cluster.folder.rglob("*"):
-        assert not (path.is_file() and KEY.encode() in path.read_bytes()), path
+    for path in files(cluster.folder):
+        # Ray may have removed it since.
+        with suppress(FileNotFoundError):
+            assert KEY.encode() not in path.read_bytes(), path
 
     (entrypoint,) = [job["entrypoint"] for job in json.loads(raw) if job["submission_id"] == "keys"]
     package = next(word for word in entrypoint.split() if word.endswith(".zip"))
@@ -127,22 +135,23 @@ def test_training_is_spread_over_nodes_and_survives_their_death(cluster):
     submission = client(cluster, "submit", "--no-wait", "--storage", cluster.folder / "storage", "--", "train")
     settings = [
         f"algorithm.iterations={ITERATIONS}", "algorithm.num_env_runners=2", "algorithm.num_learners=2",
-        "rewards.num_cpus=0.25", "resources.wait_for_nodes_s=60", *PLACEMENT,
+        "rewards.num_cpus=0.25", "resources.wait_for_nodes_s=60", *PLACEMENT, *TWO_REWARDS,
     ]  # fmt: skip
     submitted = cluster.partner(*submission, "--preset", "smoke", "name=spread", *settings)
     assert submitted.returncode == 0, submitted.stderr
     job = submitted.stdout.strip()
-    wait_until(lambda: len(steps(run)) >= 2 or has_ended(cluster, job), 600, "two iterations")
+    # To ask for the job takes seconds, in which the training might go on to its end.
+    wait_until(lambda: len(steps(run)) >= 2 or run_state(read_record(run)) not in ("new", "running"), 600, "iterations")
 
-    placed = kinds_of_actors(cluster)
-    learners = "_WrappedExecutable"
-    assert {name: placed.get(name) for name in ("ScorerActor", "RewriteEnvRunner", learners)} == {
-        "ScorerActor": {"reward"}, "RewriteEnvRunner": {"runner"}, learners: {"learner"},
-    }  # fmt: skip
-
-    for kind in KINDS:
-        cluster.kill_node(kind)
-    before = len(steps(run))
+    with standing_still(int(read_record(run)["pid"])):
+        before = len(steps(run))
+        placed = kinds_of_actors(cluster)
+        learners = "_WrappedExecutable"
+        assert {name: placed.get(name) for name in ("ScorerActor", "RewriteEnvRunner", learners)} == {
+            "ScorerActor": {"reward"}, "RewriteEnvRunner": {"runner"}, learners: {"learner"},
+        }  # fmt: skip
+        for kind in KINDS:
+            cluster.kill_node(kind)
     assert 2 <= before < ITERATIONS
     cluster.start_nodes(list(KINDS))
     followed = cluster.partner(*client(cluster, "jobs", "logs", job, "--follow"), timeout=900)
@@ -154,10 +163,21 @@ def test_training_is_spread_over_nodes_and_survives_their_death(cluster):
     assert read_record(run)["provenance"]["commit"] == provenance().commit
 
 
-def has_ended(cluster: LocalCluster, job: str) -> bool:
-    ended = cluster.partner(*client(cluster, "jobs", "status", job))
-    assert ended.returncode == 0, cluster.partner(*client(cluster, "jobs", "logs", job)).stdout[-5000:]
-    return "succeeded" in ended.stdout
+@contextmanager
+def standing_still(pid: int) -> Iterator[None]:
+    """A process is stopped for the time of a block, so that what is found there is what is there then."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """All files in a folder and in those in it, while others remove some."""
+    for place, _, names in os.walk(folder):
+        # Sockets cannot be read.
+        yield from (path for name in names if (path := Path(place, name)).is_file())
 
 
 def test_a_job_is_left_alone_by_ctrl_c_and_saves_when_it_is_stopped(cluster):
@@ -165,13 +185,14 @@ def test_a_job_is_left_alone_by_ctrl_c_and_saves_when_it_is_stopped(cluster):
     submission = client(cluster, "submit", "--storage", cluster.folder / "storage", "--name", "stopped", "--", "train")
     settings = ["--preset", "smoke", "name=stopped", "algorithm.iterations=1000000", "checkpoint.every=1000000"]
     waiting = subprocess.Popen(
-        [*COMMAND, *map(str, [*submission, *settings, "rewards.num_cpus=0.25"])], env=cluster.environment, cwd=ROOT,
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [*COMMAND, *map(str, [*submission, *settings, *TWO_REWARDS, "rewards.num_cpus=0.25"])],
+        env=cluster.environment, cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )  # fmt: skip
     assert waiting.stdout is not None
     assert any("iteration 2/1000000" in line for line in iter(waiting.stdout.readline, ""))
     waiting.send_signal(signal.SIGINT)
-    _, said = waiting.communicate(timeout=120)
+    _, said = waiting.communicate(timeout=400)
     assert waiting.returncode == 130
     assert "detached; the job goes on. Follow it with: partner-rl jobs logs stopped --follow" in said
 

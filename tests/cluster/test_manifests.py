@@ -22,6 +22,7 @@ from tests.cluster.nodes import wait_until
 from tests.launch.command_line import ROOT
 
 CLUSTERS = ROOT / "launch" / "clusters"
+WAIT_S = 240
 LAUNCHER_FILES = [ROOT / "cluster.yaml", CLUSTERS / "onprem.yaml"]
 
 
@@ -142,10 +143,12 @@ exec "$@" """,
     "hostname": "echo 192.0.2.7",
     "ray": "[[ $1 == start ]] && exec sleep 60; exit 0",
     "partner-rl": """echo "node1|$RAY_AUTH_MODE|$(stat -c %a "$RAY_AUTH_TOKEN_PATH")|partner-rl $*" >> "$RECORD"
-[[ -n $FAILS ]] && { sleep 2; exit 3; }
-trap "echo saved; exit 130" INT
+# It ends when all nodes have been started, however long that takes.
+[[ -n $FAILS ]] && { until (( $(grep -c "|ray start" "$RECORD") == 3 )); do sleep 0.1; done; exit 3; }
+# Saving takes a while.
+trap "sleep 2; echo saved; exit 130" INT
 echo training
-for i in {1..600}; do sleep 0.1; done""",
+for i in {1..6000}; do sleep 0.1; done""",
 }
 
 
@@ -195,7 +198,7 @@ def calls(folder: Path) -> list[tuple[str, ...]]:
 
 
 def test_the_batch_script_starts_ray_with_a_token_then_trains(slurm, tmp_path):
-    assert slurm("algorithm.iterations=7", fails="yes").wait(60) == 3, (tmp_path / "output").read_text()
+    assert slurm("algorithm.iterations=7", fails="yes").wait(WAIT_S) == 3, (tmp_path / "output").read_text()
     made = calls(tmp_path)
     assert all((mode, rights) == ("token", "600") for _, mode, rights, _ in made)
     starts = {node: command.split() for node, _, _, command in made if command.startswith("ray start")}
@@ -217,9 +220,11 @@ def test_the_batch_script_starts_ray_with_a_token_then_trains(slurm, tmp_path):
 def test_the_batch_script_saves_before_the_time_limit(slurm, tmp_path):
     batch = slurm("--resume", "runs/one")
     output = tmp_path / "output"
-    wait_until(lambda: "training" in output.read_text(), 30, "the training")
+    wait_until(lambda: "training" in output.read_text(), WAIT_S, "the training")
+    # The script goes on while the training begins: it sleeps once it has set its trap and waits.
+    wait_until(lambda: psutil.Process(batch.pid).status() == psutil.STATUS_SLEEPING, WAIT_S, "the script that waits")
     # What SLURM sends to the script alone, ten minutes before the end.
     batch.send_signal(signal.SIGUSR1)
-    assert batch.wait(30) == 130
+    assert batch.wait(WAIT_S) == 130
     assert "saved" in output.read_text()
     assert "partner-rl train --resume runs/one" in [command for *_, command in calls(tmp_path)]

@@ -32,5 +32,5 @@ def run_on_small_disk(folder: Path, size: str, script: str, *arguments: object) 
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command_on_small_disk(folder, size, command), env=environment, cwd=ROOT, capture_output=True, text=True,
-        timeout=120,
+        timeout=400,
     )  # fmt: skip

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from launch.run_record import STALL_FILE, recorded
 from launch.watch import WatchedRun, frame
-from launch.watchdog import Candidate, Whereabouts, diagnose, limit_of
+from launch.watchdog import Candidate, Watchdog, Whereabouts, diagnose, limit_of
 from partner_rl.algorithm.activity import LOG, SAMPLE, UPDATE, Activity, Doing
 from partner_rl.config.load import load_config, save_config
 from partner_rl.waits import Wait
@@ -59,7 +60,8 @@ def test_a_phase_that_always_takes_long_is_given_longer():
 
 def test_usual_seconds_are_those_of_the_phase_alone(monkeypatch):
     clock = iter([0.0, 10.0, 15.0, 45.0, 46.0, 76.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    # In the one module alone: other threads of this process look at the clock, too.
+    monkeypatch.setattr("partner_rl.algorithm.activity.time", SimpleNamespace(monotonic=lambda: next(clock)))
     activity = Activity()
     for phase, iteration in ((SAMPLE, 1), (UPDATE, None), (SAMPLE, 2), (UPDATE, None), (SAMPLE, 3)):
         activity.begin(phase, iteration)
@@ -69,10 +71,32 @@ def test_usual_seconds_are_those_of_the_phase_alone(monkeypatch):
     assert (activity.doing.phase, activity.doing.iteration) == (SAMPLE, 3)
 
 
-def test_watch_shows_who_a_run_waits_for_while_it_does(tmp_path):
+def test_who_answers_the_second_call_is_not_killed(monkeypatch, tmp_path, caplog):
+    killed: list[int] = []
+    monkeypatch.setattr("launch.watchdog.kill_process", lambda place: killed.append(place.pid))
+    settings = load_config("smoke", ["faults.stall_s=5", "faults.replace_stalled_s=10"]).faults
+    activity = Activity()
+    activity.begin(SAMPLE, 1)
+    dog = Watchdog(activity, list, settings, tmp_path)
+    # The second env runner was only slow.
+    monkeypatch.setattr(dog, "_roll", SimpleNamespace(silent=lambda asked: [one for one in asked if one == RUNNERS[0]]))
+    stall = diagnose(activity.doing, 20.0, list(zip(RUNNERS, PLACES[1:], strict=True)), [])
+    dog._replace(stall, 20.0, RUNNERS)
+    assert killed == [PLACES[1].pid]
+    assert "env runner 1 is killed" in caplog.text
+    # Meanwhile the run has gone on.
+    activity.begin(UPDATE)
+    dog._replace(stall, 20.0, RUNNERS)
+    assert len(killed) == 1
+
+
+def test_watch_shows_who_a_run_waits_for_while_it_does(tmp_path, monkeypatch):
     run = tmp_path / "run"
     save_config(load_config("smoke"), run / "config.yaml")
-    record = {"noticed": time.time() - 65, "message": "stalled: nothing has moved; it waits for env runner 1"}
+    noticed = float(int(time.time()))
+    # However long it takes until the frame is drawn.
+    monkeypatch.setattr("launch.watch.time", SimpleNamespace(time=lambda: noticed + 65.0))
+    record = {"noticed": noticed, "message": "stalled: nothing has moved; it waits for env runner 1"}
     (run / STALL_FILE).write_text(json.dumps(record))
 
     def shown() -> str:

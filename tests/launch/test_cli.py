@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +21,14 @@ PROGRAM = [sys.executable, "-m", "launch.cli"]
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def processor_seconds(*arguments: str) -> float:
+    process = subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.DEVNULL, cwd=ROOT)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return used.ru_utime + used.ru_stime
 
 
 def install_command(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -57,11 +64,9 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
 
 
 def test_help_answers_within_a_second() -> None:
-    # Processor time, because other tests may hold the cores.
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert run("--help").returncode == 0
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+    # Processor time of that one process, because other tests may hold the cores or end processes of their own; and the
+    # least of several, because a busy machine makes it longer and nothing makes it shorter.
+    assert min(processor_seconds("--help") for _ in range(3)) < 1.0
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
@@ -153,7 +158,7 @@ def test_a_command_may_choose_its_exit_status(status: int, monkeypatch: pytest.M
 def test_a_real_interrupt_ends_with_130() -> None:
     script = (
         "import sys, time, types\nfrom launch import cli\n"
-        "def command():\n    print('ready', flush=True)\n    time.sleep(30)\n"
+        "def command():\n    print('ready', flush=True)\n    time.sleep(600)\n"
         "module = types.ModuleType('sleeping')\nmodule.command = command\nsys.modules['sleeping'] = module\n"
         "cli.COMMANDS['sleep'] = cli.LazyCommand('sleeping', 'command', 'Sleeps.')\ncli.main(['sleep'])\n"
     )
@@ -168,7 +173,7 @@ def test_a_real_interrupt_ends_with_130() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=60)
+    _, printed = process.communicate(timeout=300)
     assert (process.returncode, printed) == (130, "error: interrupted\n")
 
 

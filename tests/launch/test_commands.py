@@ -1,15 +1,13 @@
 """Every command through the real command line, on tiny models and a real local Ray."""
 
 import json
-import os
-import signal
-import subprocess
-import time
-from pathlib import Path
 
 import pytest
 
-from tests.launch.command_line import COMMAND, ROOT, partner
+from tests.launch.command_line import partner
+
+# The first test of a process trains the finished run, too.
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.mark.slow
@@ -126,38 +124,10 @@ def test_bad_input_is_one_clear_line(tmp_path, arguments, message):
 @pytest.mark.slow
 def test_many_actors_of_every_kind(tmp_path):
     workers = ["algorithm.num_env_runners=2", "algorithm.num_learners=2", "rewards.replicas=2"]
+    workers += ["rewards.coherence.weight=0", "rewards.mutual_information.weight=0"]
     result = partner("train", "--preset", "smoke", "name=many", *workers, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in (tmp_path / "runs/many/metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2
     assert all(row["train/logprob_gap"] < 1e-4 for row in rows)
     assert (tmp_path / "runs/many/export/model.safetensors").is_file()
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_figures(tmp_path):
-    arguments = ["--preset", "smoke", "algorithm.iterations=6", "checkpoint.every=100", "tracking.tensorboard=false"]
-    whole = partner("train", *arguments, "name=whole", folder=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [*COMMAND, "train", *arguments, "name=cut"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    metrics = tmp_path / "runs/cut/metrics.jsonl"
-    while process.poll() is None and not (metrics.is_file() and metrics.read_text()):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 130, stderr
-    assert "go on with: partner-rl train --resume" in stderr
-
-    resumed = partner("train", "--resume", "runs/cut", folder=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert _figures(metrics) == _figures(tmp_path / "runs/whole/metrics.jsonl")
-
-
-def _figures(path: Path) -> list[dict[str, float]]:
-    """All figures but the times."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))} for row in rows]

@@ -18,6 +18,9 @@ from partner_rl.types import PartnerError
 from tests.evaluation.toy import made_up_pairs
 from tests.launch.command_line import partner
 
+# The first test of a process trains the finished run, too.
+pytestmark = pytest.mark.timeout(1500)
+
 
 def make_config(*overrides: str) -> RunConfig:
     return load_config("smoke", ["data.source=sample", *overrides])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from launch import ray_session as session_module
 from launch.cli import app
 from launch.plan import resource_plan
 from launch.preflight.gather import (
@@ -39,6 +40,10 @@ from partner_rl.types import PartnerError
 from tests.launch.command_line import partner
 
 STORE = 80 * 2**20
+TIMEOUT_S = 300.0
+# A process that is in a cluster already stays there: a Ray of another file would be the one that is looked at.
+pytestmark = pytest.mark.usefixtures("no_ray")
+
 PAIRS = "seeker_post,response_post\nI failed again.,Try harder. You can do it.\n"
 
 
@@ -315,7 +320,8 @@ def cluster(no_ray):
 
     head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args=head)
-    made.add_node(num_cpus=2, num_gpus=1, object_store_memory=STORE)
+    made.add_node(wait=False, num_cpus=2, num_gpus=1, object_store_memory=STORE)
+    made.wait_for_nodes(TIMEOUT_S)
     yield made
     made.shutdown()
 
@@ -325,6 +331,13 @@ def joined(cluster):
     join(cluster.address)
     yield cluster
     ray.shutdown()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 IMPOSSIBLE = [
@@ -345,26 +358,39 @@ def test_nodes_of_a_real_cluster(joined):
         def hold(self) -> None:
             pass
 
+    def free() -> tuple[float, ...]:
+        return tuple(sum(node.free.get(name, 0.0) for node in cluster_nodes()) for name in ("CPU", "GPU"))
+
     holder = Holder.remote()
     ray.get(holder.hold.remote())
     # Nodes tell of what is reserved a moment later.
-    deadline = time.monotonic() + 10
-    while sum(node.free.get("CPU", 0.0) for node in cluster_nodes()) != 1 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert sum(node.free.get("GPU", 0.0) for node in cluster_nodes()) == 0.5
+    wait_until(lambda: free() == (1.0, 0.5))
     plan = resource_plan(load_config("smoke", ["resources.address=auto", *IMPOSSIBLE]), 2, 0)
     assert place(plan, cluster_nodes()).missing == {"env runners": 2}
+    # And of what is given back: the next test finds the nodes empty.
+    ray.kill(holder)
+    wait_until(lambda: free() == (2.0, 1.0))
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_train_is_refused_within_ten_seconds_and_writes_nothing(cluster, tmp_path):
+def test_train_is_refused_within_ten_seconds_and_writes_nothing(cluster, tmp_path, monkeypatch):
     given = ["--preset", "smoke", f"resources.address={cluster.address}", *IMPOSSIBLE]
+    joining = []
+
+    def timed_join(address: str) -> None:
+        began = time.monotonic()
+        join(address)
+        joining.append(time.monotonic() - began)
+
+    # How long Ray takes to let a process in depends on what else the machine does; the rest is ours.
+    monkeypatch.setattr(session_module, "join", timed_join)
     started = time.monotonic()
     config = load_config("smoke", given[2:])
     with pytest.raises(PartnerError) as refused, ray_session(config, resource_plan(config, 2, 0)):
         pytest.fail("the session was opened")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started - sum(joining) < 10
+    assert len(joining) == 1
     assert "env runners 2 × 1 GPU and 1 CPU: 1 of them find no node; the largest node has 1 GPU" in str(refused.value)
     assert not ray.is_initialized()
     result = partner("train", *given, folder=tmp_path)
@@ -405,11 +431,11 @@ def test_a_run_waits_for_a_node_and_asks_for_it(joined, capsys):
     with pytest.raises(PartnerError, match="no room for the run after 1 s"):
         require_room(plan, 1.0)
     with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(require_room, plan, 60.0)
-        time.sleep(2)
+        waiting = thread.submit(require_room, plan, TIMEOUT_S)
+        wait_until(lambda: bool(requested()))
         asked = requested()
         # Ray starts nodes in the main thread alone.
-        joined.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE)
+        joined.add_node(wait=False, num_cpus=1, num_gpus=1, object_store_memory=STORE)
         assert waiting.result().fits
     assert sum(bundle.get("GPU", 0) for bundle in asked) == 2
     assert len(asked) == 6

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch.plan import DRIVER, ENV_RUNNERS, LEARNERS, ActorGroup, Plan, resource_plan, take_gpus
+from launch.preflight import room
 from launch.preflight.placement import Node, amounts, bundles, place, this_machine, what_is_missing
 from launch.preflight.room import require_room
 from partner_rl.config.load import load_config
@@ -73,10 +74,11 @@ def test_who_must_be_on_a_kind_of_node_comes_before_who_may_be_anywhere():
 
 
 def test_a_large_cluster_is_packed_in_a_moment():
-    started = time.monotonic()
+    # Processor time of this thread, because other tests may hold the cores.
+    started = time.thread_time()
     groups = [ActorGroup(ENV_RUNNERS, 400, 1.0, 0.5, 1), ActorGroup(LEARNERS, 65, 1.0, 1.0, 1)]
     assert not place(plan(*groups), [node(f"n{i}", 8, 8) for i in range(33)]).fits
-    assert time.monotonic() - started < 2.0
+    assert time.thread_time() - started < 2.0
 
 
 def test_what_others_use_is_not_there():
@@ -186,12 +188,16 @@ def test_devices_are_left_as_they_were_without_room():
     assert free == [0.5, 0.5]
 
 
-def test_without_waiting_the_refusal_comes_at_once():
-    started = time.monotonic()
+def test_without_waiting_the_refusal_comes_at_once(monkeypatch):
+    monkeypatch.setattr(room, "_wait", lambda *arguments: pytest.fail("it waited for nodes"))
     runners = ActorGroup(ENV_RUNNERS, 1, 1.0, 1.0, 1)
+
+    def look() -> Iterator[list[Node]]:
+        yield [node("a", 4)]
+
+    once = look()
     with pytest.raises(PartnerError, match="the cluster has no room for the run: env runners 1 × 1 GPU"):
-        require_room(plan(runners), 0.0, lambda: [node("a", 4)])
-    assert time.monotonic() - started < 1.0
+        require_room(plan(runners), 0.0, lambda: next(once))
 
 
 def test_with_room_nobody_waits():

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from partner_rl.config.schema import RunConfig
 from partner_rl.data.readers import read_examples
 from partner_rl.data.schema import write_parquet
 from partner_rl.types import MECHANISMS, PartnerError
+from rewards import timing
 from rewards.empathy_model import EmpathyClassifier
 from rewards.fluency import FluencyBuilder, FluencyScorer
 from rewards.local import LocalRewards
@@ -272,35 +272,53 @@ def test_options_that_make_no_sense_are_explained(source: Path, tmp_path: Path, 
     assert replica_counts("2, 1,2") == (2, 1)
 
 
-class Sleeper(torch.nn.Module):
-    def __init__(self, *inner: torch.nn.Module) -> None:
+class Hands:
+    """A clock that goes on only when it is told to: a real one also counts what a busy machine does in between."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def perf_counter(self) -> float:
+        return self.seconds
+
+    def work(self) -> None:
+        self.seconds += 0.05
+
+
+class Worker(torch.nn.Module):
+    def __init__(self, clock: Hands, *inner: torch.nn.Module) -> None:
         super().__init__()
+        self.clock = clock
         self.inner = torch.nn.ModuleList(inner)
 
     def forward(self) -> None:
-        time.sleep(0.05)
+        self.clock.work()
         for module in self.inner:
             module()
 
 
-class SleepyScorer:
-    name = "sleepy"
+class WorkingScorer:
+    name = "working"
 
-    def __init__(self) -> None:
-        self.holder = [{"model": Sleeper(Sleeper(), Sleeper())}]
+    def __init__(self, clock: Hands) -> None:
+        self.clock = clock
+        self.holder = [{"model": Worker(clock, Worker(clock), Worker(clock))}]
 
     def score(self, items: Sequence[Item]) -> FloatArray:
         model = self.holder[0]["model"]
         model()
         model.inner[0]()
-        time.sleep(0.05)
+        self.clock.work()
         return np.zeros((len(items), 1), np.float32)
 
 
-def test_nested_modules_are_timed_once():
-    scorer = TimedScorer(SleepyScorer())
+def test_nested_modules_are_timed_once(monkeypatch: pytest.MonkeyPatch):
+    clock = Hands()
+    monkeypatch.setattr(timing, "time", clock)
+    scorer = TimedScorer(WorkingScorer(clock))
     scorer.score([("a",)])
-    assert scorer.phases().model == pytest.approx(0.2, abs=0.04)
+    assert clock.seconds == pytest.approx(0.25)
+    assert scorer.phases().model == pytest.approx(0.2)
     assert scorer.phases().tokenizer == 0.0
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from launch import cli
 from partner_rl.types import MECHANISMS
 from rewards.empathy_model import EmpathyClassifier
+from tests.launch.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--preset", "smoke", "resources.driver_threads=1", "device=cpu", "data.max_train_pairs=40"]
@@ -74,14 +75,16 @@ def test_unlabelled_pairs_and_foreign_folders_are_refused(tmp_path: Path, capsys
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_two_processes_share_the_batches(tmp_path: Path) -> None:
     folder = tmp_path / "empathy"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--main_process_port", str(free_port())]
     command = ["-m", "launch.cli", "rewards", "train", "empathy", "--data", "sample", "--output", str(folder), *TINY]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*launch, *command], env=environment, capture_output=True, text=True, timeout=500, check=False
+        [*launch, *command], env=environment, capture_output=True, text=True, timeout=1000, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("| explorations | classifier |") == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,17 @@ from launch.jobs.follow import exit_status
 from launch.jobs.tree import EXCLUDED, check_tree
 from launch.submit import Job
 from partner_rl.types import PartnerError
-from tests.cluster.nodes import free_port
 from tests.launch.command_line import ROOT, partner
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def dead_port() -> Iterator[int]:
+    """A port where nobody answers, and nobody can begin to: it is taken by a socket that does not listen."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 def job(**changes: object) -> Job:
@@ -215,8 +224,8 @@ def test_storage_that_cannot_be_written_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [("jobs", "list"), ("submit", "--", "models", "list")])
-def test_no_cluster_at_the_address_is_one_line(arguments, tmp_path):
-    address = ("--address", f"http://127.0.0.1:{free_port()}")
+def test_no_cluster_at_the_address_is_one_line(arguments, dead_port, tmp_path):
+    address = ("--address", f"http://127.0.0.1:{dead_port}")
     command = [*arguments, *address] if arguments[0] == "jobs" else ["submit", *address, *arguments[1:]]
     result = partner(*command, folder=tmp_path)
     assert result.returncode == 1
@@ -225,10 +234,10 @@ def test_no_cluster_at_the_address_is_one_line(arguments, tmp_path):
 
 
 @pytest.mark.parametrize("address", ["cluster", "127.0.0.1:{}", "http://127.0.0.1:{}"])
-def test_an_address_where_nobody_answers_is_refused_at_once(address, monkeypatch):
+def test_an_address_where_nobody_answers_is_refused_at_once(address, dead_port, monkeypatch):
     monkeypatch.delenv(ADDRESS_VARIABLE, raising=False)
     with pytest.raises(PartnerError, match="is no address" if address == "cluster" else "no Ray cluster answers at"):
-        connect(address.format(free_port()))
+        connect(address.format(dead_port))
 
 
 def test_of_a_traceback_the_reason_is_shown():

@@ -35,7 +35,7 @@ overrides:
   resources: {actor_threads: 1, driver_threads: 1}
   tracking: {wandb: disabled, tensorboard: false}
 """
-TIMEOUT_S = 240.0
+TIMEOUT_S = 600.0
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -54,7 +54,7 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_sweep_is_interrupted_killed_and_finished(tmp_path):
     (tmp_path / "grid.yaml").write_text(SPEC)
     sweep = SweepFolder(tmp_path / "out")
@@ -63,7 +63,7 @@ def test_a_sweep_is_interrupted_killed_and_finished(tmp_path):
     process = start(tmp_path, "grid.yaml", "--output", "out")
     wait_until((sweep.shared.path / "rewards").is_dir, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, said
     assert "go on with: partner-rl sweep --resume out" in " ".join(said.split())
     assert not sweep.records()
@@ -72,7 +72,8 @@ def test_a_sweep_is_interrupted_killed_and_finished(tmp_path):
     def in_second_trial() -> bool:
         first, second = sweep.read("trial-0001"), sweep.read("trial-0002")
         finished = first is not None and first.status == "finished"
-        return finished and second is not None and len(sweep.run("trial-0002").saved_checkpoints()) >= 2
+        # The first one of six: what is left of the trial is the time that this process has to notice and to kill.
+        return finished and second is not None and bool(sweep.run("trial-0002").saved_checkpoints())
 
     process = start(tmp_path, "--resume", "out")
     wait_until(in_second_trial, process)

@@ -17,6 +17,7 @@ from partner_rl.config.load import load_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
 from tests.launch import wandb_log
+from tests.launch.wandb_server import content_of
 
 ROW = SampleRow(
     seeker_post="My exam went badly and I feel like giving up.",
@@ -185,6 +186,8 @@ def test_redacted_rows_keep_their_figures_only(tmp_path: Path) -> None:
     with open_tracker(tmp_path, config) as tracker:
         tracker.log(1, {metric_names.REWARD_TOTAL: 0.5}, [ROW])
     assert records(tmp_path / SAMPLES_FILE) == [{"step": 1, "total": 1.5, "empathy": 1.2}]
+    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    _wait_for(log, [metric_names.REWARD_TOTAL])
     assert _files_with(tmp_path, ROW.response_post) == []
 
 
@@ -248,11 +251,11 @@ def _wait_for(path: Path, texts: list[str]) -> None:
 
 def _wait_until(is_so: Callable[[], bool], otherwise: str) -> None:
     """Waits for W&B's own process, which writes a run's log out a moment after the run has ended."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while not is_so():
         assert time.monotonic() < deadline, otherwise
         time.sleep(0.05)
 
 
 def _files_with(folder: Path, text: str) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in content_of(path)]

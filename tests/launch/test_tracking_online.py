@@ -20,17 +20,18 @@ from launch.tracking.uploading import unsent
 from partner_rl import metric_names
 from partner_rl.config.load import load_config, save_config
 from tests.launch.command_line import COMMAND, ROOT, partner
+from tests.launch.ports import free_port
 from tests.launch.wandb_server import API_KEY, WandbServer
 
 POST = "My exam went badly and I feel like giving up."
 NOTICEABLE_S = 0.5
-TIMEOUT_S = 240.0
+TIMEOUT_S = 300.0
 ONLINE = ["tracking.wandb=online", "tracking.tensorboard=false", "checkpoint.every=2", "tracking.system_interval_s=0.2"]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    server = WandbServer(tmp_path_factory.mktemp("server"))
+    server = WandbServer(tmp_path_factory.mktemp("server"), free_port())
     server.start()
     yield server
     server.kill()
@@ -39,6 +40,9 @@ def server(tmp_path_factory):
 @pytest.fixture
 def client(server, monkeypatch):
     """The server, running, with this process and its children as its clients."""
+    if not server.is_running:
+        # A test that failed may have left it killed.
+        server.start()
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     return server
@@ -73,19 +77,23 @@ def steps_at(server: WandbServer, identifier: str) -> set[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_server_that_dies_and_comes_back_gets_everything_and_slows_nothing(tmp_path, client, caplog):
     run_dir, checkpoint, export = tmp_path / "run", tmp_path / "iteration-000002", tmp_path / "export"
     for folder, content in ((checkpoint / "inner", b"some weights"), (export, b"final weights")):
         folder.mkdir(parents=True)
         (folder / "weights").write_bytes(content)
     about = ["name=r1", "tracking.group=g", "tracking.tags=[a,b]", "tracking.notes=why"]
-    with tracker_in(run_dir, *about, "tracking.artifacts=checkpoints", "tracking.upload_wait_s=90") as tracker:
+    wait = f"tracking.upload_wait_s={TIMEOUT_S}"
+    with tracker_in(run_dir, *about, "tracking.artifacts=checkpoints", wait) as tracker:
         # The first step alone loads what the later ones use.
         log_step(tracker, 1)
+        usual = [log_step(tracker, step) for step in range(2, 5)]
         identifier = wandb_id(run_dir)
-        wait_until(lambda: steps_at(client, identifier) == {1.0}, "the first step does not arrive during the run")
+        there = {1.0, 2.0, 3.0, 4.0}
+        wait_until(lambda: steps_at(client, identifier) == there, "the first steps do not arrive during the run")
         client.kill()
-        seconds = [log_step(tracker, step) for step in range(2, 6)]
+        seconds = [log_step(tracker, step) for step in range(5, 9)]
         started = time.perf_counter()
         tracker.checkpoint(2, checkpoint)
         tracker.alert("Guard x", "Iteration 2")
@@ -94,15 +102,16 @@ def test_a_server_that_dies_and_comes_back_gets_everything_and_slows_nothing(tmp
         (checkpoint / "inner" / "weights").unlink()
         client.start()
         tracker.policy(export)
-        log_step(tracker, 6)
+        log_step(tracker, 9)
         tracker.summary({"rl": {"change_in_empathy": 1.5}})
-    # One of them may be slow because the machine was; with a client that waits for the server all are.
-    assert median(seconds) < NOTICEABLE_S
+    # One of them may be slow because the machine was; with a client that waits for the server all are. On a machine
+    # that has other work to do, steps take longer with the server, too.
+    assert median(seconds) < NOTICEABLE_S + 10 * median(usual)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert unsent(run_dir) == []
     assert not (run_dir / "wandb" / "models").exists()
-    assert steps_at(client, identifier) == {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}
-    assert {row[0] for row in client.table_rows(identifier, "samples")} == {1, 2, 3, 4, 5, 6}
+    assert steps_at(client, identifier) == set(map(float, range(1, 10)))
+    assert {row[0] for row in client.table_rows(identifier, "samples")} == set(range(1, 10))
     assert any(key.startswith("system/") and key.endswith("/cpu_percent") for key in client.history(identifier))
     found = client.run(identifier)
     assert (found["display_name"], found["tags"], found["notes"]) == ("r1", ["a", "b"], "why")
@@ -119,15 +128,21 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
+from launch.tracking.uploading import segments
+from tests.launch import wandb_log
 from tests.launch.test_tracking_online import log_step, tracker_in
-tracker = tracker_in(Path(sys.argv[1]), resume_step=2)
+run_dir = Path(sys.argv[1])
+tracker = tracker_in(run_dir, resume_step=2)
 log_step(tracker, 3)
-time.sleep(3)
+# W&B's own process writes what was logged a moment later; what a kill comes before is lost.
+while not any(record.HasField("history") for record in wandb_log.records(segments(run_dir)[-1].folder)):
+    time.sleep(0.1)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_what_was_not_sent_is_sent_later_be_it_of_a_killed_process(tmp_path, client, caplog):
     run_dir = tmp_path / "run"
     save_config(load_config("smoke", ONLINE), run_dir / "config.yaml")
@@ -137,11 +152,13 @@ def test_what_was_not_sent_is_sent_later_be_it_of_a_killed_process(tmp_path, cli
     log_step(tracker, 2)
     started = time.monotonic()
     tracker.close(0)
-    assert time.monotonic() - started < 15
+    # A client that waits for the server goes on for hours.
+    assert time.monotonic() - started < 120
     assert f"partner-rl runs sync {run_dir}" in " ".join(caplog.text.split())
     identifier = wandb_id(run_dir)
 
-    process = subprocess.run([sys.executable, "-c", KILLED, str(run_dir), str(ROOT)], cwd=ROOT, check=False)
+    command = [sys.executable, "-c", KILLED, str(run_dir), str(ROOT)]
+    process = subprocess.run(command, cwd=ROOT, check=False, timeout=TIMEOUT_S)
     assert process.returncode == -signal.SIGKILL
     wait_until(lambda: not processes_of(run_dir), "a killed run leaves processes behind")
     assert wandb_id(run_dir) == identifier
@@ -171,7 +188,7 @@ def processes_of(run_dir: Path) -> list[psutil.Process]:
 def test_texts_that_are_redacted_do_not_reach_the_server(tmp_path, client):
     run_dir = tmp_path / "run"
     secret = "a sentence that nobody else may read"
-    with tracker_in(run_dir, "tracking.redact=true", "tracking.upload_wait_s=90") as tracker:
+    with tracker_in(run_dir, "tracking.redact=true", f"tracking.upload_wait_s={TIMEOUT_S}") as tracker:
         tracker.log(1, {metric_names.REWARD_TOTAL: 1.0}, [SampleRow(secret, secret, secret, {"total": 0.25})])
     identifier = wandb_id(run_dir)
     assert unsent(run_dir) == []
@@ -180,7 +197,7 @@ def test_texts_that_are_redacted_do_not_reach_the_server(tmp_path, client):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_a_training_goes_on_without_the_server_and_is_sent_later(tmp_path, client):
     arguments = ["--preset", "smoke", "name=r2", "algorithm.iterations=4", "tracking.wandb=online"]
     settings = [
@@ -188,6 +205,8 @@ def test_a_training_goes_on_without_the_server_and_is_sent_later(tmp_path, clien
         "tracking.upload_wait_s=1",
         "tracking.tensorboard=false",
         "checkpoint.every=2",
+        "rewards.coherence.weight=0",
+        "rewards.mutual_information.weight=0",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     run_dir = tmp_path / "runs" / "r2"
@@ -199,7 +218,7 @@ def test_a_training_goes_on_without_the_server_and_is_sent_later(tmp_path, clien
             metrics = run_dir / METRICS_FILE
             wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0, "no iteration is logged")
             client.kill()
-            assert process.wait(300) == 0, (tmp_path / "log").read_text()
+            assert process.wait(600) == 0, (tmp_path / "log").read_text()
         finally:
             process.kill()
     assert len(metrics.read_text().splitlines()) == 4

@@ -88,7 +88,7 @@ def test_the_command_ends_with_the_run(tmp_path):
         once = partner("watch", run, "--once", folder=tmp_path)
         time.sleep(1)
         assert process.poll() is None
-    printed, _ = process.communicate(timeout=30)
+    printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     assert once.returncode == 0, once.stderr
     assert "running" in once.stdout

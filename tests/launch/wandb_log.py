@@ -13,8 +13,10 @@ WHOLE, LAST = 1, 4
 
 
 def records(folder: Path) -> list[wandb_internal_pb2.Record]:
-    """What the log in a segment's folder says so far."""
-    (path,) = folder.glob("*.wandb")
+    """What the log in a segment's folder says so far; nothing before W&B's own process has made the file."""
+    path = next(folder.glob("*.wandb"), None)
+    if path is None:
+        return []
     data, place, part, found = path.read_bytes(), FILE_HEADER, b"", []
     while place + 7 <= len(data):
         left = BLOCK - place % BLOCK

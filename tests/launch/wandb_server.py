@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 API_KEY = "local" + "0" * 40
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 240.0
+ANSWER_S = 120.0
 
 
 class WandbServer:
@@ -21,12 +22,11 @@ class WandbServer:
 
     Args:
         folder: Where it keeps its data and its log.
+        port: Where it answers, one that nobody else takes while the server is gone.
     """
 
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+    def __init__(self, folder: Path, port: int) -> None:
+        self.port = port
         self.url = f"http://127.0.0.1:{self.port}"
         self.data = folder / "data"
         self._log = folder / "server.log"
@@ -38,6 +38,7 @@ class WandbServer:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
+            assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.1)
 
@@ -48,6 +49,11 @@ class WandbServer:
             return False
         return True
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._process is not None
+
     def kill(self) -> None:
         """SIGKILL."""
         if self._process is not None:
@@ -57,13 +63,18 @@ class WandbServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client needs, with short waits between attempts: a test cannot wait a minute for the next one."""
-        waits = {f"WANDB__{kind}_RETRY_WAIT_MAX_SECONDS": "1" for kind in ("FILE_STREAM", "FILE_TRANSFER", "GRAPHQL")}
+        """What a client needs, with short waits between attempts: a test cannot wait a minute for the next one.
+
+        The attempts are many instead: of twenty in as many seconds, a server that starts slowly would see none.
+        """
+        kinds = ("FILE_STREAM", "FILE_TRANSFER", "GRAPHQL")
+        waits = {f"WANDB__{kind}_RETRY_WAIT_MAX_SECONDS": "1" for kind in kinds}
+        attempts = {f"WANDB__{kind}_RETRY_MAX": "1000" for kind in kinds}
         transmit = {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "1"}
-        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": API_KEY, **waits, **transmit}
+        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": API_KEY, **waits, **attempts, **transmit}
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=ANSWER_S) as answer:
             return json.loads(answer.read())
 
     def run(self, identifier: str) -> dict[str, Any]:
@@ -87,7 +98,15 @@ class WandbServer:
 
     def holds(self, content: bytes) -> bool:
         """Whether a file of the server, its database included, has these bytes."""
-        return any(content in path.read_bytes() for path in self.data.rglob("*") if path.is_file())
+        return any(content in content_of(path) for path in self.data.rglob("*") if path.is_file())
+
+
+def content_of(path: Path) -> bytes:
+    """A file's content; nothing if whoever writes there has removed it just now, as a database does its journal."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def main(port: str, data: str) -> None:

@@ -30,6 +30,12 @@ def build_slowly(target: Path) -> None:
     time.sleep(1.0)
 
 
+def build_until_killed(target: Path) -> None:
+    build_small(target)
+    (target.parent / "builds").touch()
+    time.sleep(3600)
+
+
 def test_installs_once_with_a_manifest(tmp_path):
     folder = tmp_path / "cache" / "model"
     assert install(folder, "v1", build_small) == folder
@@ -84,9 +90,10 @@ def test_a_failing_build_leaves_nothing(tmp_path):
 
 def test_a_killed_build_is_not_used_and_cleaned_up(tmp_path):
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=install, args=(tmp_path / "model", "v1", build_slowly))
+    process = context.Process(target=install, args=(tmp_path / "model", "v1", build_until_killed), daemon=True)
     process.start()
     while not (tmp_path / "builds").exists():
+        assert process.is_alive()
         time.sleep(0.02)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)

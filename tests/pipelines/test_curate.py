@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from partner_rl.data.schema import PAIR_SCHEMA, batch_from_examples, read_parque
 from partner_rl.pipelines.cleaning import CleanBuilder, TopicSettings
 from partner_rl.pipelines.curate import COUNTS, WORK, CurateSettings, curate
 from partner_rl.pipelines.deduplication import offsets
-from partner_rl.pipelines.ray_data import local_ray
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.source import parquet_source
 from partner_rl.types import Example, MechanismLabel, PartnerError
@@ -33,11 +32,7 @@ ROOT = Path(__file__).parents[2]
 RESOURCES = Resources(num_cpus=0.5, rows_per_unit=10_000)
 NO_LABEL = MechanismLabel(0)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def running_ray() -> Iterator[None]:
-    with local_ray(RESOURCES):
-        yield
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def read(folder: Path) -> list[Example]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,6 @@ from partner_rl.pipelines.label import (
     probabilities_column,
     spans_column,
 )
-from partner_rl.pipelines.ray_data import local_ray
 from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
 from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel, EmpathyPrediction, MechanismPrediction
@@ -38,12 +37,6 @@ from tests.rewards.conftest import TEXTS
 
 RESOURCES = Resources(rows_per_unit=MODEL_UNIT_ROWS)
 SURE = MechanismPrediction(2, 2.0, (0.0, 0.0, 1.0), ((0, 2),))
-
-
-@pytest.fixture(scope="module")
-def running_ray() -> Iterator[None]:
-    with local_ray(Resources(workers=2)):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +75,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def labelled(
-    corpus: Path, empathy_checkpoint: Path, running_ray: None, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def labelled(corpus: Path, empathy_checkpoint: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The one labelling through the real command, with two workers."""
     output = tmp_path_factory.mktemp("labelled") / "out"
     assert run("data", "label", corpus, output, "--model", empathy_checkpoint, "--workers", 2, "--max-tokens", 64) == 0

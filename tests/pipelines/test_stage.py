@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from partner_rl.pipelines.ray_data import local_ray
 from partner_rl.pipelines.receipts import RECEIPTS
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import RowError, Stage, run_stage, schema_check
@@ -28,11 +26,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 SCHEMA = pa.schema([("number", pa.int64()), ("text", pa.string())])
 RESOURCES = Resources(num_cpus=0.5, batch_rows=4, rows_per_unit=10)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def running_ray() -> Iterator[None]:
-    with local_ray(Resources(workers=2)):
-        yield
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @dataclass(frozen=True)

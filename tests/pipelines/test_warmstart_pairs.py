@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -18,8 +18,6 @@ from envs import rewriting
 from launch.cli import main
 from partner_rl.config.schema import EnvConfig
 from partner_rl.data.schema import batch_from_examples, write_parquet
-from partner_rl.pipelines.ray_data import local_ray
-from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.warmstart_candidates import Extractor, Recipe, refuse_unlabelled
 from partner_rl.pipelines.warmstart_pairs import CANDIDATES, Balance, choose
 from partner_rl.positions import PositionKind, decode_position, noop_position, num_positions
@@ -41,12 +39,6 @@ PLAIN = (
     "We moved to another town in spring.",
     "The shop opens at nine on weekdays.",
 )
-
-
-@pytest.fixture(scope="module")
-def running_ray() -> Iterator[None]:
-    with local_ray(Resources(workers=2)):
-        yield
 
 
 def labelled(name: str, sentences: Sequence[str], levels: Sequence[int], rationales: Sequence[str]) -> Example:
@@ -191,7 +183,7 @@ def test_the_smallest_keys_of_each_cell_are_chosen_and_repeated_ones_counted_onc
 
 
 @pytest.fixture(scope="module")
-def made(running_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def made(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The corpus in two files, and the examples that the real command makes of it."""
     folder = tmp_path_factory.mktemp("pairs")
     examples = corpus()

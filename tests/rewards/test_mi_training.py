@@ -35,6 +35,7 @@ from rewards.training.dialogue_pairs import (
 )
 from rewards.training.mutual_information import DialogueReport, train_dialogue_model
 from rewards.training.target_loss import TargetLoss
+from tests.launch.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -295,11 +296,12 @@ def test_two_processes_train_one_model(llama: Path, tmp_path: Path):
     result = subprocess.run(
         [
             sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+            "--main_process_port", str(free_port()),
             "-m", "launch.cli", "rewards", "train", "mi", "--data", "sample", "--output", "mi", "--preset", "smoke",
             "--direction", "forward", "device=cpu",
         ],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "mi" / "forward" / "report.json").read_text())

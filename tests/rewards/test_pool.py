@@ -30,6 +30,9 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
+HOLD = "hold"
+"""While there is a file of this name beside the log, texts that begin with "held" are not scored."""
+
 
 @dataclass(frozen=True)
 class LengthReward:
@@ -87,6 +90,9 @@ class ToyScorer:
                 os.kill(os.getpid(), signal.SIGKILL)
             case _ if text.startswith("slow"):
                 time.sleep(0.15)
+            case _ if text.startswith("held"):
+                while self.log.with_name(HOLD).exists():
+                    time.sleep(0.01)
         return [float(len(text))]
 
 
@@ -109,8 +115,9 @@ def request(text: str) -> ScoreRequest:
     return ScoreRequest("seeker", "original", text, (), ())
 
 
-def toy_pools(run_id: str, builder: ToyBuilder, start_timeout_s: float = 120.0, **changes: object) -> RewardPools:
-    settings = RewardsConfig.model_validate({"num_cpus": 0.25, "timeout_s": 2.0, "max_retries": 1} | changes)
+def toy_pools(run_id: str, builder: ToyBuilder, start_timeout_s: float = 300.0, **changes: object) -> RewardPools:
+    # A time limit that no machine is too busy for: an actor that it ends by mistake would change what tests count.
+    settings = RewardsConfig.model_validate({"num_cpus": 0.25, "timeout_s": 300.0, "max_retries": 1} | changes)
     component = RewardComponent(LengthReward(), builder, RewardSection(weight=2.0, replicas=2, micro_batch=2))
     return create_pools({"length": component}, settings, run_id, 1, start_timeout_s=start_timeout_s)
 
@@ -226,20 +233,21 @@ def test_bad_answers_name_scorer_and_row(toys: RewardPools, text: str, message: 
 
 
 def test_sigkill_in_the_middle_of_a_batch_loses_and_doubles_nothing(
-    toys: RewardPools, scored, caplog: pytest.LogCaptureFixture
+    toys: RewardPools, log: Path, scored, caplog: pytest.LogCaptureFixture
 ):
-    texts = ["slow" + "!" * i for i in range(12)]
+    # One of them, in the middle, is held until its process is dead.
+    texts = [("held" if i == 5 else "slow") + "!" * i for i in range(12)]
     client = toys.client()
-
-    def mine() -> list[int]:
-        return [pid for pid, text in scored() if text in texts]
+    hold = log.with_name(HOLD)
+    hold.touch()
 
     def kill_mid_batch() -> None:
-        while len(mine()) < 5:
+        while not (holding := [pid for pid, text in scored() if text == texts[5]]):
             time.sleep(0.01)
-        os.kill(mine()[-1], signal.SIGKILL)
+        os.kill(holding[0], signal.SIGKILL)
+        hold.unlink()
 
-    killer = threading.Thread(target=kill_mid_batch)
+    killer = threading.Thread(target=kill_mid_batch, daemon=True)
     killer.start()
     with caplog.at_level(logging.WARNING):
         found = client.score([request(text) for text in texts])
@@ -251,21 +259,23 @@ def test_sigkill_in_the_middle_of_a_batch_loses_and_doubles_nothing(
     assert {text for _, text in scored()} >= set(texts)
     assert "lost an actor" in caplog.text
     assert "slow" not in caplog.text
+    assert "held" not in caplog.text
     # The dead actor comes back: a busy machine takes some seconds to start a process.
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len({pid for pid, _ in scored()}) < 3 and time.monotonic() < deadline:
         client.score([request(f"slow again {i} {time.monotonic()}") for i in range(8)])
     assert len({pid for pid, _ in scored()}) == 3
 
 
-def test_a_hanging_scorer_is_restarted_and_then_reported(toys: RewardPools, scored):
-    client = toys.client()
-    with pytest.raises(PartnerError, match=r"lost its actor 2 times on the \d items of row") as caught:
-        client.score([request("fine"), request("hang"), request("also fine")])
-    assert "rewards.timeout_s = 2 s" in str(caught.value)
-    hung = [pid for pid, text in scored() if text == "hang"]
-    assert len(hung) == 2
-    assert client.score([request("other")])[0].raw["length"] == 5.0
+def test_a_hanging_scorer_is_restarted_and_then_reported(log: Path, scored):
+    with toy_pools("hanging", ToyBuilder(log), timeout_s=4.0) as pools:
+        client = pools.client()
+        with pytest.raises(PartnerError, match=r"lost its actor 2 times on the \d items of row") as caught:
+            client.score([request("fine"), request("hang"), request("also fine")])
+        assert "rewards.timeout_s = 4 s" in str(caught.value)
+        hung = [pid for pid, text in scored() if text == "hang"]
+        assert len(hung) == 2
+        assert client.score([request("other")])[0].raw["length"] == 5.0
 
 
 def test_a_scorer_that_kills_its_process_is_reported(toys: RewardPools):
@@ -277,7 +287,7 @@ def test_a_scorer_that_kills_its_process_is_reported(toys: RewardPools):
 def test_a_model_that_cannot_be_built_is_reported_at_the_start():
     with pytest.raises(PartnerError, match="reward pool 'length' did not start: the toy model is missing: install it"):
         toy_pools("unbuildable", ToyBuilder())
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while any("unbuildable" in actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)):
         assert time.monotonic() < deadline, "actors were left behind"
         time.sleep(0.1)

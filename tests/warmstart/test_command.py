@@ -28,6 +28,28 @@ from rewards.empathy_model import EmpathyClassifier, EmpathyModel
 
 ROOT = Path(__file__).parents[2]
 WINDOW = 3
+WAITING = """
+import sys
+import time
+from pathlib import Path
+
+from launch.cli import main
+from partner_rl.warmstart.checkpoint import TrainingState
+
+save = TrainingState.save
+
+
+def save_and_wait(state, folder):
+    save(state, folder)
+    deadline = time.monotonic() + 240
+    while not Path("pressed").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+TrainingState.save = save_and_wait
+main(sys.argv[1:])
+"""
+"""The command, which goes on from its first state only when there is a file `pressed`: it may not end before Ctrl-C."""
 SMALL = ["--preset", "smoke", "resources.driver_threads=1", "evaluation.max_pairs=6"]
 
 
@@ -107,7 +129,7 @@ def test_ctrl_c_leaves_a_state_that_resumes_to_the_same_weights(tmp_path: Path) 
     arguments = [*SMALL, "--data", pairs, "warmstart.epochs=3", "warmstart.max_examples=40", "warmstart.batch_size=2"]
     assert warmstart(*arguments, "-o", tmp_path / "whole", "warmstart.checkpoint_steps=1") == 0
 
-    command = [sys.executable, "-m", "launch.cli", "warmstart", *map(str, arguments), "-o", "cut"]
+    command = [sys.executable, "-c", WAITING, "warmstart", *map(str, arguments), "-o", "cut"]
     process = subprocess.Popen(
         [*command, "warmstart.checkpoint_steps=1"],
         cwd=tmp_path,
@@ -119,6 +141,7 @@ def test_ctrl_c_leaves_a_state_that_resumes_to_the_same_weights(tmp_path: Path) 
     while process.poll() is None and not list(work.glob("step-*")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
+    (tmp_path / "pressed").touch()
     _, stderr = process.communicate(timeout=240)
     assert process.returncode == 130, stderr
     assert "partner-rl warmstart --output cut --resume" in stderr

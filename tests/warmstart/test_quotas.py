@@ -36,6 +36,7 @@ def test_even_shares(available: list[int], total: int, shares: list[int]) -> Non
 
 
 @given(st.lists(st.integers(0, 50), max_size=8), st.integers(0, 200))
+@settings(deadline=None)
 def test_shares_fill_the_total_as_evenly_as_the_groups_allow(available: list[int], total: int) -> None:
     shares = even_shares(available, total)
     assert sum(shares) == min(total, sum(available))

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from partner_rl.config.schema import WarmStartConfig
 from partner_rl.config.section import LoraSection
 from partner_rl.warmstart.train import train_warmstart
+from tests.launch.ports import free_port
 from tests.warmstart.toy import SETTINGS, tiny_policy, toy_examples
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 """Despite its name, `--multi_gpu` is the flag that starts several processes on a CPU too."""
-LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"]
 
 # Three examples a step cannot be shared evenly; the last step has one, which leaves a process without any.
 WARMSTART = {"epochs": 2, "batch_size": 3, "learning_rate": 0.5, "micro_batch_tokens": 40}
@@ -65,7 +66,12 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, monkeypatch: pytest
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     arguments = [str(script), str(tmp_path), *map(json.dumps, (WARMSTART, COUNT, DEV))]
     done = subprocess.run(
-        [*LAUNCH, *arguments], env=environment, capture_output=True, text=True, timeout=240, check=False
+        [*LAUNCH, str(free_port()), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (first_count, first_losses, first), (second_count, second_losses, second) = (
