@@ -1,65 +1,17 @@
-"""`partner-rl evaluate`: trained policies on held-out pairs, beside the originals, baselines and their warm start."""
+"""`partner-rl evaluate`: the command line of `launch.evaluation`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from launch.clock import PhaseClock
-from launch.console import out, progress
 from launch.preflight.option import DryRunOption
 from launch.redact import REDACT_KEY, RedactOption, redaction
 from launch.run_folder import RunFolder
-from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
-
-if TYPE_CHECKING:
-    from launch.compared_systems import EvaluatedPairs, EvaluatedRun
-    from launch.plan import Plan
-    from partner_rl.evaluation.pair_scores import LevelJudge, Sources
-    from partner_rl.evaluation.report_files import About
-    from partner_rl.evaluation.result import EvaluationResult
-    from partner_rl.evaluation.system import System
-    from partner_rl.policy.generate import Sampling
-    from rewards.pool import RewardClient
-
-_OWN_SYSTEMS = ("unchanged", "warm_start")
-"""Baselines that an evaluation holds anyway: the originals and the warm start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What is asked of an evaluation besides the runs.
-
-    Attributes:
-        split: Which held-out part.
-        baselines: Baselines in `NAME,NAME` or `all`, or None.
-        reference: The system to compare with, or None for the default.
-        greedy: Policies take their likeliest edit.
-        targets: Check the targets.
-        with_posts: Write posts into the report.
-        human_sheet: Where to write a sheet for raters, or None.
-        human_pairs: Pairs of a pairing of systems in that sheet.
-        temperatures: Sample policies at each of these; none for `evaluation.temperature` alone.
-        redact: Write no texts at all, not even rewrites.
-    """
-
-    split: Literal["test", "dev"] = "test"
-    baselines: str | None = None
-    reference: str | None = None
-    greedy: bool = False
-    targets: bool = False
-    with_posts: bool = False
-    human_sheet: Path | None = None
-    human_pairs: int = 50
-    temperatures: tuple[float, ...] = ()
-    redact: bool = False
 
 
 def command(
@@ -105,6 +57,7 @@ def command(
     Example: `partner-rl evaluate runs/first --max-pairs 200 --baselines template --targets`
     """
     from launch.compared_systems import named_runs
+    from launch.evaluation import Wish, evaluate
     from partner_rl.config.load import load_config
 
     if split not in ("test", "dev"):
@@ -157,190 +110,3 @@ def _temperatures(text: str | None) -> tuple[float, ...]:
     if not all(0.0 < value < math.inf for value in values) or len(set(values)) < len(values):
         raise PartnerError(f"--temperatures is {text!r}: it must be different numbers above 0")
     return values
-
-
-def evaluate(runs: Sequence[EvaluatedRun], wish: Wish, output: Path) -> None:
-    """Evaluates runs and writes the report; the first run's pairs, reward models and sampling are used for all."""
-    from launch.compared_systems import choose_pairs, names_at, warm_starts
-    from launch.pipeline import load_splits
-    from launch.ray_session import place_on_this_machine
-    from launch.tracking import log_evaluation
-    from partner_rl.evaluation.baselines.registry import baseline_names
-    from partner_rl.evaluation.report_files import write_report
-    from partner_rl.evaluation.system import ORIGINAL
-    from partner_rl.evaluation.tables import values_by_system
-
-    # Names that do not exist are found before anything is computed.
-    names = () if wish.baselines is None else baseline_names(wish.baselines)
-    samplings = _samplings(runs[0].config, wish)
-    known = [ORIGINAL, *(name for name in names if name not in _OWN_SYSTEMS)]
-    known += [at for name in (*warm_starts(runs), *(run.name for run in runs)) for at in names_at(name, samplings)]
-    if wish.reference is not None and wish.reference not in known:
-        raise PartnerError(f"--reference: there is no system {wish.reference!r}, only {', '.join(known)}")
-    clock, first = PhaseClock(), runs[0]
-    config, plan = place_on_this_machine(first.config)
-    splits = load_splits(config)
-    pairs = choose_pairs(splits.dev if wish.split == "dev" else splits.test, config)
-    judge = _judge(config)
-    result = _measured(runs, config, plan, pairs, names, wish, judge, clock)
-    about = _about(runs, config, result, wish, clock)
-    written = write_report(output, result, about)
-    log_evaluation(first.folder.path, config, values_by_system(result))
-    _print(result, about)
-    if wish.human_sheet is not None:
-        _write_sheet(wish.human_sheet, wish.human_pairs, runs, result, config.seed)
-    out.print(f"report: {written[0]}", soft_wrap=True)
-
-
-def _judge(config: RunConfig) -> LevelJudge | None:
-    """The held-out judge that the configuration names."""
-    from launch.pipeline import cache_dir_of, device_of
-    from partner_rl.evaluation.judge import load_judge
-
-    if config.evaluation.judge is None:
-        return None
-    return load_judge(Path(config.evaluation.judge).expanduser(), device_of(config), cache_dir_of(config))
-
-
-def _measured(
-    runs: Sequence[EvaluatedRun],
-    config: RunConfig,
-    plan: Plan,
-    pairs: EvaluatedPairs,
-    baselines: Sequence[str],
-    wish: Wish,
-    judge: LevelJudge | None,
-    clock: PhaseClock,
-) -> EvaluationResult:
-    """Lets all systems rewrite the pairs and measures them."""
-    from launch.pipeline import evaluation_sources, reward_pools
-    from launch.ray_session import ray_session
-    from partner_rl.evaluation.systems import evaluate_systems
-
-    with ray_session(config, plan.for_scoring()), reward_pools(config, runs[0].folder, plan) as pools:
-        client = pools.client()
-        with clock.phase("rewriting", "rewriting the held-out pairs"):
-            systems = _systems(runs, config, pairs, baselines, wish, client)
-        sources: Sources = evaluation_sources(config, runs[0].folder, client, judge)
-        with clock.phase("scoring", "scoring the rewrites"), progress("Scoring") as report:
-            return evaluate_systems(
-                systems,
-                pairs.examples,
-                sources,
-                headline_N=pairs.headline_N,
-                reference=wish.reference,
-                seed=config.seed,
-                batch_size=config.evaluation.batch_size,
-                progress=report,
-            )
-
-
-def _systems(
-    runs: Sequence[EvaluatedRun],
-    config: RunConfig,
-    pairs: EvaluatedPairs,
-    baselines: Sequence[str],
-    wish: Wish,
-    client: RewardClient,
-) -> list[System]:
-    from launch.baselines import baseline_context
-    from launch.compared_systems import originals, policies
-    from partner_rl.evaluation.baselines.registry import make_baselines
-
-    systems = [originals(pairs, config)]
-    wanted = [name for name in baselines if name not in _OWN_SYSTEMS]
-    if wanted:
-        systems += make_baselines(wanted, baseline_context(config, runs[0].folder, pairs.examples, client))
-    return [*systems, *policies(runs, pairs, _samplings(config, wish))]
-
-
-def _samplings(config: RunConfig, wish: Wish) -> list[Sampling]:
-    """The ways to sample policies, at least one."""
-    from partner_rl.policy.generate import Sampling
-
-    settings = config.evaluation
-    if wish.greedy:
-        return [Sampling.greedy()]
-    return [Sampling(at, settings.top_p, settings.top_k) for at in wish.temperatures or (settings.temperature,)]
-
-
-def _about(
-    runs: Sequence[EvaluatedRun], config: RunConfig, result: EvaluationResult, wish: Wish, clock: PhaseClock
-) -> About:
-    """What the report says besides the figures."""
-    from launch.compared_systems import names_at
-    from partner_rl.evaluation.report_files import About
-    from partner_rl.evaluation.targets import check_targets
-
-    settings, first = config.evaluation, runs[0].folder.path.resolve().name
-    samplings = _samplings(config, wish)
-    temperatures = ", ".join(f"{sampling.temperature:g}" for sampling in samplings)
-    sampled = f"temperature {temperatures}, top-p {settings.top_p:g}, top-k {settings.top_k}"
-    labels = f"{len(result.examples)}, of which {result.headline.pairs} in the main table"
-    facts = {
-        "runs": ", ".join(run.folder.path.resolve().name for run in runs),
-        "pairs": f"{labels}; {wish.split} split of {config.data.source}",
-        "reward models": f"those of {first}, for every system",
-        "held-out judge": settings.judge or "none",
-        "policies": "greedy" if wish.greedy else f"sampled: {sampled}",
-        "compared with": result.reference,
-        "seed": str(config.seed),
-    }
-    return About(
-        title=f"Evaluation of {facts['runs']}",
-        facts=facts,
-        remarks=_remarks(runs, result),
-        targets={at: check_targets(result, at) for run in runs for at in names_at(run.name, samplings)}
-        if wish.targets
-        else {},
-        with_posts=wish.with_posts,
-        with_rewrites=not wish.redact,
-        seconds=clock.seconds,
-        seed=config.seed,
-    )
-
-
-def _remarks(runs: Sequence[EvaluatedRun], result: EvaluationResult) -> list[str]:
-    """What keeps the figures from being taken at their word."""
-    remarks = []
-    if not result.judged:
-        remarks.append(
-            "No held-out judge took part: the change in empathy is by the classifier that policies were trained "
-            "against. Give one with --judge."
-        )
-    apart = [run.name for run in runs if _split_of(run.config) != _split_of(runs[0].config)]
-    if apart:
-        remarks.append(
-            f"{', '.join(apart)} split the corpus in another way than {runs[0].name}: "
-            "they may have been trained on some of these pairs."
-        )
-    return remarks
-
-
-def _split_of(config: RunConfig) -> tuple[str, float, float]:
-    return config.data.split_salt, config.data.train_fraction, config.data.dev_fraction
-
-
-def _print(result: EvaluationResult, about: About) -> None:
-    from partner_rl.evaluation.report import printed_table
-    from partner_rl.evaluation.tables import main_table, targets_table
-
-    out.print(printed_table(main_table(result)))
-    for system, results in about.targets.items():
-        out.print(printed_table(targets_table(system, results)))
-    for remark in about.remarks:
-        out.print(remark, soft_wrap=True, markup=False)
-
-
-def _write_sheet(
-    sheet: Path, pairs_each: int, runs: Sequence[EvaluatedRun], result: EvaluationResult, seed: int
-) -> None:
-    """A sheet of each trained policy against every other system."""
-    from partner_rl.evaluation.human_sheet import key_path, write_human_sheet
-    from partner_rl.evaluation.system import policy_of
-
-    trained = {run.name for run in runs}
-    names = [scores.name for scores in result.scores]
-    pairings = [pairing for pairing in combinations(names, 2) if trained.intersection(map(policy_of, pairing))]
-    items = write_human_sheet(sheet, result, pairings, pairs_each, seed)
-    out.print(f"{items} items for raters: {sheet}; the key, not for raters: {key_path(sheet)}", soft_wrap=True)
