@@ -57,7 +57,6 @@ def command(
     Example: `partner-rl evaluate runs/first --max-pairs 200 --baselines template --targets`
     """
     from launch.compared_systems import named_runs
-    from launch.evaluation import Wish, evaluate
     from partner_rl.config.load import load_config
 
     if split not in ("test", "dev"):
@@ -74,6 +73,9 @@ def command(
     if redact and (with_posts or human_sheet is not None):
         what = "--with-posts" if with_posts else "--human-sheet"
         raise PartnerError(f"{what} writes texts, which {REDACT_KEY} forbids: leave one of the two out")
+    # What computes is loaded when it is known what is wanted.
+    from launch.evaluation import Wish, evaluate
+
     wish = Wish(
         split="dev" if split == "dev" else "test",
         baselines=baselines,
