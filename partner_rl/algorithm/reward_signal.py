@@ -189,7 +189,7 @@ class RewardSignal:
 def _variety(section: VarietyConfig) -> Variety | None:
     if not section.is_active:
         return None
-    return Variety(section.weight, section.window, section.sentence_share, section.tolerance)
+    return Variety(section.weight, section.window, section.sentence_share, section.tolerance, section.opening_words)
 
 
 def component_rewards(groups: Sequence[SampledGroup], weights: Mapping[str, float]) -> dict[str, Rewards]:

@@ -8,7 +8,8 @@ what stands in the inserted text, compared with this iteration's and the last `w
   different pairs over the number of all.
 - **sentences**: how new the commonest of the rewrite's sentences is. With `s` the share of the window that holds it, 1
   as long as `s` is within a tolerance `t`, then `1 - log(s / t) / log(1 / t)`, which falls to 0 for what all say. Below
-  the tolerance nothing is to be gained by being stranger still.
+  the tolerance nothing is to be gained by being stranger still. With `opening_words` the first words of a sentence
+  count as one, too: "I'm sorry to hear" in every rewrite is common, however it goes on.
 
 Word pairs alone let one opening sentence stand in every rewrite, followed by something new, and forbid "I'm sorry that
 ...", whatever follows, and with it most emotional reactions.
@@ -44,7 +45,7 @@ class Written:
 
     Attributes:
         pairs: Hashes of the word pairs, within each inserted candidate.
-        sentences: Hashes of the different inserted sentences.
+        sentences: Hashes of the different inserted sentences, and of their openings where these count.
     """
 
     pairs: tuple[int, ...]
@@ -80,19 +81,23 @@ class Variety:
         window: Rewrites that are remembered.
         sentence_share: Weight of the sentences in the component, 0 to 1; the rest is that of the word pairs.
         tolerance: Share of the window that may hold a sentence at no cost, between 0 and 1.
+        opening_words: Words at the start of a sentence that count as a sentence of their own; 0 for none.
     """
 
-    def __init__(self, weight: float, window: int, sentence_share: float, tolerance: float) -> None:
+    def __init__(
+        self, weight: float, window: int, sentence_share: float, tolerance: float, opening_words: int = 0
+    ) -> None:
         self._weight = weight
         self._window = window
         self._sentence_share = sentence_share
         self._tolerance = tolerance
+        self._opening_words = opening_words
         self._recent: deque[Written] = deque()
         self._counts = Counts()
 
     def rewarded(self, groups: Sequence[SampledGroup]) -> list[SampledGroup]:
         """The groups with the component in their rewards; their rewrites are remembered, greedy rollouts are not."""
-        rows = [[_written(t.request) for t in group.trajectories] for group in groups]
+        rows = [[_written(t.request, self._opening_words) for t in group.trajectories] for group in groups]
         for row in rows:
             for written in row:
                 self._counts.add(written)
@@ -124,7 +129,7 @@ class Variety:
 
     def _with_uncounted(self, trajectory: Trajectory) -> Trajectory:
         """As `_with`, for a greedy rollout: counted for itself alone."""
-        written = _written(trajectory.request)
+        written = _written(trajectory.request, self._opening_words)
         self._counts.add(written)
         found = self._with(trajectory, written)
         self._counts.remove(written)
@@ -167,7 +172,9 @@ def novelty(share: float, tolerance: float) -> float:
     return 1.0 - math.log(max(share, tolerance) / tolerance) / math.log(1.0 / tolerance)
 
 
-def _written(request: ScoreRequest) -> Written:
+def _written(request: ScoreRequest, opening_words: int) -> Written:
     pairs = [pair for candidate in request.candidates for pair in ngrams(words_of(candidate), 2)]
     sentences = {words_of(sentence) for sentence in written_sentences(request)} - {()}
+    if opening_words:
+        sentences |= {words[:opening_words] for words in sentences}
     return Written(tuple(map(stable_hash, pairs)), tuple(sorted(map(stable_hash, sentences))))

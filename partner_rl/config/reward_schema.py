@@ -121,6 +121,9 @@ class VarietyConfig(WeightedSection):
     """Share of these rewrites that may hold a sentence at no cost."""
     sentence_share: Fraction = 1.0
     """Weight of how new the sentences are within the component; the rest is that of the word pairs."""
+    opening_words: NonNegative = 0
+    """Words at the start of a sentence that count as a sentence of their own, so that "I'm sorry to hear" before
+    something new in every rewrite is common; 0 for none."""
 
 
 class HonestyConfig(WeightedSection):

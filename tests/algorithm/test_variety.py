@@ -55,6 +55,18 @@ def test_what_is_said_within_the_tolerance_costs_nothing():
     assert halves(found, "sentences") == [1.0] * 3
 
 
+def test_an_opening_that_all_share_is_common_where_openings_count():
+    sampled = group("I'm sorry to hear you fell.", "I'm sorry to hear you lost it.", "I'm sorry you fell.", "Rest.")
+    whole = halves(Variety(1.0, 4, 0.5, 0.25).rewarded([sampled]), "sentences")
+    assert whole == pytest.approx([1.0, 1.0, 1.0, 1.0])
+    # Two others of a window of four begin with "I'm sorry": one half, twice the tolerance.
+    opened = halves(Variety(1.0, 4, 0.5, 0.25, opening_words=2).rewarded([sampled]), "sentences")
+    assert opened == pytest.approx([0.5, 0.5, 0.5, 1.0])
+    # With four words the third one opens in its own way.
+    opened = halves(Variety(1.0, 4, 0.5, 0.25, opening_words=4).rewarded([sampled]), "sentences")
+    assert opened == pytest.approx([1.0, 1.0, 1.0, 1.0])
+
+
 def test_what_everybody_says_is_worth_nothing():
     found = Variety(1.0, 4, 0.5, 0.25).rewarded([group(*["I'm sorry. Eat."] * 5)])
     assert halves(found, "sentences") == pytest.approx([0.0] * 5)
