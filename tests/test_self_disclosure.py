@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from partner_rl.algorithm.guard_figures import GuardFigures, guard_figures
@@ -74,7 +74,6 @@ def test_what_is_about_the_writer_is_found(sentence):
 
 
 @given(st.text(max_size=200))
-@settings(deadline=None)
 def test_any_text_has_an_answer_and_without_a_first_person_it_is_no(text):
     found = speaks_of_itself(text)
     if not set("imwous") & set(text.casefold()):

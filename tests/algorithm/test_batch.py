@@ -1,6 +1,6 @@
 """Training groups survive the way through RLlib's columns and are split within the token budget."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ray.rllib.core import DEFAULT_MODULE_ID
 
@@ -23,7 +23,6 @@ def groups(draw):
 
 
 @given(st.lists(groups(), min_size=1, max_size=4))
-@settings(deadline=None)
 def test_columns_lose_nothing(items):
     batch = to_rllib(items, episodes=7)
     assert batch.env_steps() == 7
@@ -31,7 +30,6 @@ def test_columns_lose_nothing(items):
 
 
 @given(st.lists(groups(), min_size=1, max_size=8), st.integers(1, 60))
-@settings(deadline=None)
 def test_micro_batches_hold_every_group_within_the_budget(items, budget):
     parts = micro_batches(items, budget)
     assert sorted(map(repr, (g for part in parts for g in part))) == sorted(map(repr, items))

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from partner_rl.algorithm.reward_signal import RewardSignal
@@ -81,7 +81,6 @@ SENTENCES = st.lists(st.lists(st.sampled_from("abc"), min_size=2, max_size=6).ma
 
 
 @given(SENTENCES)
-@settings(deadline=None)
 def test_the_values_of_all_pairs_add_up_to_the_number_of_different_ones(sentences):
     found = halves(Variety(1.0, 8, 0.5, 0.25).rewarded([group(*sentences)]), "word_pairs")
     words = [sentence.split() for sentence in sentences]
@@ -91,7 +90,6 @@ def test_the_values_of_all_pairs_add_up_to_the_number_of_different_ones(sentence
 
 
 @given(st.lists(SENTENCES, min_size=1, max_size=5), st.integers(1, 6))
-@settings(deadline=None)
 def test_what_is_remembered_is_the_window_and_no_more(iterations, window):
     kept = Variety(1.0, window, 0.5, 0.25)
     for sentences in iterations:

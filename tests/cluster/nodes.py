@@ -43,12 +43,6 @@ OBJECT_STORE = 80 * 2**20
 
 # Below the ports that Ray's workers take for themselves.
 CLUSTER_PORTS = range(6500, 9900, 100)
-OTHER_PORTS = range(9900, 10000)
-
-
-def free_port() -> int:
-    """A port that nobody listens on, and that no cluster of these tests will take."""
-    return next(port for port in OTHER_PORTS if not _listens(port))
 
 
 def _listens(port: int) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from partner_rl.config.load import load_config, preset_names, save_config
@@ -234,7 +234,6 @@ plain_values = st.recursive(
 
 
 @given(plain_values)
-@settings(deadline=None)
 def test_what_is_dumped_is_read_back(value: Any) -> None:
     assert parse_yaml(dump_yaml(value)) == value
 

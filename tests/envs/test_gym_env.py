@@ -5,7 +5,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import envs
@@ -111,7 +111,6 @@ def test_a_random_policy_rolls_out_a_thousand_episodes_on_real_posts(real_exampl
     roll_out(make(real_examples, scorer), 1000)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=()), max_size=20))
 def test_unicode_text_contains_every_string_up_to_its_length(member: str) -> None:
     assert UnicodeText(20).contains(member)

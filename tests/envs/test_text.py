@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from envs import text
@@ -30,7 +30,6 @@ any_texts = st.one_of(
 candidates = st.one_of(st.just("I am so sorry."), pieced_texts, st.text(max_size=40))
 
 
-@settings(deadline=None)
 @given(any_texts)
 @example("Hello there. \r\n\r\nHow are you?")
 @example("half \ud800 a pair. And\udfff more.")
@@ -41,7 +40,6 @@ def test_splitting_and_joining_lose_nothing(original: str) -> None:
     assert all(sentence and sentence == sentence.strip() for sentence in parts.sentences)
 
 
-@settings(deadline=None)
 @given(any_texts, candidates, st.data())
 def test_insertion_adds_one_chunk_and_keeps_every_old_character(
     original: str, candidate: str, data: st.DataObject
@@ -64,7 +62,6 @@ def test_insertion_adds_one_chunk_and_keeps_every_old_character(
     assert index == len(before.sentences) or any(map(str.isspace, after.gaps[index]))
 
 
-@settings(deadline=None)
 @given(any_texts, candidates, st.data())
 def test_removing_undoes_inserting(original: str, candidate: str, data: st.DataObject) -> None:
     before = split(original)
@@ -77,7 +74,6 @@ def test_removing_undoes_inserting(original: str, candidate: str, data: st.DataO
         assert after == before
 
 
-@settings(deadline=None)
 @given(any_texts, candidates, st.data())
 def test_replacement_keeps_what_surrounds_the_sentence(original: str, candidate: str, data: st.DataObject) -> None:
     before = split(original)
@@ -95,7 +91,6 @@ def test_replacement_keeps_what_surrounds_the_sentence(original: str, candidate:
         assert new == old or (number in (index - 1, index) and new == old + " " and not any(map(str.isspace, old)))
 
 
-@settings(deadline=None)
 @given(any_texts)
 def test_cleaning_is_idempotent_and_gives_one_line(sentence: str) -> None:
     cleaned = clean_sentence(sentence)

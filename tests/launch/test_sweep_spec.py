@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -183,7 +183,6 @@ def dominates(a: Any, b: Any) -> bool:
     return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_the_front_is_what_nothing_dominates(rows):
     expected = [i for i, row in enumerate(rows) if not any(dominates(other, row) for other in rows)]
@@ -191,7 +190,6 @@ def test_the_front_is_what_nothing_dominates(rows):
     assert bool(expected) == bool(len(rows))
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_the_knee_is_farthest_from_the_plane_of_the_extremes(rows):
     front = pareto_front(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from partner_rl.types import PartnerError, ScoreRequest
@@ -55,7 +55,6 @@ def test_well_formed_answers_become_float32():
 
 
 @given(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 200))
-@settings(deadline=None)
 def test_length_batches_hold_every_index_once_within_the_budget(lengths: list[int], budget: int):
     batches = list(length_batches(lengths, budget))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))

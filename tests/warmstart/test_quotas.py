@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from partner_rl.positions import PositionKind
@@ -36,7 +36,6 @@ def test_even_shares(available: list[int], total: int, shares: list[int]) -> Non
 
 
 @given(st.lists(st.integers(0, 50), max_size=8), st.integers(0, 200))
-@settings(deadline=None)
 def test_shares_fill_the_total_as_evenly_as_the_groups_allow(available: list[int], total: int) -> None:
     shares = even_shares(available, total)
     assert sum(shares) == min(total, sum(available))
@@ -75,7 +74,6 @@ def test_no_ops_alone() -> None:
 
 @example({Cell(INSERT, FIRST, 0): 22, Cell(NOOP, "", 9): 76}, 96, 0.775390625)
 @given(COUNTS, st.none() | st.integers(1, 400), st.floats(0.0, 0.9))
-@settings(deadline=None)
 def test_quotas_never_exceed_what_is_there(
     available: dict[Cell, int], max_examples: int | None, noop_fraction: float
 ) -> None:
