@@ -17,8 +17,8 @@ from partner_rl import metric_names as names
 from partner_rl.algorithm.algorithm import Iteration
 from partner_rl.algorithm.guard_figures import JudgedGain, guard_figures
 from partner_rl.algorithm.guards import Alarm, Guards
-from partner_rl.algorithm.learner import KL, POSITION_ENTROPY_MEAN
 from partner_rl.algorithm.trajectory import Trajectory
+from partner_rl.algorithm.update_metrics import KL, POSITION_ENTROPY_MEAN
 from partner_rl.config.schema import GuardsConfig, RunConfig
 from partner_rl.evaluation.judge import Judge, load_judge
 from rewards.empathy import NAME as EMPATHY

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from envs import rewriting, text
@@ -14,6 +13,7 @@ from partner_rl.config.schema import EnvConfig
 from partner_rl.policy.actions import decode_action
 from partner_rl.policy.generate import SampledAction, Sampling, sample_actions
 from partner_rl.policy.model import Policy
+from partner_rl.seeds import seed_of
 from partner_rl.types import Example, PartnerError, ScoreRequest
 
 Progress = Callable[[int, int], None]
@@ -153,8 +153,7 @@ class Rewriter:
 
     def _run(self, started: list[EpisodeState], batch: int, samples: int = 1) -> list[EpisodeState]:
         """Plays `samples` episodes from each state to their ends; those that are over leave the batch."""
-        generator = torch.Generator(self._policy.device)
-        generator.manual_seed(int(np.random.SeedSequence([self._seed, batch]).generate_state(1, np.uint64)[0] >> 1))
+        generator = torch.Generator(self._policy.device).manual_seed(seed_of("rewriting", self._seed, batch))
         observed = [rewriting.observe(state) for state in started]
         groups = sample_actions(self._policy, observed, samples, self._sampling, generator)
         states = [self._after(state, drawn) for state, group in zip(started, groups, strict=True) for drawn in group]

@@ -149,7 +149,7 @@ def _policy_process(group: str, config: RunConfig, shape: ModelShape | None) -> 
         return ProcessMemory(group, False, 0, overhead=_PROCESS)
     trained = trained_parameters(shape, config.policy, config.env.window)
     prompts, rows = _sampled_at_once(config)
-    keeps_copy = learns and algorithm.kl_coeff > 0 and config.policy.lora is None
+    keeps_copy = learns and config.policy.lora is None
     # A driver that has only one of the two roles holds one module for it, like the one that has both.
     return ProcessMemory(
         group,
@@ -186,9 +186,9 @@ def _sampled_at_once(config: RunConfig) -> tuple[int, int]:
 
 
 def _kv_cache(config: RunConfig, shape: ModelShape, prompts: int, rows: int) -> int:
-    """Keys and values of the prompts and of the rows that are decoded from them."""
+    """Keys and values of the prompts and of the rows that are decoded from them, in float32 whatever computes them."""
     tokens = prompts * prompt_tokens(config) + rows * config.policy.max_new_tokens
-    return tokens * shape.layers * 2 * shape.key_value_width * _compute_bytes(config)
+    return tokens * shape.layers * 2 * shape.key_value_width * _FLOAT
 
 
 def _decoding(config: RunConfig, shape: ModelShape, prompts: int, rows: int) -> int:
@@ -206,8 +206,8 @@ def _update(config: RunConfig, shape: ModelShape) -> int:
     width = _compute_bytes(config)
     # Explicit masks are stored entry by entry.
     mask = 0 if config.policy.attention == "flex" else tokens * (prompt + actions) * _FLOAT
-    # Logits of the action columns: themselves, a float32 copy and their gradient.
-    logits = tokens * actions // (prompt + actions) * shape.vocabulary * (2 * width + _FLOAT)
+    # Logits of the action columns: themselves, a scaled copy and their gradient, all in float32.
+    logits = tokens * actions // (prompt + actions) * shape.vocabulary * 3 * _FLOAT
     # Autocast keeps a cast copy of every weight for the backward pass.
     casts = shape.parameters * width if width < _FLOAT else 0
     return tokens * shape.linear_width * _KEPT_BYTES[config.policy.dtype] + mask + logits + casts

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
@@ -30,22 +29,13 @@ from partner_rl.algorithm.batch import minibatches, to_rllib, training_groups
 from partner_rl.algorithm.config import RewriteConfig
 from partner_rl.algorithm.env_runner import SYNCS
 from partner_rl.algorithm.kl_control import KlController
-from partner_rl.algorithm.learner import (
-    CLIP_FRACTION,
-    GRAD_NORM,
-    KL,
-    LOG_PROB_GAP,
-    LOSS,
-    POSITION_ENTROPY_MEAN,
-    RATIO,
-    SAMPLER_KL,
-    RewriteLearner,
-)
+from partner_rl.algorithm.learner import RewriteLearner
 from partner_rl.algorithm.object_store import put
 from partner_rl.algorithm.reward_signal import RewardSignal, Signal
 from partner_rl.algorithm.sampler import examples_of_iteration
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.algorithm.trajectory import Rollout, SampledGroup
+from partner_rl.algorithm.update_metrics import KL_SENTENCE, StepMetrics, update_metrics
 from partner_rl.policy.model import Policy
 from partner_rl.policy.module import RewriteModule, load_trained_policy
 from partner_rl.types import Example, PartnerError
@@ -56,13 +46,6 @@ if TYPE_CHECKING:
     from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 logger = logging.getLogger(__name__)
-
-MAX_LOG_PROB_GAP = {"float32": 1e-3, "bfloat16": 0.5}
-"""Largest difference between an action's log-probability when sampled and when trained on, in nats a token."""
-
-LEARNER_FIGURES = (LOSS, KL, POSITION_ENTROPY_MEAN, GRAD_NORM, LOG_PROB_GAP)
-SURROGATE_FIGURES = (RATIO, CLIP_FRACTION, SAMPLER_KL)
-"""Figures of the learner that exist only where importance ratios are used."""
 
 SAMPLE_ATTEMPTS = 5
 """Rounds of sampling in one iteration that may lose env runners; after the last one the run ends."""
@@ -83,8 +66,8 @@ class Iteration:
     Attributes:
         number: Counted from 0.
         signal: The sampled groups with their rewards and advantages.
-        learner: The learner's figures, means over its steps: loss, KL, entropy, gradient norm, and ratios if it uses
-            any; the log-probability gap before the first step.
+        learner: The update's metrics by the names of `update_metrics`: means over steps and learners, and the
+            log-probability gap before the first step.
         seconds: Seconds in `generate`, `score`, `update`, `sync`, and `iteration` for all of it; `overlap` is scoring
             that the generation hid.
         kl_coeff: Weight of the KL penalty in this iteration.
@@ -165,8 +148,8 @@ class RewriteAlgorithm(Algorithm):
         signal = self._signal.advantages(groups, self._next_iteration + 1)
 
         update_started = time.perf_counter()
-        figures = self._update(signal.groups, signal.advantages_GK)
-        kl_coeff = self._steer_kl(figures[KL])
+        metrics = self._update(signal.groups, signal.advantages_GK)
+        kl_coeff = self._steer_kl(metrics[KL_SENTENCE])
         sync_started = time.perf_counter()
         self.activity.begin(SYNC)
         self._sync_weights()
@@ -175,7 +158,7 @@ class RewriteAlgorithm(Algorithm):
         self.last = Iteration(
             number=self._next_iteration,
             signal=signal,
-            learner=figures,
+            learner=metrics,
             seconds={
                 "generate": max(r.generate_s for r in rollouts),
                 "score": max(r.score_s for r in rollouts),
@@ -203,8 +186,8 @@ class RewriteAlgorithm(Algorithm):
             shard: {
                 "examples": examples[shard * size : (shard + 1) * size],
                 "samples_per_group": self.config.run.algorithm.samples_per_group,
-                # An attempt after a rollback draws other samples; the first one needs no number of its own.
-                "seed": (self.config.run.seed, self._next_iteration, shard, *([self.attempt] if self.attempt else [])),
+                # An attempt after a rollback draws other samples.
+                "seed": (self.config.run.seed, self._next_iteration, shard, self.attempt),
                 "greedy_baseline": self._signal.needs_greedy,
             }
             for shard in range(shards)
@@ -294,20 +277,18 @@ class RewriteAlgorithm(Algorithm):
         return restored
 
     def _update(self, groups: Sequence[SampledGroup], advantages_GK: Array) -> dict[str, float]:
-        """All optimizer steps of an iteration; returns the learners' figures."""
+        """All optimizer steps of an iteration; returns what the learners measured."""
         settings, run = self.config.run.algorithm, self.config.run
         size = settings.minibatch_groups or len(groups)
         steps = []
-        for part in minibatches(len(groups), size, settings.epochs, (run.seed, self._next_iteration)):
+        for part in minibatches(len(groups), size, settings.epochs, run.seed, self._next_iteration):
             steps.append(self._step([groups[g] for g in part], advantages_GK[part]))
             if len(steps) == 1:
-                self._check_gap(steps[0][LOG_PROB_GAP])
-        means = {name: fmean(step[name] for step in steps) for name in steps[0]}
-        # Later steps differ from the sampler because the policy has moved.
-        return means | {LOG_PROB_GAP: steps[0][LOG_PROB_GAP]}
+                self._check_gap(steps[0])
+        return update_metrics(steps)
 
-    def _step(self, groups: Sequence[SampledGroup], advantages_GK: Array) -> dict[str, float]:
-        """Shares whole groups out over the learners for one optimizer step; returns the learners' figures."""
+    def _step(self, groups: Sequence[SampledGroup], advantages_GK: Array) -> list[StepMetrics]:
+        """Shares whole groups out over the learners for one optimizer step; returns what each of them measured."""
         self.activity.begin(UPDATE)
         learners = max(1, self.config.num_learners)
         size = len(groups) // learners
@@ -321,22 +302,45 @@ class RewriteAlgorithm(Algorithm):
             timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._next_iteration * len(groups)},
         )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        return {
-            name: float(self.metrics.peek((LEARNER_RESULTS, DEFAULT_MODULE_ID, name), default=0.0))
-            for name in LEARNER_FIGURES + (SURROGATE_FIGURES if self.config.surrogate else ())
-        }
+        # Not through RLlib's metrics, which average over learners and give running means.
+        return self._foreach_learner(_measured)
 
-    def _check_gap(self, gap: float) -> None:
-        """Stops the run when sampler and learner do not agree about what was sampled."""
-        limit = MAX_LOG_PROB_GAP[self.config.run.policy.dtype]
-        if not gap <= limit:
-            raise PartnerError(
-                f"iteration {self._next_iteration}: log-probabilities differ by {gap:.2g} between "
-                f"sampling and training (limit {limit}): env runners and learners hold different weights"
+    def _check_gap(self, measured: Sequence[StepMetrics]) -> None:
+        """Stops the run when sampler and learner do not agree about what was sampled.
+
+        Raises:
+            PartnerError: They do not; it says whether by rounding or because they hold different weights.
+        """
+        odd = next((one for one in measured if one.weights_digest is not None), None)
+        if odd is None:
+            return
+        assert odd.gap is not None
+        limits = self.config.gap_limits
+        found = (
+            f"iteration {self._next_iteration}: log-probabilities differ between sampling and training by "
+            f"{odd.gap.mean:.2g} nats a token on average and {odd.gap.p99:.2g} at the 99th percentile "
+            f"(limits {limits.mean:g} and {limits.p99:g})"
+        )
+        if odd.weights_digest in self._sampler_digests():
+            dtype = self.config.run.policy.dtype
+            cure = (
+                "set policy.dtype=float32" if dtype != "float32" else "set policy.compile=false, policy.attention=sdpa"
             )
+            raise PartnerError(f"{found}, with the same weights: the model rounds too differently in the two; {cure}")
+        raise PartnerError(f"{found}: env runners and learners hold different weights; resume the run")
+
+    def _sampler_digests(self) -> list[str]:
+        """Digests of the weights that the env runners sample with."""
+        if self._shares_module():
+            # The learner has moved on, but what it updated is what was sampled with.
+            return [one.weights_digest for one in self._foreach_learner(_measured) if one.weights_digest is not None]
+        digests: list[str] = self.env_runner_group.foreach_env_runner(
+            _digest, local_env_runner=self.env_runner is not None
+        )
+        return digests
 
     def _steer_kl(self, kl: float) -> float:
-        """Adapts the weight of the KL penalty for the next iteration; returns the one that was used."""
+        """Adapts the weight of the penalty to the divergence of an action; returns the one that was used."""
         used = self._kl.coefficient
         self._kl.update(kl)
         self._set_kl_coeff()
@@ -484,6 +488,15 @@ class RewriteAlgorithm(Algorithm):
             ray.kill(actor)
         # RLlib would try to end them in good order when it forgets them.
         self.learner_group._is_shut_down = True
+
+
+def _measured(learner: RewriteLearner) -> StepMetrics:
+    return learner.step_metrics
+
+
+def _digest(env_runner: Any) -> str:
+    digest: str = env_runner.module.weights_digest()
+    return digest
 
 
 def _answer(learner: RewriteLearner) -> bool:

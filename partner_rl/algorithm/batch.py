@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from partner_rl.algorithm.trajectory import SampledGroup, Step
 from partner_rl.policy.actions import ActionTokens
 from partner_rl.policy.logprobs import PromptGroup
+from partner_rl.seeds import generator_of
 
 EPISODES = "episodes_G"
 """Column that repeats the learner's number of episodes for each group."""
@@ -50,7 +51,9 @@ def training_groups(sampled: Sequence[SampledGroup], advantages_GK: npt.NDArray[
                 by_prompt.setdefault((g, step.prompt), []).append((step, advantage))
     return [
         TrainingGroup(
-            PromptGroup(prompt, items[0][0].num_sentences, tuple(step.action for step, _ in items)),
+            PromptGroup(
+                prompt, items[0][0].num_sentences, tuple(step.action for step, _ in items), _kept(s for s, _ in items)
+            ),
             tuple(advantage for _, advantage in items),
             tuple(step.log_probs for step, _ in items),
         )
@@ -58,18 +61,24 @@ def training_groups(sampled: Sequence[SampledGroup], advantages_GK: npt.NDArray[
     ]
 
 
-def minibatches(groups: int, size: int, epochs: int, seed: Sequence[int]) -> list[list[int]]:
+def _kept(steps: Iterable[Step]) -> tuple[tuple[tuple[int, ...], ...], ...] | None:
+    kept = [step.kept for step in steps]
+    return None if kept[0] is None else tuple(words for words in kept if words is not None)
+
+
+def minibatches(groups: int, size: int, epochs: int, seed: int, iteration: int) -> list[list[int]]:
     """Which groups each optimizer step of an iteration takes: every epoch takes each group once.
 
     Args:
         groups: Number of groups.
         size: Groups in a step, a divisor of `groups`; as many as there are keeps them in order.
         epochs: Passes over the groups.
-        seed: Numbers that seed the order, such as (run seed, iteration); each epoch has its own.
+        seed: The run's seed.
+        iteration: The iteration; each of its epochs has an order of its own.
     """
     steps = []
     for epoch in range(epochs):
-        shuffled = np.random.default_rng([*seed, epoch]).permutation(groups).tolist()
+        shuffled = generator_of("minibatches", seed, iteration, epoch).permutation(groups).tolist()
         order = list(range(groups)) if size == groups else shuffled
         steps += [order[start : start + size] for start in range(0, groups, size)]
     return steps
@@ -97,22 +106,43 @@ def to_rllib(groups: Sequence[TrainingGroup], episodes: int) -> MultiAgentBatch:
             columns["tokens_GKT"][g, k, : len(action.tokens)] = action.tokens
             columns["advantages_GK"][g, k] = item.advantages[k]
             columns["log_probs_GKT"][g, k, : len(item.log_probs[k])] = item.log_probs[k]
+    if groups[0].group.kept is not None:
+        columns["kept_GKTW"] = _kept_column(groups, samples, tokens)
     return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=episodes)
+
+
+def _kept_column(groups: Sequence[TrainingGroup], samples: int, tokens: int) -> npt.NDArray[Any]:
+    kept = [g.group.kept or () for g in groups]
+    width = max((len(words) for group in kept for action in group for words in action), default=1)
+    column = np.full((len(groups), samples, tokens, width), _PADDING, dtype=np.int32)
+    for g, group in enumerate(kept):
+        for k, action in enumerate(group):
+            for t, words in enumerate(action):
+                column[g, k, t, : len(words)] = words
+    return column
 
 
 def from_rllib(columns: Mapping[str, Any]) -> list[TrainingGroup]:
     """The inverse of `to_rllib`, for tensors or arrays."""
     prompts, sentences, positions, tokens, advantages, log_probs = (
-        np.asarray(columns[name].cpu() if hasattr(columns[name], "cpu") else columns[name])
+        _array(columns[name])
         for name in ("prompt_GP", "num_sentences_G", "position_GK", "tokens_GKT", "advantages_GK", "log_probs_GKT")
     )
+    kept = _array(columns["kept_GKTW"]) if "kept_GKTW" in columns else None
     groups = []
     for g in range(len(prompts)):
         samples = [k for k in range(positions.shape[1]) if positions[g, k] != _PADDING]
         actions = tuple(ActionTokens(int(positions[g, k]), _unpad(tokens[g, k])) for k in samples)
         groups.append(
             TrainingGroup(
-                PromptGroup(_unpad(prompts[g]), int(sentences[g]), actions),
+                PromptGroup(
+                    _unpad(prompts[g]),
+                    int(sentences[g]),
+                    actions,
+                    None
+                    if kept is None
+                    else tuple(_kept_words(kept[g, k], a) for k, a in zip(samples, actions, strict=True)),
+                ),
                 tuple(float(advantages[g, k]) for k in samples),
                 tuple(
                     tuple(log_probs[g, k, : len(a.tokens) + 1].tolist()) for k, a in zip(samples, actions, strict=True)
@@ -122,7 +152,15 @@ def from_rllib(columns: Mapping[str, Any]) -> list[TrainingGroup]:
     return groups
 
 
-def _unpad(ids: npt.NDArray[np.int64]) -> tuple[int, ...]:
+def _array(column: Any) -> npt.NDArray[Any]:
+    return np.asarray(column.cpu() if hasattr(column, "cpu") else column)
+
+
+def _kept_words(kept_TW: npt.NDArray[Any], action: ActionTokens) -> tuple[tuple[int, ...], ...]:
+    return tuple(_unpad(kept_TW[t]) for t in range(len(action.tokens)))
+
+
+def _unpad(ids: npt.NDArray[Any]) -> tuple[int, ...]:
     return tuple(ids[ids != _PADDING].tolist())
 
 

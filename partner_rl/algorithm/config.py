@@ -12,7 +12,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from envs.vector_env import RewriteVectorEnv
 from partner_rl.algorithm.env_runner import RewriteEnvRunner
 from partner_rl.algorithm.learner import RewriteLearner
-from partner_rl.algorithm.losses import Surrogate
+from partner_rl.algorithm.losses import KlGradient, Surrogate
+from partner_rl.algorithm.update_metrics import GAP_LIMITS
 from partner_rl.config.schema import AlgorithmConfigSection, EnvConfig, RunConfig
 from partner_rl.policy.module import RewriteModule
 from partner_rl.types import Example, RewardBreakdown, ScoreRequest
@@ -38,6 +39,8 @@ class RewriteConfig(AlgorithmConfig):
         self.load_examples: LoadExamples = list
         self.policy_folder = ""
         self.kl_coeff = 0.0
+        self.kl_gradient: KlGradient = "k2"
+        self.gap_limits = GAP_LIMITS["float32"]
         self.surrogate: Surrogate | None = None
         self.position_entropy_coeff = 0.0
         self.weight_decay = 0.0
@@ -121,6 +124,8 @@ def to_algorithm_config(
     result.load_examples = load_examples
     result.policy_folder = policy_folder
     result.kl_coeff = settings.kl_coeff
+    result.kl_gradient = settings.kl_gradient
+    result.gap_limits = GAP_LIMITS[config.policy.dtype]
     result.surrogate = surrogate_of(settings)
     result.position_entropy_coeff = settings.position_entropy_coeff
     result.weight_decay = settings.weight_decay

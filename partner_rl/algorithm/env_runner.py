@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
@@ -30,13 +29,11 @@ from partner_rl.policy.generate import PromptRows, Sampling, sample_prompts
 from partner_rl.policy.model import Policy
 from partner_rl.policy.module import RewriteModule
 from partner_rl.policy.prompt import encode_prompt
+from partner_rl.seeds import seed_of
 from partner_rl.types import Example, PartnerError
 
 SYNCS = "syncs"
 """Key of the number of weight syncs so far, beside the weights in an env runner's state."""
-
-_CHUNK = 1
-"""Stands before a chunk's number in its seed, so that no other seed of this length looks the same."""
 
 
 class RewriteEnvRunner(SingleAgentEnvRunner):
@@ -86,7 +83,7 @@ class RewriteEnvRunner(SingleAgentEnvRunner):
         Args:
             examples: `G` examples.
             samples_per_group: `K`.
-            seed: Numbers that seed this call, such as (run seed, iteration, shard); the same ones sample the same.
+            seed: Numbers that seed this call: of run, iteration, shard and attempt; the same ones sample the same.
             greedy_baseline: Also roll the episode of the likeliest edits of each example; the others stay the same.
         """
         assert self.module is not None
@@ -98,9 +95,13 @@ class RewriteEnvRunner(SingleAgentEnvRunner):
             policy,
             [
                 Chunk(
-                    env, examples[start : start + size], samples_per_group, greedy_baseline, _generator(policy, words)
+                    env,
+                    examples[start : start + size],
+                    samples_per_group,
+                    greedy_baseline,
+                    torch.Generator(policy.device).manual_seed(seed_of("sampling", *seed, number)),
                 )
-                for start, words in _seeds(len(examples), size, seed)
+                for number, start in enumerate(range(0, len(examples), size))
             ],
         )
 
@@ -139,7 +140,9 @@ class Chunk:
         actions: list[Any] = [None] * len(self._steps)
         for (slot, prompt), drawn in zip(asked, sample_prompts(policy, prompts, sampling, self.generator), strict=True):
             for row, sample in enumerate(drawn, start=slot):
-                self._steps[row].append(Step(prompt.prompt, prompt.num_sentences, sample.action, sample.log_probs))
+                self._steps[row].append(
+                    Step(prompt.prompt, prompt.num_sentences, sample.action, sample.log_probs, sample.kept)
+                )
                 actions[row] = decode_action(policy, sample.action)
         return actions
 
@@ -219,17 +222,3 @@ def _timed_step(env: RewriteVectorEnv, actions: Actions) -> tuple[VectorStep, fl
     started = time.perf_counter()
     step = env.step(actions)
     return step, time.perf_counter() - started
-
-
-def _seeds(examples: int, size: int, seed: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
-    """The first example and the seed of each chunk; the first chunk's is that of the call."""
-    for number, start in enumerate(range(0, examples, size)):
-        yield start, (*seed, _CHUNK, number) if number else seed
-
-
-def _generator(policy: Policy, seed: Sequence[int]) -> torch.Generator:
-    return torch.Generator(policy.device).manual_seed(_mix(seed))
-
-
-def _mix(seed: Sequence[int]) -> int:
-    return int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0] >> 1)

@@ -12,18 +12,22 @@ from envs.rewriting import written_sentences
 from partner_rl import metric_names as names
 from partner_rl.algorithm.advantages.estimator import Array
 from partner_rl.algorithm.algorithm import Iteration
-from partner_rl.algorithm.learner import (
+from partner_rl.algorithm.reward_signal import Signal
+from partner_rl.algorithm.trajectory import Step, Trajectory
+from partner_rl.algorithm.update_metrics import (
     CLIP_FRACTION,
     GRAD_NORM,
     KL,
+    KL_SENTENCE,
     LOG_PROB_GAP,
+    LOG_PROB_GAP_MEAN,
+    LOG_PROB_GAP_P99,
     LOSS,
     POSITION_ENTROPY_MEAN,
     RATIO,
     SAMPLER_KL,
+    TRUNCATED_WEIGHTS,
 )
-from partner_rl.algorithm.reward_signal import Signal
-from partner_rl.algorithm.trajectory import Step, Trajectory
 
 _PHASES = {
     names.TIME_GENERATE: "generate",
@@ -35,9 +39,13 @@ _PHASES = {
 _LEARNER = {
     names.TRAIN_LOSS: LOSS,
     names.POLICY_KL: KL,
+    names.POLICY_KL_SENTENCE: KL_SENTENCE,
     names.POLICY_POSITION_ENTROPY: POSITION_ENTROPY_MEAN,
     names.TRAIN_GRAD_NORM: GRAD_NORM,
     names.TRAIN_LOGPROB_GAP: LOG_PROB_GAP,
+    names.TRAIN_LOGPROB_GAP_MEAN: LOG_PROB_GAP_MEAN,
+    names.TRAIN_LOGPROB_GAP_P99: LOG_PROB_GAP_P99,
+    names.TRAIN_TRUNCATED_WEIGHTS: TRUNCATED_WEIGHTS,
     names.TRAIN_RATIO: RATIO,
     names.TRAIN_CLIP_FRACTION: CLIP_FRACTION,
     names.TRAIN_SAMPLER_KL: SAMPLER_KL,

@@ -14,7 +14,7 @@ class KlController:
 
     Args:
         coefficient: `β` of the first iteration.
-        target: KL divergence to hold, in nats a token; None keeps `β` as it is.
+        target: KL divergence to hold, in nats a sentence (an action: position and sentence); None keeps `β` as it is.
         horizon: `1 / K_β`: with the paper's `K_β` = 0.1, which is a horizon of 10, an iteration changes `β` by 2 % at
             most.
     """
@@ -32,7 +32,7 @@ class KlController:
         return self._target is not None
 
     def update(self, kl: float) -> None:
-        """Takes an iteration's KL divergence from the reference, in nats a token."""
+        """Takes an iteration's KL divergence from the reference, in nats a sentence."""
         if self._target is None:
             return
         error = min(max(kl / self._target - 1.0, -_MAX_ERROR), _MAX_ERROR)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,35 +13,50 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
 from partner_rl.algorithm.batch import EPISODES, TrainingGroup, from_rllib, micro_batches
-from partner_rl.algorithm.losses import kl_divergence, policy_gradient_loss, surrogate_loss
-from partner_rl.policy.logprobs import PackedBatch, action_log_probs, pack_groups
-from partner_rl.policy.module import LOG_PROBS, MASK, PACKED, POSITION_ENTROPY, RewriteModule
+from partner_rl.algorithm.losses import kl_estimate, kl_penalty, policy_gradient_loss, rounding_weights, surrogate_loss
+from partner_rl.algorithm.update_metrics import (
+    CLIP_FRACTION,
+    GRAD_NORM,
+    KL,
+    KL_SENTENCE,
+    LOSS,
+    POSITION_ENTROPY_MEAN,
+    RATIO,
+    SAMPLER_KL,
+    TRUNCATED_WEIGHTS,
+    LogProbGap,
+    StepMetrics,
+)
+from partner_rl.policy.logprobs import PackedBatch, action_logits, log_probs_of, pack_groups
+from partner_rl.policy.module import (
+    DIVERGENCE,
+    LOG_PROBS,
+    MASK,
+    PACKED,
+    POSITION_ENTROPY,
+    REFERENCE_LOGITS,
+    RewriteModule,
+)
 
 if TYPE_CHECKING:
     from partner_rl.algorithm.config import RewriteConfig
-
-LOSS = "loss"
-KL = "kl"
-POSITION_ENTROPY_MEAN = "position_entropy"
-LOG_PROB_GAP = "logprob_gap"
-GRAD_NORM = "grad_norm"
-RATIO = "ratio"
-CLIP_FRACTION = "clip_fraction"
-SAMPLER_KL = "sampler_kl"
 
 
 class RewriteLearner(TorchLearner):
     """Policy gradient with a KL penalty towards the policy that training started from."""
 
     config: RewriteConfig
+    # What the last optimizer step measured.
+    step_metrics: StepMetrics
+    _gaps: list[torch.Tensor]
 
     def build(self) -> None:
         """Builds module and optimizer and keeps the reference policy."""
         super().build()
         self._kl_coeff = self.config.kl_coeff
         module = self._rewrite_module()
-        # With adapters the reference is the same model with the adapters off.
-        needs_copy = self.config.kl_coeff > 0 and module.policy.settings.lora is None
+        # With adapters the reference is the same model with the adapters off. Without a penalty it is for the metrics.
+        needs_copy = module.policy.settings.lora is None
         self._reference = copy.deepcopy(module.policy.model).requires_grad_(False) if needs_copy else None
 
     def _rewrite_module(self) -> RewriteModule:
@@ -62,12 +77,12 @@ class RewriteLearner(TorchLearner):
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
         columns = batch[DEFAULT_MODULE_ID]
         groups = from_rllib(columns)
-        counts = _Counts.of(groups, episodes=int(columns[EPISODES][0]))
+        counts = _Counts(episodes=int(columns[EPISODES][0]), prompts=len(groups))
         # With several learners it is wrapped for data parallelism, which adds `no_sync`.
         module: Any = self.module[DEFAULT_MODULE_ID]
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
-        self._figures: dict[str, float] = {}
+        self.step_metrics, self._gaps = StepMetrics(), []
         parts = micro_batches(groups, self.config.micro_batch_tokens)
         for index, part in enumerate(parts):
             # Learners exchange gradients once, with the last micro-batch.
@@ -76,69 +91,99 @@ class RewriteLearner(TorchLearner):
                 inputs = {DEFAULT_MODULE_ID: self._inputs(part, counts)}
                 outputs = self.module.forward_train(inputs)
                 self.compute_losses(fwd_out=outputs, batch=inputs)[DEFAULT_MODULE_ID].backward()
-        self._figures[GRAD_NORM] = self._apply_clipped()
-        for name, value in self._figures.items():
-            self.metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
-        return {}, {DEFAULT_MODULE_ID: self._figures[LOSS]}, {}
+        self._measure_gap()
+        self.step_metrics.add(GRAD_NORM, self._apply_clipped(), 1)
+        loss, _ = self.step_metrics.sums[LOSS]
+        # The micro-batches' shares add up to the step's loss.
+        self.step_metrics.sums[LOSS] = (loss, 1)
+        return {}, {DEFAULT_MODULE_ID: loss}, {}
+
+    def _measure_gap(self) -> None:
+        gap = LogProbGap.of(self._gaps)
+        self.step_metrics.gap = gap
+        if not self.config.gap_limits.hold(gap):
+            # The weights are about to change, and whoever reports the gap must know which ones it was measured with.
+            self.step_metrics.weights_digest = self._rewrite_module().weights_digest()
 
     def _inputs(self, part: list[TrainingGroup], counts: _Counts) -> dict[str, Any]:
         """A micro-batch as the module and the loss read it."""
         policy = self._rewrite_module().policy
         device = cast(torch.device, self._device)
         packed = pack_groups([g.group for g in part], policy.vocabulary, policy.pad_id).to(device)
-        reference = self._reference_log_probs(packed) if self.config.kl_coeff else None
-        return {PACKED: packed, "groups": part, "counts": counts, "reference_GKT": reference}
+        logits = self._reference_logits(packed)
+        # The reference gives every word a probability, also where the sampler left out some.
+        whole = replace(packed, kept_GCW=None)
+        reference = log_probs_of(logits, whole, policy.vocabulary, policy.settings.temperature).log_probs_GKT
+        is_exact = self._kl_coeff > 0 and self.config.kl_gradient == "exact"
+        return {
+            PACKED: packed,
+            REFERENCE_LOGITS: logits if is_exact else None,
+            "groups": part,
+            "counts": counts,
+            "reference_GKT": reference,
+        }
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> torch.Tensor:
-        """The micro-batch's share of the loss: policy gradient − position entropy + KL to the reference."""
+        """The micro-batch's share of the loss: policy gradient − position entropy + β · KL to the reference."""
         counts: _Counts = batch["counts"]
         advantages_GK, sampled_GKT = _targets(batch["groups"], fwd_out[MASK])
-        loss = self._policy_loss(fwd_out, sampled_GKT, advantages_GK, counts) / counts.episodes
-        entropy = fwd_out[POSITION_ENTROPY].sum() / counts.prompts
-        self._add(POSITION_ENTROPY_MEAN, entropy)
+        loss = self._policy_loss(fwd_out, sampled_GKT, advantages_GK) / counts.episodes
+        entropy = fwd_out[POSITION_ENTROPY].sum()
+        self.step_metrics.add(POSITION_ENTROPY_MEAN, entropy, len(fwd_out[POSITION_ENTROPY]))
         if config.position_entropy_coeff:
-            loss = loss - config.position_entropy_coeff * entropy
-        if batch["reference_GKT"] is not None:
-            kl = kl_divergence(fwd_out[LOG_PROBS], batch["reference_GKT"], fwd_out[MASK]) / counts.tokens
-            loss = loss + self._kl_coeff * kl
-            self._add(KL, kl)
-        self._add(LOSS, loss)
-        gap = torch.where(fwd_out[MASK], fwd_out[LOG_PROBS].detach() - sampled_GKT, 0.0).abs().max().item()
-        self._figures[LOG_PROB_GAP] = max(gap, self._figures.get(LOG_PROB_GAP, 0.0))
+            loss = loss - config.position_entropy_coeff * entropy / counts.prompts
+        self._measure_kl(batch, fwd_out)
+        if self._kl_coeff:
+            penalty = kl_penalty(
+                fwd_out[LOG_PROBS],
+                batch["reference_GKT"],
+                fwd_out[MASK],
+                config.kl_gradient,
+                exact_GKT=fwd_out[DIVERGENCE],
+                sampled_GKT=None if config.surrogate is None else sampled_GKT,
+            )
+            loss = loss + self._kl_coeff * penalty / counts.episodes
+        self.step_metrics.add(LOSS, loss, 1)
+        self._gaps.append((fwd_out[LOG_PROBS].detach() - sampled_GKT)[fwd_out[MASK]])
         return loss
 
+    @torch.no_grad()
+    def _measure_kl(self, batch: dict[str, Any], fwd_out: dict[str, Any]) -> None:
+        mask_GKT, packed = fwd_out[MASK], batch[PACKED]
+        kl = kl_estimate(
+            fwd_out[LOG_PROBS], batch["reference_GKT"], mask_GKT, truncated=packed.kept_GCW is not None
+        ).item()
+        self.step_metrics.add(KL, kl, int(mask_GKT.sum()))
+        self.step_metrics.add(KL_SENTENCE, kl, int(mask_GKT[:, :, 0].sum()))
+
     def _policy_loss(
-        self, fwd_out: dict[str, Any], sampled_GKT: torch.Tensor, advantages_GK: torch.Tensor, counts: _Counts
+        self, fwd_out: dict[str, Any], sampled_GKT: torch.Tensor, advantages_GK: torch.Tensor
     ) -> torch.Tensor:
         """The policy gradient, summed over samples; through importance ratios where the policy may have moved."""
-        surrogate = self.config.surrogate
-        if surrogate is None:
-            return policy_gradient_loss(fwd_out[LOG_PROBS], fwd_out[MASK], advantages_GK)
-        terms = surrogate_loss(fwd_out[LOG_PROBS], sampled_GKT, fwd_out[MASK], advantages_GK, surrogate)
-        units = counts.tokens if surrogate.ratio == "token" else counts.actions
-        self._add(RATIO, terms.ratio / units)
-        self._add(CLIP_FRACTION, terms.clipped / units)
-        self._add(SAMPLER_KL, terms.sampler_kl / counts.tokens)
-        return terms.loss
-
-    def _add(self, name: str, value: torch.Tensor) -> None:
-        self._figures[name] = self._figures.get(name, 0.0) + value.item()
+        surrogate, log_probs_GKT, mask_GKT = self.config.surrogate, fwd_out[LOG_PROBS], fwd_out[MASK]
+        tokens, actions = int(mask_GKT.sum()), int(mask_GKT[:, :, 0].sum())
+        if surrogate is not None:
+            terms = surrogate_loss(log_probs_GKT, sampled_GKT, mask_GKT, advantages_GK, surrogate)
+            units = tokens if surrogate.ratio == "token" else actions
+            self.step_metrics.add(RATIO, terms.ratio, units)
+            self.step_metrics.add(CLIP_FRACTION, terms.clipped, units)
+            self.step_metrics.add(SAMPLER_KL, terms.sampler_kl, tokens)
+            return terms.loss
+        weights_GKT = None
+        if self.config.run.policy.dtype == "bfloat16":
+            weights_GKT, cut_off = rounding_weights(log_probs_GKT, sampled_GKT, mask_GKT)
+            self.step_metrics.add(TRUNCATED_WEIGHTS, cut_off, tokens)
+        return policy_gradient_loss(log_probs_GKT, mask_GKT, advantages_GK, weights_GKT)
 
     @torch.no_grad()
-    def _reference_log_probs(self, packed: PackedBatch) -> torch.Tensor:
+    def _reference_logits(self, packed: PackedBatch) -> torch.Tensor:
         policy = self._rewrite_module().policy
         model = policy.model if self._reference is None else self._reference
         off = policy.adapters_off() if self._reference is None else contextlib.nullcontext()
         with off, policy.autocast():
-            return action_log_probs(
-                model,
-                packed,
-                policy.vocabulary,
-                policy.settings.temperature,
-                flex=policy.uses_flex_attention,
-            ).log_probs_GKT
+            return action_logits(model, packed, flex=policy.uses_flex_attention)
 
     def _apply_clipped(self) -> float:
         parameters = list(self._rewrite_module().trainable_parameters().values())
@@ -189,17 +234,10 @@ class RewriteLearner(TorchLearner):
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """What sums over an update are divided by."""
+    """What the terms of the loss are divided by."""
 
     episodes: int
     prompts: int
-    actions: int
-    tokens: int
-
-    @classmethod
-    def of(cls, groups: list[TrainingGroup], episodes: int) -> _Counts:
-        actions = [action for g in groups for action in g.group.actions]
-        return cls(episodes, len(groups), len(actions), sum(1 + len(action.tokens) for action in actions))
 
 
 def _targets(part: list[TrainingGroup], mask_GKT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

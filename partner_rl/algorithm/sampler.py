@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
+from partner_rl.seeds import generator_of
 from partner_rl.types import Example
 
 
@@ -14,9 +17,11 @@ def examples_of_iteration(examples: Sequence[Example], groups: int, iteration: i
 
     Each epoch goes through all examples in a fresh random order; an iteration may span two epochs.
     """
-    chosen = []
-    for place in range(iteration * groups, (iteration + 1) * groups):
-        epoch, index = divmod(place, len(examples))
-        order = np.random.default_rng([seed, epoch]).permutation(len(examples))
-        chosen.append(examples[int(order[index])])
-    return chosen
+    places = (divmod(place, len(examples)) for place in range(iteration * groups, (iteration + 1) * groups))
+    return [examples[int(_order(seed, epoch, len(examples))[index])] for epoch, index in places]
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
+    """An epoch's order; kept, since a million examples take most of a second to permute."""
+    return generator_of("data order", seed, epoch).permutation(count)

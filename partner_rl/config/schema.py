@@ -94,10 +94,10 @@ class PolicyConfig(Section):
     temperature: PositiveFloat = 1.0
     """Sampling temperature of position and sentence; log-probabilities are those of the scaled distribution."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Nucleus sampling while training; below 1 the sampled distribution differs from the one whose log-probability is
-    trained."""
+    """Nucleus sampling of a sentence's tokens while training; the words that are left travel with the sample, and its
+    log-probability is that among them. The position is never truncated."""
     top_k: NonNegative = 0
-    """Sample among this many likeliest tokens while training; 0 for all."""
+    """Sample a sentence's tokens among this many likeliest ones while training; 0 for all."""
     lora: LoraSection | None = None
     """Train low-rank adapters and the new token rows only; null trains every weight."""
     attention: Literal["auto", "sdpa", "flex"] = "sdpa"
@@ -185,9 +185,13 @@ class AlgorithmConfigSection(Section):
     grad_clip: PositiveFloat = 1.0
     """Gradients are clipped to this global norm."""
     kl_coeff: NonNegativeFloat = 0.0
-    """Weight of the KL divergence from the warm-started policy, in nats a token (k3 estimator)."""
+    """β: weight of the KL divergence from the warm-started policy, in units of the advantage a nat of the action, which
+    is position and sentence together. 0 still measures it."""
+    kl_gradient: Literal["k2", "sequence", "exact"] = "k2"
+    """How its gradient is estimated: by the squared log ratio of each token; by the score function of the whole action
+    with a leave-one-out baseline; or by each token's divergence over the whole vocabulary, which costs memory."""
     kl_target: PositiveFloat | None = None
-    """Steer `kl_coeff` so that the KL divergence stays near this many nats a token; null keeps it as it is."""
+    """Steer `kl_coeff` so that the KL divergence stays near this many nats a sentence; null keeps it as it is."""
     kl_horizon: PositiveFloat = 10.0
     """Inertia of the steered `kl_coeff`: an iteration changes it by at most 20 % divided by this."""
     position_entropy_coeff: NonNegativeFloat = 0.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from partner_rl.policy.actions import ActionTokens
-from partner_rl.policy.draw import draw
+from partner_rl.policy.draw import Drawn, draw
 from partner_rl.policy.model import Policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.policy.shared_prompt import SharedPromptCache, StaticSharedPromptCache
@@ -28,18 +28,25 @@ class Sampling:
 
     Attributes:
         temperature: Logits are divided by it; log-probabilities are those of the scaled distribution.
-        top_p: Draw from the smallest set of tokens that holds this share of the probability.
-        top_k: Draw from this many likeliest tokens; 0 for all.
+        top_p: Draw a sentence's tokens from the smallest set that holds this share of the probability.
+        top_k: Draw them from this many likeliest ones; 0 for all. The position is never truncated.
+        likeliest: Take the likeliest position and at each step the likeliest token instead of drawing.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    likeliest: bool = False
+
+    @property
+    def truncates(self) -> bool:
+        """Whether tokens are drawn from some of the words only."""
+        return self.top_k > 0 or self.top_p < 1.0
 
     @classmethod
     def greedy(cls) -> Sampling:
         """The likeliest position and at each step the likeliest token."""
-        return cls(top_k=1)
+        return cls(likeliest=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +55,13 @@ class SampledAction:
 
     Attributes:
         action: Position and sentence tokens.
-        log_probs: Log-probability of the position, then of each token; before truncation by top-p and top-k.
+        log_probs: Log-probability of the position, then of each token, in the distribution that it was drawn from.
+        kept: For each token the words that top-k and top-p left to draw from; None without truncation.
     """
 
     action: ActionTokens
     log_probs: tuple[float, ...]
+    kept: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +126,28 @@ def sample_prompts(
     """
     if not prompts:
         return []
-    rows = [(g, k == p.samples) for g, p in enumerate(prompts) for k in range(p.samples + p.greedy)]
+    rows = [
+        (g, sampling.likeliest or k == p.samples) for g, p in enumerate(prompts) for k in range(p.samples + p.greedy)
+    ]
     group_N, greedy_N = torch.tensor(rows, device=policy.device).unbind(1)
     start = _start(policy, prompts, group_N, greedy_N.bool(), sampling, generator)
-    tokens, log_probs = _decode(policy, start, sampling, generator)
+    sentences = _decode(policy, start, sampling, generator)
     samples: list[list[SampledAction]] = [[] for _ in prompts]
     positions = zip(start.position_N.tolist(), start.log_prob_N.tolist(), strict=True)
-    for (g, _), (position, value), words, values in zip(rows, positions, tokens, log_probs, strict=True):
-        samples[g].append(SampledAction(ActionTokens(position, tuple(words)), (value, *values)))
+    for (g, is_greedy), (position, value), sentence in zip(rows, positions, sentences, strict=True):
+        action = ActionTokens(position, tuple(sentence.tokens))
+        kept = tuple(sentence.kept) if sampling.truncates and not is_greedy else None
+        samples[g].append(SampledAction(action, (value, *sentence.log_probs), kept))
     return samples
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    """A row's tokens so far, their log-probabilities and what they were drawn from."""
+
+    tokens: list[int]
+    log_probs: list[float]
+    kept: list[tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,21 +183,18 @@ def _start(
         )
     valid_GA = torch.stack([vocabulary.valid_positions(p.num_sentences) for p in prompts])
     log_probs_GA = vocabulary.position_log_probs(output.logits[:, -1], valid_GA.to(policy.device), sampling.temperature)
-    position_N, log_prob_N = _draw(log_probs_GA[group_N], greedy_N, sampling, generator)
+    drawn = draw(log_probs_GA[group_N], greedy_N, generator=generator)
     layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
     make_cache = StaticSharedPromptCache if policy.settings.compile else SharedPromptCache
     cache = make_cache(layers, mask_GP, group_N, policy.settings.max_new_tokens)
-    return _Start(position_N, log_prob_N, greedy_N, mask_GP.sum(-1)[group_N], cache)
+    return _Start(drawn.words_N, drawn.log_probs_N, greedy_N, mask_GP.sum(-1)[group_N], cache)
 
 
-def _decode(
-    policy: Policy, start: _Start, sampling: Sampling, generator: torch.Generator
-) -> tuple[list[list[int]], list[list[float]]]:
-    """Each row's sentence tokens and their log-probabilities; a no-op has none."""
+def _decode(policy: Policy, start: _Start, sampling: Sampling, generator: torch.Generator) -> list[_Sentence]:
+    """Each row's sentence; a no-op has no tokens."""
     vocabulary, cache = policy.vocabulary, start.cache
     rows = len(start.position_N)
-    tokens: list[list[int]] = [[] for _ in range(rows)]
-    log_probs: list[list[float]] = [[] for _ in range(rows)]
+    sentences = [_Sentence([], [], []) for _ in range(rows)]
     forward = policy.decoding_step
     index_M = torch.arange(rows, device=policy.device)
     token_M = start.position_N + vocabulary.first_position_id
@@ -200,20 +219,28 @@ def _decode(
             )
         logits_MV = vocabulary.word_logits(output.logits[:, -1], sampling.temperature)
         # Rows that have ended, which only a compiled step keeps, use no random numbers either.
-        token_M, log_prob_M = _draw(logits_MV, start.greedy_N[index_M] | ~alive_M, sampling, generator)
-        drawn = zip(index_M.tolist(), alive_M.tolist(), token_M.tolist(), log_prob_M.tolist(), strict=True)
-        for row, is_alive, token, value in drawn:
-            if is_alive:
-                tokens[row].append(token)
-                log_probs[row].append(value)
+        drawn = draw(
+            logits_MV,
+            start.greedy_N[index_M] | ~alive_M,
+            generator=generator,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+        )
+        token_M = drawn.words_N
+        _append(drawn, [sentences[row] for row in index_M.tolist()], alive_M)
         alive_M = alive_M & (token_M != vocabulary.end_id)
-    return tokens, log_probs
+    return sentences
 
 
-def _draw(
-    logits_NV: torch.Tensor, greedy_N: torch.Tensor, sampling: Sampling, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return draw(logits_NV, greedy_N, top_p=sampling.top_p, top_k=sampling.top_k, generator=generator)
+def _append(drawn: Drawn, sentences: Sequence[_Sentence], alive_M: torch.Tensor) -> None:
+    """Adds what was drawn to the sentences that have not ended."""
+    kept = [[]] * len(sentences) if drawn.kept_NW is None else drawn.kept_NW.tolist()
+    values = zip(alive_M.tolist(), drawn.words_N.tolist(), drawn.log_probs_N.tolist(), kept, strict=True)
+    for sentence, (is_alive, token, log_prob, words) in zip(sentences, values, strict=True):
+        if is_alive:
+            sentence.tokens.append(token)
+            sentence.log_probs.append(log_prob)
+            sentence.kept.append(tuple(word for word in words if word >= 0))
 
 
 def _pad_left(

@@ -11,7 +11,7 @@ column, `L = P + C`, `A` position, `V` vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -29,11 +29,13 @@ class PromptGroup:
         prompt: Prompt token ids.
         num_sentences: Sentences in the window, which decide the valid positions.
         actions: The actions, at least one.
+        kept: For each action and token the words that truncated sampling left to draw from; None without truncation.
     """
 
     prompt: tuple[int, ...]
     num_sentences: int
     actions: tuple[ActionTokens, ...]
+    kept: tuple[tuple[tuple[int, ...], ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class PackedBatch:
         target_GC: The token that follows each input.
         action_GC: Which action a column belongs to; -1 on padding.
         step_GC: Place of the column within its action.
+        kept_GCW: The `W` words among which each target was drawn, padded with -1; None for all words.
     """
 
     prompt_GP: torch.Tensor
@@ -59,10 +62,12 @@ class PackedBatch:
     target_GC: torch.Tensor
     action_GC: torch.Tensor
     step_GC: torch.Tensor
+    kept_GCW: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The batch on another device."""
-        return PackedBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
+        present = {f.name: tensor for f in fields(self) if (tensor := getattr(self, f.name)) is not None}
+        return PackedBatch(**{name: tensor.to(device) for name, tensor in present.items()})
 
     @property
     def num_tokens(self) -> int:
@@ -78,11 +83,14 @@ class ActionLogProbs:
         log_probs_GKT: Log-probability of the position (`T` = 0) and of each token; 0 on padding.
         mask_GKT: True on positions and tokens that exist.
         position_entropy_G: Entropy of the position distribution, in nats.
+        divergence_GKT: KL divergence of each decision's whole distribution from a reference's, in nats; None unless
+            there is one to compare with.
     """
 
     log_probs_GKT: torch.Tensor
     mask_GKT: torch.Tensor
     position_entropy_G: torch.Tensor
+    divergence_GKT: torch.Tensor | None = None
 
 
 def pack_groups(groups: Sequence[PromptGroup], vocabulary: ActionVocabulary, pad_id: int) -> PackedBatch:
@@ -110,7 +118,23 @@ def pack_groups(groups: Sequence[PromptGroup], vocabulary: ActionVocabulary, pad
         target_GC=column(1, 0),
         action_GC=column(2, -1),
         step_GC=column(3, 0),
+        kept_GCW=_pack_kept(groups, columns),
     )
+
+
+def _pack_kept(groups: Sequence[PromptGroup], columns: int) -> torch.Tensor | None:
+    """The kept words of each packed column; None where no group was sampled with truncation."""
+    if all(g.kept is None for g in groups):
+        return None
+    if any(g.kept is None for g in groups):
+        raise ValueError("either all groups of a batch were sampled with truncation or none")
+    rows = [[words for action in g.kept or () for words in action] for g in groups]
+    width = max((len(words) for row in rows for words in row), default=1)
+    kept_GCW = torch.full((len(groups), columns, max(1, width)), -1)
+    for g, row in enumerate(rows):
+        for c, words in enumerate(row):
+            kept_GCW[g, c, : len(words)] = torch.tensor(words)
+    return kept_GCW
 
 
 def _pack_actions(actions: Sequence[ActionTokens], vocabulary: ActionVocabulary) -> list[tuple[int, int, int, int]]:
@@ -126,7 +150,13 @@ def _pack_actions(actions: Sequence[ActionTokens], vocabulary: ActionVocabulary)
 
 
 def action_log_probs(
-    model: Any, packed: PackedBatch, vocabulary: ActionVocabulary, temperature: float, *, flex: bool = False
+    model: Any,
+    packed: PackedBatch,
+    vocabulary: ActionVocabulary,
+    temperature: float,
+    *,
+    flex: bool = False,
+    reference_logits: torch.Tensor | None = None,
 ) -> ActionLogProbs:
     """Log-probabilities of the packed actions under the model, differentiable.
 
@@ -136,8 +166,17 @@ def action_log_probs(
         vocabulary: The action vocabulary.
         temperature: The temperature that the actions were sampled with.
         flex: Attend by FlexAttention, which leaves out blocks of the mask in which nothing attends to anything.
+        reference_logits: `action_logits` of a reference, to compare whole distributions with; None compares nothing.
     """
-    prompt_width = packed.prompt_GP.shape[1]
+    logits = action_logits(model, packed, flex=flex)
+    result = log_probs_of(logits, packed, vocabulary, temperature)
+    if reference_logits is None:
+        return result
+    return replace(result, divergence_GKT=_divergence(logits, reference_logits, packed, vocabulary, temperature))
+
+
+def action_logits(model: Any, packed: PackedBatch, *, flex: bool = False) -> torch.Tensor:
+    """Logits `[G, 1 + C, V]` at the last prompt token, which predicts the positions, and at each packed column."""
     columns = packed.input_GC.shape[1]
     mask_dtype = next(model.parameters()).dtype
     attention: dict[str, Any] = (
@@ -145,18 +184,80 @@ def action_log_probs(
         if flex
         else {"attention_mask": _attention_mask(packed, mask_dtype)}
     )
-    output = model(
+    logits: torch.Tensor = model(
         input_ids=torch.cat([packed.prompt_GP, packed.input_GC], 1),
         position_ids=_position_ids(packed),
         use_cache=False,
         logits_to_keep=columns + 1,
         **attention,
-    )
-    assert output.logits.shape[1] == columns + 1, (output.logits.shape, prompt_width, columns)
-    log_positions_GA = vocabulary.position_log_probs(output.logits[:, 0], packed.valid_GA, temperature)
+    ).logits
+    assert logits.shape[1] == columns + 1, (logits.shape, columns)
+    return logits
+
+
+def log_probs_of(
+    logits: torch.Tensor, packed: PackedBatch, vocabulary: ActionVocabulary, temperature: float
+) -> ActionLogProbs:
+    """The packed actions' log-probabilities, from the logits of `action_logits`.
+
+    Where truncated sampling left some words only, these alone share the probability.
+    """
+    log_positions_GA = vocabulary.position_log_probs(logits[:, 0], packed.valid_GA, temperature)
     chosen_GK = log_positions_GA.gather(1, packed.position_GK.clamp(min=0))
-    targets_GC = target_log_probs(output.logits[:, 1:], packed.target_GC, vocabulary, temperature)
-    return _unpack(packed, chosen_GK, targets_GC, log_positions_GA)
+    if packed.kept_GCW is None:
+        targets_GC = target_log_probs(logits[:, 1:], packed.target_GC, vocabulary, temperature)
+    else:
+        kept_GCW = _kept_log_probs(logits[:, 1:], packed.kept_GCW, temperature)
+        is_target_GCW = packed.kept_GCW == packed.target_GC[:, :, None]
+        targets_GC = torch.where(is_target_GCW, kept_GCW, 0.0).sum(2)
+    mask_GK = packed.position_GK >= 0
+    entropy_G = -(log_positions_GA.exp() * log_positions_GA.masked_fill(~packed.valid_GA, 0.0)).sum(1)
+    words_mask_GKT = _by_action(packed, packed.action_GC >= 0)
+    return ActionLogProbs(
+        log_probs_GKT=torch.cat([chosen_GK.masked_fill(~mask_GK, 0.0)[:, :, None], _by_action(packed, targets_GC)], 2),
+        mask_GKT=torch.cat([mask_GK[:, :, None], words_mask_GKT], 2),
+        position_entropy_G=entropy_G,
+    )
+
+
+def _kept_log_probs(logits_GCV: torch.Tensor, kept_GCW: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Log-probabilities `[G, C, W]` of the kept words, among which they sum to 1; 0 on padding."""
+    exists_GCW = kept_GCW >= 0
+    kept_logits_GCW = logits_GCV.gather(2, kept_GCW.clamp(min=0)).float() / temperature
+    # A column without any word is padding; it must not be a softmax over nothing.
+    is_used_GC1 = exists_GCW.any(2, keepdim=True)
+    held = kept_logits_GCW.masked_fill(~exists_GCW & is_used_GC1, float("-inf"))
+    return torch.where(exists_GCW, held.log_softmax(2), 0.0)
+
+
+def _divergence(
+    logits: torch.Tensor,
+    reference_logits: torch.Tensor,
+    packed: PackedBatch,
+    vocabulary: ActionVocabulary,
+    temperature: float,
+) -> torch.Tensor:
+    """KL(policy ‖ reference) of each decision's whole distribution, in nats, `[G, K, T]`; differentiable."""
+    ours_GA, theirs_GA = (
+        vocabulary.position_log_probs(each[:, 0], packed.valid_GA, temperature) for each in (logits, reference_logits)
+    )
+    samples = packed.position_GK.shape[1]
+    positions_GK = _kl(ours_GA, theirs_GA)[:, None].expand(-1, samples)
+    theirs = vocabulary.word_logits(reference_logits[:, 1:], temperature).log_softmax(-1)
+    if packed.kept_GCW is None:
+        words_GC = _kl(vocabulary.word_logits(logits[:, 1:], temperature).log_softmax(-1), theirs)
+    else:
+        ours = _kept_log_probs(logits[:, 1:], packed.kept_GCW, temperature)
+        exists_GCW = packed.kept_GCW >= 0
+        kept_theirs = theirs.gather(2, packed.kept_GCW.clamp(min=0))
+        words_GC = torch.where(exists_GCW, ours.exp() * (ours - kept_theirs), 0.0).sum(2)
+    return torch.cat([positions_GK[:, :, None], _by_action(packed, words_GC)], 2)
+
+
+def _kl(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    # Where both are -inf nothing can happen, and the difference is NaN.
+    exists = ours > float("-inf")
+    return torch.where(exists, ours.exp() * torch.where(exists, ours - theirs, 0.0), 0.0).sum(-1)
 
 
 def target_log_probs(
@@ -266,22 +367,11 @@ def _position_ids(packed: PackedBatch) -> torch.Tensor:
     return torch.cat([prompt_GP, length_G1 + packed.step_GC], 1)
 
 
-def _unpack(
-    packed: PackedBatch, chosen_GK: torch.Tensor, targets_GC: torch.Tensor, log_positions_GA: torch.Tensor
-) -> ActionLogProbs:
+def _by_action(packed: PackedBatch, values_GC: torch.Tensor) -> torch.Tensor:
+    """Values of packed columns as `[G, K, T]`, by action and token; 0 on padding."""
     groups, samples = packed.position_GK.shape
-    exists_GC = packed.action_GC >= 0
     steps = int(packed.step_GC.max()) + 1
     # Column (action, step) goes to flat place action * steps + step; padding goes to one place past the end.
-    place_GC = torch.where(exists_GC, packed.action_GC * steps + packed.step_GC, samples * steps)
-    flat = targets_GC.new_zeros(groups, samples * steps + 1).scatter(1, place_GC, targets_GC)
-    flat_mask = torch.zeros_like(flat, dtype=torch.bool).scatter(1, place_GC, exists_GC)
-    words_GKT = flat[:, :-1].view(groups, samples, steps)
-    words_mask_GKT = flat_mask[:, :-1].view(groups, samples, steps)
-    mask_GK = packed.position_GK >= 0
-    entropy_G = -(log_positions_GA.exp() * log_positions_GA.masked_fill(~packed.valid_GA, 0.0)).sum(1)
-    return ActionLogProbs(
-        log_probs_GKT=torch.cat([chosen_GK.masked_fill(~mask_GK, 0.0)[:, :, None], words_GKT], 2),
-        mask_GKT=torch.cat([mask_GK[:, :, None], words_mask_GKT], 2),
-        position_entropy_G=entropy_G,
-    )
+    place_GC = torch.where(packed.action_GC >= 0, packed.action_GC * steps + packed.step_GC, samples * steps)
+    flat = values_GC.new_zeros(groups, samples * steps + 1).scatter(1, place_GC, values_GC)
+    return flat[:, :-1].view(groups, samples, steps)

@@ -19,6 +19,7 @@ from partner_rl.models.loading import load_causal_lm, load_tokenizer, quiet_tran
 from partner_rl.policy.attention import use_grouped_attention
 from partner_rl.policy.few_rows import use_few_rows_linear
 from partner_rl.policy.position_rows import add_position_rows, merge_position_rows, position_rows_off
+from partner_rl.policy.precision import use_float32_head
 from partner_rl.policy.tied_embedding import share_gradient_with_head
 from partner_rl.policy.vocabulary import ActionVocabulary, add_position_tokens
 from partner_rl.positions import PositionRule
@@ -110,6 +111,7 @@ def load_policy(folder: str | Path, settings: PolicyConfig, window: int, device:
     model: Any = load_causal_lm(folder)
     use_grouped_attention(model)
     use_few_rows_linear(model)
+    use_float32_head(model)
     vocabulary = add_position_tokens(tokenizer, model, window)
     if settings.lora is not None:
         model = _add_adapters(model, settings, vocabulary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from hashlib import blake2b
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +19,9 @@ PACKED = "packed"
 LOG_PROBS = "log_probs_GKT"
 MASK = "mask_GKT"
 POSITION_ENTROPY = "position_entropy_G"
+REFERENCE_LOGITS = "reference_logits"
+"""Key of the reference's logits in the batch of `forward_train`, where whole distributions are compared; else None."""
+DIVERGENCE = "divergence_GKT"
 
 _ATTRIBUTE = "language_model"
 """Name of the module's attribute that holds the model, and so the first part of every parameter's name."""
@@ -50,8 +54,22 @@ class RewriteModule(TorchRLModule):
                 self.policy.vocabulary,
                 self.policy.settings.temperature,
                 flex=self.policy.uses_flex_attention,
+                reference_logits=batch.get(REFERENCE_LOGITS),
             )
-        return {LOG_PROBS: out.log_probs_GKT, MASK: out.mask_GKT, POSITION_ENTROPY: out.position_entropy_G}
+        return {
+            LOG_PROBS: out.log_probs_GKT,
+            MASK: out.mask_GKT,
+            POSITION_ENTROPY: out.position_entropy_G,
+            DIVERGENCE: out.divergence_GKT,
+        }
+
+    def weights_digest(self) -> str:
+        """A digest of the trained parameters: two modules with the same one hold the same weights."""
+        digest = blake2b(digest_size=16)
+        for name, parameter in sorted(self.trainable_parameters().items()):
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that are trained, by name: all of them, or the adapters and the position tokens' rows."""

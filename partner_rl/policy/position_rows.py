@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from partner_rl.policy.precision import full_precision
 from partner_rl.policy.vocabulary import ActionVocabulary
 
 
@@ -55,7 +56,8 @@ class RowsHead(nn.Module):
         """Logits `[..., V]`."""
         logits: torch.Tensor = self.base(states)
         if self.rows.enabled:
-            ours = nn.functional.linear(states, self.rows.weight)
+            with full_precision(states.device.type):
+                ours = nn.functional.linear(states.float(), self.rows.weight)
             logits[..., self.rows.first : self.rows.stop] = ours.to(logits.dtype)
         return logits
 

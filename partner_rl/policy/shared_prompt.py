@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import torch
 
+from partner_rl.policy.precision import full_precision
+
 PromptLayer = tuple[torch.Tensor, torch.Tensor]
 """A layer's keys and values of the prompts, each `[G, J, P, D]`."""
 
@@ -31,8 +33,8 @@ class SharedPromptCache:
             group_N: Each row's prompt, in ascending order; every prompt has a row.
             capacity: Most tokens that a row is decoded for.
         """
-        # Under autocast the rotary embedding leaves keys in float32; the products would cast them in every step.
-        self._layers = [(keys.to(values.dtype), values) for keys, values in layers]
+        # Rounded as the update's attention rounds them, and kept in float32, so that no step casts them again.
+        self._layers = [(keys.to(values.dtype).float(), values.float()) for keys, values in layers]
         self._bias_G11P = _bias(prompt_mask_GP)
         self._length = 0
         self._tails = [
@@ -92,11 +94,19 @@ class SharedPromptCache:
     ) -> torch.Tensor:
         """The attention of one new token a row over its prompt and its own tokens.
 
-        The softmax goes over both parts at once; their scores are small beside the keys.
+        The softmax goes over both parts at once; their scores are small beside the keys. Products add up in float32,
+        as in the kernels that the update uses.
 
         Returns:
             `[N, 1, H, D]`.
         """
+        with full_precision(query_NH1D.device.type):
+            query_NH1D, key_NJ1D = (each.to(value_NJ1D.dtype).float() for each in (query_NH1D, key_NJ1D))
+            return self._attend(layer, query_NH1D, key_NJ1D, value_NJ1D.float(), scale).to(value_NJ1D.dtype)
+
+    def _attend(
+        self, layer: int, query_NH1D: torch.Tensor, key_NJ1D: torch.Tensor, value_NJ1D: torch.Tensor, scale: float
+    ) -> torch.Tensor:
         keys_NJTD, values_NJTD, bias_T = self.append(layer, key_NJ1D, value_NJ1D)
         prompt_keys_GJPD, prompt_values_GJPD = self._layers[layer]
         rows, heads, _, dim = query_NH1D.shape
@@ -108,7 +118,7 @@ class SharedPromptCache:
         if self._bias_G11P is not None:
             shared_GJQP = shared_GJQP + self._bias_G11P
         scores = torch.cat([self._to_rows(shared_GJQP), own_NJRT], 3)
-        probs = scores.softmax(3, dtype=torch.float32).to(value_NJ1D.dtype)
+        probs = scores.softmax(3)
         width = prompt_keys_GJPD.shape[2]
         from_prompt_GJQD = self._to_prompts(probs[..., :width]) @ prompt_values_GJPD
         out_NJRD = self._to_rows(from_prompt_GJQD) + probs[..., width:] @ values_NJTD

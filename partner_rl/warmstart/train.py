@@ -24,6 +24,7 @@ from accelerate.utils import broadcast
 
 from partner_rl.config.schema import WarmStartConfig
 from partner_rl.policy.model import Policy
+from partner_rl.seeds import generator_of
 from partner_rl.types import PartnerError
 from partner_rl.warmstart.batches import (
     Row,
@@ -173,7 +174,7 @@ class _Trainer:
     def run_epoch(self, history: History, progress: Progress | None) -> Iterator[None]:
         """Takes the epoch's steps that are still to be taken and notes their losses; yields after each."""
         epoch = len(history.epochs)
-        rng = np.random.default_rng([self._seed, epoch])
+        rng = generator_of("warm start order", self._seed, epoch)
         size = self._settings.batch_size
         if self._settings.row_tokens is None:
             batches = bucketed_batches(self._lengths, size, rng)

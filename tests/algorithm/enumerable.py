@@ -54,3 +54,21 @@ def greedy(logits: torch.Tensor) -> int:
         if action[1]:
             action.append(int(tokens[action[1]].argmax()))
     return ACTIONS.index(tuple(action))
+
+
+def divergences(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """KL of each decision's whole distribution from the reference's, for every action, shape `[8, 3]`; 0 on padding."""
+
+    def kl(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+        return (ours.softmax(-1) * (ours.log_softmax(-1) - theirs.log_softmax(-1))).sum(-1)
+
+    position, tokens = kl(logits[0, :POSITION], reference[0, :POSITION]), kl(logits[1:], reference[1:])
+    rows = []
+    for action in ACTIONS:
+        values = [position]
+        if len(action) > 1:
+            values.append(tokens[0])
+        if len(action) > 2:
+            values.append(tokens[action[1]])
+        rows.append(torch.stack([*values, *[logits.new_zeros(())] * (3 - len(values))]))
+    return torch.stack(rows)

@@ -13,16 +13,17 @@ finite = st.floats(-5, 5, width=32)
 
 
 @st.composite
-def groups(draw):
+def groups(draw, truncated=False):
     actions = draw(st.lists(st.builds(ActionTokens, st.integers(0, 7), ids), min_size=1, max_size=4))
+    kept = tuple(tuple(draw(ids.filter(bool)) for _ in a.tokens) for a in actions) if truncated else None
     return TrainingGroup(
-        PromptGroup(draw(ids), draw(st.integers(0, 3)), tuple(actions)),
+        PromptGroup(draw(ids), draw(st.integers(0, 3)), tuple(actions), kept),
         tuple(draw(finite) for _ in actions),
         tuple(tuple(draw(finite) for _ in range(1 + len(a.tokens))) for a in actions),
     )
 
 
-@given(st.lists(groups(), min_size=1, max_size=4))
+@given(st.booleans().flatmap(lambda truncated: st.lists(groups(truncated), min_size=1, max_size=4)))
 def test_columns_lose_nothing(items):
     batch = to_rllib(items, episodes=7)
     assert batch.env_steps() == 7

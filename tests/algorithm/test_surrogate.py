@@ -88,13 +88,13 @@ def test_ratios_are_used_where_the_policy_may_have_moved():
 
 
 def test_every_epoch_takes_each_group_once_in_its_own_order():
-    steps = minibatches(groups=8, size=2, epochs=3, seed=(1, 5))
+    steps = minibatches(groups=8, size=2, epochs=3, seed=1, iteration=5)
     assert [len(step) for step in steps] == [2] * 12
     epochs = [[g for step in steps[i : i + 4] for g in step] for i in (0, 4, 8)]
     assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert steps == minibatches(8, 2, 3, (1, 5)) != minibatches(8, 2, 3, (1, 6))
-    assert minibatches(4, 4, 2, (0,)) == [[0, 1, 2, 3]] * 2
+    assert steps == minibatches(8, 2, 3, 1, 5) != minibatches(8, 2, 3, 1, 6)
+    assert minibatches(4, 4, 2, 0, 0) == [[0, 1, 2, 3]] * 2
 
 
 @pytest.mark.parametrize(

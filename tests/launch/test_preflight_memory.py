@@ -154,12 +154,11 @@ def test_who_learns_keeps_gradients_and_who_samples_keeps_keys(shapes):
 def test_the_settings_that_save_memory_do(shapes):
     full, adapters = of(DRIVER, [], shapes), of(DRIVER, ADAPTERS, shapes)
     assert adapters.optimizer < full.optimizer
-    assert of(DRIVER, ["algorithm.kl_coeff=0.1"], shapes).reference == full.weights
-    assert of(DRIVER, ["algorithm.kl_coeff=0.1", *ADAPTERS], shapes).reference == 0
+    assert (full.reference, adapters.reference) == (full.weights, 0)
     assert of(DRIVER, ["algorithm.samples_per_group=8"], shapes).kv_cache > full.kv_cache
     assert of(DRIVER, ["algorithm.groups_per_chunk=1"], shapes).kv_cache < full.kv_cache
     assert of(DRIVER, ["env.max_edits=2"], shapes).kv_cache > full.kv_cache
-    assert of(DRIVER, ["policy.dtype=bfloat16"], shapes).kv_cache == full.kv_cache // 2
+    assert of(DRIVER, ["policy.dtype=bfloat16"], shapes).kv_cache == full.kv_cache
     assert of(DRIVER, ["algorithm.micro_batch_tokens=4096"], shapes).activations > full.activations
 
 

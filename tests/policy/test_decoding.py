@@ -109,7 +109,7 @@ def test_a_likeliest_action_beside_them_changes_no_sample(architecture: str):
     policy = build(architecture)
     without = sampled(policy, prompts_of(policy, SAMPLES))
     beside = sampled(policy, prompts_of(policy, SAMPLES, greedy=True))
-    greedy = sample_actions(policy, STATES, 1, Sampling(0.8, top_k=1), torch.Generator())
+    greedy = sample_actions(policy, STATES, 1, Sampling(0.8, likeliest=True), torch.Generator())
     assert [[s.action for s in group[:-1]] for group in beside] == [[s.action for s in group] for group in without]
     assert [group[-1].action for group in beside] == [group[0].action for group in greedy]
     for group, (alone,) in zip(beside, greedy, strict=True):

@@ -10,7 +10,7 @@ from partner_rl.config.section import LoraSection
 from partner_rl.models.sources import resolve
 from partner_rl.policy.actions import ActionTokens, decode_action, encode_action
 from partner_rl.policy.generate import Sampling, sample_actions
-from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
+from partner_rl.policy.logprobs import PromptGroup, action_log_probs, action_logits, log_probs_of, pack_groups
 from partner_rl.policy.model import Policy, load_policy, save_policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.positions import noop_position, position_mask
@@ -40,6 +40,7 @@ def groups_of(policy: Policy, samples) -> list[PromptGroup]:
             tuple(encode_prompt(policy.tokenizer, state, policy.settings)),
             len(state.span),
             tuple(s.action for s in group),
+            None if group[0].kept is None else tuple(s.kept for s in group),
         )
         for state, group in zip(STATES, samples, strict=True)
     ]
@@ -60,6 +61,73 @@ def test_training_log_probs_equal_sampling_log_probs(architecture, lora):
         for k, sample in enumerate(group):
             trained = out.log_probs_GKT[g, k][out.mask_GKT[g, k]]
             torch.testing.assert_close(trained, torch.tensor(sample.log_probs), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(0.8, top_k=7), Sampling(0.8, top_p=0.3), Sampling(0.8, 0.5, 40)], ids=str
+)
+def test_both_renormalise_over_the_words_that_truncation_kept(sampling):
+    policy = build("random:llama")
+    samples = draw(policy, sampling=sampling)
+    groups = groups_of(policy, samples)
+    out, whole = log_probs(policy, groups), log_probs(policy, [replace(g, kept=None) for g in groups])
+    for g, group in enumerate(samples):
+        for k, sample in enumerate(group):
+            exists = out.mask_GKT[g, k]
+            trained = out.log_probs_GKT[g, k][exists]
+            torch.testing.assert_close(trained, torch.tensor(sample.log_probs), atol=1e-4, rtol=0)
+            assert all(word in kept for word, kept in zip(sample.action.tokens, sample.kept, strict=True))
+            # The position is drawn from all of them, the tokens from a part.
+            assert trained[0].item() == pytest.approx(whole.log_probs_GKT[g, k, 0].item(), abs=1e-5)
+            assert (trained[1:] > whole.log_probs_GKT[g, k][exists][1:]).all()
+
+
+def test_truncated_log_probs_have_the_gradient_of_the_renormalised_distribution():
+    policy = build("random:llama")
+    groups = groups_of(policy, draw(policy, sampling=Sampling(0.8, top_k=5)))
+    packed = pack_groups(groups, policy.vocabulary, policy.pad_id)
+    logits = action_logits(policy.model, packed).detach().requires_grad_()
+    out = log_probs_of(logits, packed, policy.vocabulary, 0.8)
+    (gradient,) = torch.autograd.grad(out.log_probs_GKT[:, :, 1:].sum(), logits)
+    is_kept = torch.zeros_like(gradient, dtype=torch.bool)
+    for g, group in enumerate(groups):
+        for column, kept in enumerate(words for action in group.kept for words in action):
+            is_kept[g, 1 + column, list(kept)] = True
+    assert not gradient[~is_kept].any()
+    assert gradient[is_kept].any()
+    # Moving all kept logits together changes nothing.
+    torch.testing.assert_close(gradient.sum(2), torch.zeros(gradient.shape[:2]), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sampling", [Sampling(0.8), Sampling(0.8, top_k=5)], ids=["whole", "truncated"])
+def test_the_divergence_of_whole_distributions_is_their_kl(sampling):
+    policy = build("random:llama")
+    groups = groups_of(policy, draw(policy, sampling=sampling))
+    packed = pack_groups(groups, policy.vocabulary, policy.pad_id)
+    other = load_policy(resolve("random:llama", None), policy.settings, WINDOW)
+    for parameter in other.model.parameters():
+        parameter.mul_(1.3)
+    reference = action_logits(other.model, packed)
+    logits = action_logits(policy.model, packed)
+    found = action_log_probs(policy.model, packed, policy.vocabulary, 0.8, reference_logits=reference).divergence_GKT
+    ours, theirs = (policy.vocabulary.word_logits(each[:, 1:], 0.8).log_softmax(-1) for each in (logits, reference))
+    for g, group in enumerate(groups):
+        column = 0
+        for k, action in enumerate(group.actions):
+            for t in range(len(action.tokens)):
+                here = ours[g, column]
+                if group.kept is not None:
+                    kept = list(group.kept[k][t])
+                    here = torch.full_like(here, float("-inf"))
+                    here[kept] = ours[g, column, kept].log_softmax(0)
+                exists = here > float("-inf")
+                kl = (here[exists].exp() * (here[exists] - theirs[g, column, exists])).sum()
+                assert found[g, k, 1 + t].item() == pytest.approx(kl.item(), abs=1e-4)
+                column += 1
+    assert (found[:, :, 0] > 0).all()
+    same = action_log_probs(policy.model, packed, policy.vocabulary, 0.8, reference_logits=logits).divergence_GKT
+    assert same[:, :, 0].abs().max().item() < 1e-5
 
 
 @pytest.mark.parametrize("architecture", ["random:gpt2", "random:llama"])
@@ -126,11 +194,15 @@ def test_greedy_sampling_is_the_same_for_every_seed_and_sample():
     assert all(group[0].action == s.action for group in first for s in group)
 
 
-def test_a_small_nucleus_draws_the_likeliest_position():
+def test_a_small_nucleus_draws_the_likeliest_tokens_and_any_position():
     policy = build("random:llama", temperature=1.0)
-    narrow = draw(policy, 16, Sampling(top_p=1e-6))
+    narrow = draw(policy, 32, Sampling(top_p=1e-6))
+    assert len({s.action.position for s in narrow[0]}) > 2
+    by_position = {(g, s.action.position): s.action for g, group in enumerate(narrow) for s in group}
+    assert all(by_position[g, s.action.position] == s.action for g, group in enumerate(narrow) for s in group)
     greedy = draw(policy, 1, Sampling.greedy())
-    assert all(s.action == g[0].action for group, g in zip(narrow, greedy, strict=True) for s in group)
+    for g, (likeliest,) in enumerate(greedy):
+        assert by_position.get((g, likeliest.action.position), likeliest.action) == likeliest.action
 
 
 def test_rows_in_one_batch_do_not_influence_each_other():

@@ -32,6 +32,7 @@ from partner_rl.config.schema import EvaluationConfig
 from partner_rl.data.splits import hash_fraction
 from partner_rl.evaluation.baselines.context import Progress
 from partner_rl.models.loading import quiet_transformers
+from partner_rl.seeds import generator_of
 from partner_rl.types import Example
 
 
@@ -70,7 +71,7 @@ def random_streams(pairs: Sequence[Example], length: int, seed: int) -> npt.NDAr
     rows = []
     for pair in pairs:
         key = int(hash_fraction("baselines", pair.seeker_id, pair.response_id) * 2**53)
-        rows.append(np.random.default_rng([seed, key]).random(length))
+        rows.append(generator_of("baselines", seed, key).random(length))
     return np.array(rows).reshape(len(pairs), length)
 
 

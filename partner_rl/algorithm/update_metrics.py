@@ -1,0 +1,125 @@
+"""What an update measures: sums and counts, so that micro-batches, learners and steps add up to true means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+
+LOSS: Final = "loss"
+KL: Final = "kl"
+"""KL divergence from the reference, nats a token."""
+KL_SENTENCE: Final = "kl_sentence"
+"""KL divergence from the reference, nats an action: position and sentence together."""
+POSITION_ENTROPY_MEAN: Final = "position_entropy"
+GRAD_NORM: Final = "grad_norm"
+RATIO: Final = "ratio"
+CLIP_FRACTION: Final = "clip_fraction"
+SAMPLER_KL: Final = "sampler_kl"
+TRUNCATED_WEIGHTS: Final = "truncated_weights"
+"""Share of tokens whose importance weight, which corrects for rounding, was cut off."""
+LOG_PROB_GAP: Final = "logprob_gap"
+LOG_PROB_GAP_MEAN: Final = "logprob_gap_mean"
+LOG_PROB_GAP_P99: Final = "logprob_gap_p99"
+
+GAP_QUANTILE: Final = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class LogProbGap:
+    """|log-probability at training − at sampling| of the tokens of a step, before its update, in nats.
+
+    Attributes:
+        largest: The maximum.
+        p99: The 99th percentile.
+        mean: The mean over tokens.
+        tokens: Number of tokens.
+    """
+
+    largest: float
+    p99: float
+    mean: float
+    tokens: int
+
+    @classmethod
+    def of(cls, gaps: Sequence[torch.Tensor]) -> LogProbGap:
+        """The gap of the tokens of all micro-batches, each a vector of differences."""
+        values = torch.cat([gap.detach().float().cpu() for gap in gaps]).abs()
+        if not torch.isfinite(values).all():
+            return cls(float("inf"), float("inf"), float("inf"), len(values))
+        return cls(values.max().item(), values.quantile(GAP_QUANTILE).item(), values.mean().item(), len(values))
+
+    @classmethod
+    def over_learners(cls, gaps: Sequence[LogProbGap]) -> LogProbGap:
+        """The worst learner's maximum and percentile, and the mean over all tokens."""
+        tokens = sum(gap.tokens for gap in gaps)
+        mean = sum(gap.mean * gap.tokens for gap in gaps) / tokens
+        return cls(max(gap.largest for gap in gaps), max(gap.p99 for gap in gaps), mean, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class GapLimits:
+    """How far sampler and learner may be apart, in nats a token.
+
+    Not the maximum: among a thousand tokens one may be rounded badly, and stale weights move all of them.
+    """
+
+    mean: float
+    p99: float
+
+    def hold(self, gap: LogProbGap) -> bool:
+        """Whether a gap is within the limits; one that is not a number is not."""
+        return gap.mean <= self.mean and gap.p99 <= self.p99
+
+
+GAP_LIMITS: Final = {"float32": GapLimits(mean=1e-4, p99=1e-3), "bfloat16": GapLimits(mean=0.05, p99=0.3)}
+"""By `policy.dtype`."""
+
+
+@dataclass(slots=True)
+class StepMetrics:
+    """What one learner measures in one optimizer step.
+
+    Attributes:
+        sums: Metric → the sum over its units, and their number.
+        gap: How far sampler and learner were apart.
+        weights_digest: Digest of the weights before the step, where the gap is larger than it may be.
+    """
+
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
+    gap: LogProbGap | None = None
+    weights_digest: str | None = None
+
+    def add(self, name: str, total: float | torch.Tensor, units: float) -> None:
+        """Adds a micro-batch's sum over its units, such as tokens or actions."""
+        before, counted = self.sums.get(name, (0.0, 0.0))
+        value = total.item() if isinstance(total, torch.Tensor) else total
+        self.sums[name] = (before + value, counted + units)
+
+
+def update_metrics(steps: Sequence[Sequence[StepMetrics]]) -> dict[str, float]:
+    """The metrics of an iteration's update: means over the units of all steps and learners, and the first step's gap.
+
+    Later steps differ from the sampler because the policy has moved, which `sampler_kl` tells.
+
+    Args:
+        steps: For each step, what each learner measured.
+    """
+    gaps = [learner.gap for learner in steps[0] if learner.gap is not None]
+    gap = LogProbGap.over_learners(gaps)
+    return means(learner for step in steps for learner in step) | {
+        LOG_PROB_GAP: gap.largest,
+        LOG_PROB_GAP_MEAN: gap.mean,
+        LOG_PROB_GAP_P99: gap.p99,
+    }
+
+
+def means(measured: Iterable[StepMetrics]) -> dict[str, float]:
+    """Each metric's sum over the units of all of them, divided by their number."""
+    whole = StepMetrics()
+    for one in measured:
+        for name, (total, units) in one.sums.items():
+            whole.add(name, total, units)
+    return {name: total / units for name, (total, units) in whole.sums.items() if units}

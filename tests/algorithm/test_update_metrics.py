@@ -1,0 +1,78 @@
+"""Metrics of several steps, micro-batches and learners are true means; the gap is the worst one's."""
+
+import math
+
+import pytest
+import torch
+
+from partner_rl.algorithm.learner import RewriteLearner
+from partner_rl.algorithm.update_metrics import (
+    CLIP_FRACTION,
+    GAP_LIMITS,
+    GRAD_NORM,
+    KL,
+    KL_SENTENCE,
+    LOG_PROB_GAP,
+    LOG_PROB_GAP_MEAN,
+    LOG_PROB_GAP_P99,
+    LOSS,
+    SAMPLER_KL,
+    LogProbGap,
+    StepMetrics,
+    means,
+    update_metrics,
+)
+from tests.algorithm.toy import build_toy, toy_config
+
+
+def measured(gap: LogProbGap, **sums: tuple[float, float]) -> StepMetrics:
+    return StepMetrics(dict(sums), gap)
+
+
+def test_sums_and_units_of_steps_and_learners_add_up():
+    near, far = LogProbGap(0.1, 0.05, 0.01, 100), LogProbGap(0.9, 0.6, 0.3, 300)
+    found = update_metrics(
+        [
+            [measured(near, kl=(3.0, 30), loss=(1.0, 1)), measured(far, kl=(9.0, 10), loss=(3.0, 1))],
+            [measured(far, kl=(0.0, 40), loss=(2.0, 1)), measured(far, kl=(0.0, 20), loss=(2.0, 1))],
+        ]
+    )
+    assert found[KL] == pytest.approx(12 / 100)
+    assert found[LOSS] == pytest.approx(2.0)
+    # Of the first step: later ones differ because the policy has moved.
+    assert (found[LOG_PROB_GAP], found[LOG_PROB_GAP_P99]) == (0.9, 0.6)
+    assert found[LOG_PROB_GAP_MEAN] == pytest.approx((0.01 * 100 + 0.3 * 300) / 400)
+
+
+def test_one_odd_token_does_not_break_the_limits_and_stale_weights_do():
+    limits = GAP_LIMITS["bfloat16"]
+    rounding = torch.full((1000,), 0.02)
+    rounding[7] = 5.0
+    assert limits.hold(LogProbGap.of([rounding[:300], rounding[300:]]))
+    assert not limits.hold(LogProbGap.of([torch.full((1000,), 0.2)]))
+    assert not limits.hold(LogProbGap.of([torch.tensor([0.0, math.nan])]))
+
+
+def test_an_iteration_of_several_steps_logs_the_true_means(local_ray):
+    config = toy_config(samples_per_group=8, epochs=4, minibatch_groups=2, clip_range=0.2, kl_coeff=0.1)
+    algorithm = build_toy(config)
+    learner: RewriteLearner = algorithm._local_learner()
+    steps, update = [], learner._uncompiled_update
+
+    def noted(batch, **kwargs):
+        result = update(batch, **kwargs)
+        steps.append(learner.step_metrics)
+        return result
+
+    learner._possibly_compiled_update = noted
+    try:
+        for _ in range(2):
+            steps.clear()
+            algorithm.train()
+            assert len(steps) == 8
+            whole = means(steps)
+            for name in (KL, KL_SENTENCE, CLIP_FRACTION, SAMPLER_KL, GRAD_NORM, LOSS):
+                assert algorithm.last.learner[name] == pytest.approx(whole[name]), name
+            assert len({round(step.sums[SAMPLER_KL][0], 9) for step in steps}) > 4
+    finally:
+        algorithm.stop()
