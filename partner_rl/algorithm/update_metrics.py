@@ -74,8 +74,8 @@ class GapLimits:
         return gap.mean <= self.mean and gap.p99 <= self.p99
 
 
-GAP_LIMITS: Final = {"float32": GapLimits(mean=1e-4, p99=1e-3), "bfloat16": GapLimits(mean=0.05, p99=0.3)}
-"""By `policy.dtype`."""
+GAP_LIMITS: Final = {"float32": GapLimits(mean=1e-4, p99=1e-3), "bfloat16": GapLimits(mean=0.1, p99=0.4)}
+"""By `policy.dtype`: a few times what rounding alone makes (`benchmarks.logprob_gap`)."""
 
 
 @dataclass(slots=True)

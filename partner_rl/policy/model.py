@@ -28,6 +28,8 @@ from partner_rl.types import PartnerError
 METADATA_FILE = "partner_rl.json"
 COMPILER = "inductor"
 """The backend of `torch.compile`."""
+FLEX_HEAD_WIDTH = 16
+"""The narrowest attention head that FlexAttention computes on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,21 @@ class Policy:
         """Whether the update attends by FlexAttention.
 
         Raises:
-            PartnerError: The settings ask for it and the policy is not on a GPU.
+            PartnerError: The settings ask for it and the policy is not on a GPU, or its heads are too narrow.
         """
-        on_gpu = self.device.type == "cuda"
-        if self.settings.attention == "flex" and not on_gpu:
-            raise PartnerError("policy.attention flex has no backward pass on a CPU: set it to auto, or use a GPU")
-        return on_gpu and self.settings.attention != "sdpa"
+        if self.settings.attention == "sdpa":
+            return False
+        on_gpu, config = self.device.type == "cuda", self.model.config
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        if self.settings.attention == "flex":
+            if not on_gpu:
+                raise PartnerError("policy.attention flex has no backward pass on a CPU: set it to auto, or use a GPU")
+            if width < FLEX_HEAD_WIDTH:
+                raise PartnerError(
+                    f"policy.attention flex needs attention heads of at least {FLEX_HEAD_WIDTH} numbers, and those of "
+                    f"{self.tokenizer.name_or_path} have {width}: set it to auto"
+                )
+        return on_gpu and width >= FLEX_HEAD_WIDTH
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of every forward pass: bfloat16 autocast when the settings ask for it."""

@@ -6,6 +6,7 @@ import torch
 
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.algorithm.sampler import examples_of_iteration
+from partner_rl.algorithm.update_metrics import GAP_LIMITS, GapLimits
 from partner_rl.types import PartnerError, RewardBreakdown
 from tests.algorithm.toy import build_toy, count_letter_beside_a_constant, examples, toy_config
 
@@ -161,6 +162,14 @@ def test_a_difference_between_sampler_and_learner_stops_the_run(local_ray):
     algo._sync_weights = lambda: None
     algo.train()
     with pytest.raises(PartnerError, match="different weights"):
+        algo.train()
+    algo.stop()
+
+
+def test_the_message_tells_rounding_from_stale_weights(local_ray, monkeypatch):
+    monkeypatch.setitem(GAP_LIMITS, "float32", GapLimits(mean=0.0, p99=0.0))
+    algo = build_toy(toy_config())
+    with pytest.raises(PartnerError, match=r"with the same weights.*policy\.compile=false"):
         algo.train()
     algo.stop()
 

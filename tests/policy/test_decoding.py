@@ -1,11 +1,14 @@
 """The fast decoder draws what a plain one draws: no cache, no shared prompt, one row at a time."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from partner_rl.config.schema import PolicyConfig
+from partner_rl.models.loading import load_tokenizer
 from partner_rl.models.sources import resolve
 from partner_rl.policy import model
 from partner_rl.policy.generate import PromptRows, Sampling, sample_actions, sample_prompts
@@ -151,9 +154,27 @@ def test_flex_attention_gives_the_same_log_probs(architecture: str):
     torch.testing.assert_close(flex, dense, atol=1e-4, rtol=0)
 
 
+def wide_heads(tmp_path: Path) -> Policy:
+    """A tiny policy whose attention heads are as wide as FlexAttention needs them."""
+    folder = tmp_path / "wide"
+    tokenizer = load_tokenizer(resolve("random:llama", None))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_hidden_layers=2,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load_policy(folder, PolicyConfig(max_new_tokens=6, temperature=0.8), WINDOW)
+
+
 @pytest.mark.gpu
-def test_flex_attention_gives_the_same_gradient():
-    policy = build("random:llama")
+def test_flex_attention_gives_the_same_gradient(tmp_path: Path):
+    policy = wide_heads(tmp_path)
     prompts = prompts_of(policy, SAMPLES)
     actions = [tuple(sample.action for sample in group) for group in sampled(policy, prompts)]
     groups = [PromptGroup(p.prompt, p.num_sentences, a) for p, a in zip(prompts, actions, strict=True)]
@@ -165,6 +186,18 @@ def test_flex_attention_gives_the_same_gradient():
         action_log_probs(policy.model, packed, policy.vocabulary, 0.8, flex=flex).log_probs_GKT.sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in policy.model.parameters()]))
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.gpu
+def test_flex_attention_needs_wide_heads(tmp_path: Path):
+    narrow = build("random:llama", attention="auto")
+    narrow.model.to("cuda")
+    assert not narrow.uses_flex_attention
+    with pytest.raises(PartnerError, match="at least 16"):
+        replace(narrow, settings=narrow.settings.model_copy(update={"attention": "flex"})).uses_flex_attention  # noqa: B018
+    wide = wide_heads(tmp_path)
+    wide.model.to("cuda")
+    assert replace(wide, settings=wide.settings.model_copy(update={"attention": "auto"})).uses_flex_attention
 
 
 def test_flex_attention_is_for_gpus():
