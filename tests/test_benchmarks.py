@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks import roofline, scaling, vs_trl
+from benchmarks import roofline, scaling, seeds, vs_trl
 from benchmarks.command import numbers
 from benchmarks.sides import MIB, Round, Side, Task, side
 from benchmarks.work import Workload
@@ -229,3 +229,49 @@ def test_scaling_measures_every_phase_through_the_command_line(tmp_path: Path) -
         assert row["episodes_per_second"] > 0
         assert {"generate", "score", "update", "sync", "other", "iteration"} == row["seconds"].keys()
     assert "| samples, K |" in result.stdout
+
+
+def test_a_table_over_seeds_has_means_and_ranges() -> None:
+    def report(empathy: float, distinct: float) -> dict[str, object]:
+        figures = {"change_in_empathy": {"value": empathy}, "distinct_sentences": {"value": distinct}}
+        return {
+            "measures": {
+                "change_in_empathy": {"label": "change in empathy", "better": "higher"},
+                "distinct_sentences": {"label": "distinct sentences", "better": "higher"},
+                "judge_change": {"label": "change by the judge", "better": "higher"},
+            },
+            "systems": {name: {"figures": {} if name == "original" else figures} for name in seeds.SYSTEMS},
+        }
+
+    columns, rows = seeds.table([report(1.0, 0.5), report(2.0, 0.5), report(1.5, 0.5)])
+    assert columns == ["", "original", "template", "warm start", "best of 16", "**RL**"]
+    assert rows == [
+        ["change in empathy ↑", "–", *["+1.500 (+1.000 to +2.000)"] * 4],
+        ["distinct sentences ↑", "–", *["50.0%"] * 4],
+    ]
+
+
+@pytest.mark.slow
+def test_the_quickstart_over_seeds_evaluates_them_and_does_nothing_twice(tmp_path: Path) -> None:
+    small = ["--preset", "smoke", "--runs-dir", str(tmp_path / "runs"), "algorithm.iterations=1"]
+    first = run_module("benchmarks.seeds", "--seeds", "3", *small, "--output", str(tmp_path / "seeds.json"))
+    assert first.returncode == 0, first.stderr
+    content = json.loads((tmp_path / "seeds.json").read_text())
+    assert content["seeds"] == [3]
+    assert all(set(systems) == set(seeds.SYSTEMS) for systems in content["systems"])
+    again = run_module("benchmarks.seeds", "--seeds", "3", *small)
+    assert again.returncode == 0, again.stderr
+    assert "partner-rl quickstart" not in again.stdout
+    assert run_module("benchmarks.seeds", "--seeds", "none").returncode == 1
+
+
+def test_the_gap_between_sampling_and_training_is_measured_by_model_and_type(tmp_path: Path) -> None:
+    found = run_module("benchmarks.logprob_gap", "--models", "random:llama", "--json", str(tmp_path / "gap.json"))
+    assert found.returncode == 0, found.stderr
+    rows = json.loads((tmp_path / "gap.json").read_text())
+    assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
+    assert all(row["within limits"] for row in rows)
+    assert float(rows[0]["gap mean"]) < float(rows[1]["gap mean"])
+    refused = run_module("benchmarks.logprob_gap", "--models", "random:llama", "--dtypes", "float16")
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
