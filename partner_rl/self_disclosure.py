@@ -172,7 +172,7 @@ _CLAIMS: Final[Mapping[str, str]] = {
     ),
     "oneself by another name": _one_of(
         r"\byours truly\b",
-        r"(?<!come )\bover here\b",
+        r"^(?!.*\byou\b).*(?<!come )\bover here\b",
         r"\bthis old (fool|man|woman|lady|dog)\b",
         r"\b(the|this) (one|person|man|woman) (who (is )?)?(writing|writes|typing)\b",
         r"\bwhoever writes this\b",
@@ -242,23 +242,34 @@ _LIKE_THE_READER: Final = re.compile(r"\b(same|too|also|either|myself|there|here
 _REALLY: Final = "({} )*".format(
     _one_of(
         "am|do|can|could|will|would|have to|really|truly|just|also|so|very|too|only|still|all|deeply|even|sincerely",
-        "terribly|incredibly|simply|honestly|always|fully",
+        "terribly|incredibly|simply|honestly|always|fully|completely|totally|absolutely|certainly|definitely|quite",
+        "properly|desperately",
     )
 )
 _PROFESSION: Final = "(doctor|expert|therapist|lawyer|professional|psychologist|psychiatrist|counsell?or)"
 _I: Final = f"i {_REALLY}"
+_MOVED: Final = _one_of(
+    "furious|angry|outraged|appalled|horrified|disgusted|heartbroken|devastated|gutted|upset|hurting|shocked|surprised",
+    "worried|concerned|anxious|nervous|frustrated|relieved|sad|moved|touched|hopeful|excited|delighted|chuffed|impressed",
+)
+_FOR_THE_READER: Final = _words(
+    "(along )?with you|for (your?|both|the both|her|him|them)|on your behalf|towards? you|about (how )?your?",
+    "to (hear|read|see|think|learn)|hearing|reading|thinking of you|by (this|that|what|your)",
+    rf"((by|at) (how|what)|that){_YOU}",
+)
 
 _ABOUT_THE_READER: Final[Mapping[str, str]] = {
     "thinks, hears, hopes": _I
     + _words(
         "understand|imagine|believe|think|guess|suppose|wonder|care|appreciate|admire|respect|suggest|recommend|encourage",
-        "agree|promise|say|mean|bet|doubt|sense|offer|send|pray|worry about you",
+        "agree|promise|say|mean|bet|doubt|suspect|sense|offer|send|pray|worry about you|(grieve|ache) (with|for) you",
         "hope(?! to (die|end))|hear(?! voices)|trust(?= (you|that|your))",
         r"wish(?= (you|it|this|that|things|the|there|people)\b)|wish(?= i (could|can) (help|do|say|hug|give|be there))",
         r"(see|notice|read|get)(?= (that|it|how|why|what|you|your|no)\b)",
         r"(noticed|heard|read)(?= ((that|how|what) (\w+ )?)?your?\b)",
         "find (it|that|this) (brave|admirable|moving|impressive|remarkable|unfair|inspiring|wonderful|touching)",
-        "feel ((so|very|really|terribly) )?(for you|bad for|sorry)",
+        "feel ((so|very|really|terribly) )?(for you|bad for|sorry)|really do$",
+        rf"feel (?!(like|as|the same|just|exactly|better|that|this|it)\b)(\w+ ){{0,3}}{_FOR_THE_READER}",
         rf"hate(?= (that|how|to (see|hear|read|think))\b){_YOU}",
         r"(want|love|like|need)(?= (nothing more than )?(for |it if )?you\b)",
         r"(want|love|like|need)(?= to (say|help|hear|know|listen|ask|let|thank|tell|talk|understand|support)\b)",
@@ -269,14 +280,16 @@ _ABOUT_THE_READER: Final[Mapping[str, str]] = {
     "knows": rf"{_I}know(?!.*\btoo well\b)"
     + _one_of(
         "$",
-        r" that(?! (feeling|pain|fear|place|kind|sort)\b)\b",
+        r" that(?! (\w+ )?(feeling|pain|fear|place|kind|sort)\b)\b",
         r"(?= (it's|its|you|things|there|life|these|how (hard|difficult|painful|tough|much))\b)",
+        " what you mean",
         r"(?= (it|this)\b(?! (feels like|feeling|pain|fear|place|from)\b))",
     ),
     "can and will": rf"{_I}(can|could|will|would|may|might|to|have to) {_REALLY}"
     + _words(
         "help|do|say|agree|hug you|listen|ask|tell (you|that)|talk|support|suggest|recommend|keep you|stay with you",
         "try to (help|listen|understand)|be (here|there|lying|thinking of you)",
+        "read every|be (furious|angry|upset|hurt|scared|frightened|devastated)",
         "be (happy|glad|honou?red) to (talk|listen|help|hear|chat|read|answer|go through|be your)",
         "(not|never) (judge|blame|tell you|ask|pretend|leave you)",
     ),
@@ -297,9 +310,9 @@ _ABOUT_THE_READER: Final[Mapping[str, str]] = {
     "is sorry, here, glad": f"i (am|was) {_REALLY}"
     + _words(
         "sorry|glad|proud|listening|rooting|wondering|hoping|sending|curious|pleased|grateful|thankful|amazed|saddened",
-        "praying|thinking (of|about) you|here(?! (too because|for the same))|(worried|concerned) (about|for) you",
-        "sad (to|that|for)|happy (to|that|for you|you)|not ((entirely|quite) )?(sure|certain|saying)",
-        "sure (it|this|that|you|there)|confident (that|you)|impressed (by|with|that)",
+        "praying|thinking (of|about) you|here(?! (too because|for the same))|sad (to|that|for)",
+        f"(not )?{_MOVED} (at once )?(and {_MOVED} )?{_FOR_THE_READER}|happy (to|that|for you|you)",
+        "not ((entirely|quite) )?(sure|certain|saying)|sure (it|this|that|of|you|there)|confident (that|you)",
         "(not )?going to (tell|pretend|judge|ask|say|leave|listen|be here)",
         "(willing|ready|free|available) to (talk|listen|help|chat|hear)",
     ),
@@ -317,12 +330,14 @@ _ABOUT_THE_READER: Final[Mapping[str, str]] = {
     ),
     "moves the writer": _words(
         "(makes|made|breaks|saddens|hurts|worries|moves|touches) me ((so|very|really) )?"
-        r"(?=(sad|sorry|happy|glad|to (hear|read|see)|that you)\b)",
+        r"(?=(sad|sorry|happy|glad|angry|furious|to (hear|read|see)|that you)\b)",
+        "(saddens|upsets|moved|touched) me|sense to me|talking to us",
         "(strikes|struck) me (how|that|as)|means (a lot|so much) to me|least of all me",
     ),
-    "my": "(in )?my "
+    "my": "(in |breaks |makes |(it|this|that) (has )?(broke|broken) )?my "
     + _words(
-        "heart (goes|breaks|aches|hurts|is (with|heavy|breaking|aching)|really|truly|just)|(dear )?friend$|dear",
+        "heart (?=to|a bit|for)|(?<=breaks my )heart$|heart (ache|goes|breaks|aches|hurts|really|truly|just)",
+        "heart is (with|heavy|breaking|aching)|(dear )?friend$|dear",
         r"thoughts (and prayers )?(are|go|will)|prayers|(deepest|sincere|sincerest|warmest) \w+|apologies|condolences",
         "((best|only) )?(advice|suggestion|guess)|best(?! (friends?|mate|buddy|bud|man|years?))",
         "(humble )?(opinion|view)|sympathy|sympathies",
