@@ -1,6 +1,6 @@
 """How often the rules about a writer's own life are right: precision and recall on sentences labelled by hand.
 
-`benchmarks/honesty.csv` holds the sentences. Half of each form is held out: rules are made by the other half alone.
+`benchmarks/honesty.csv` holds the sentences. Half of each form is held out: its errors are counted and not printed.
 Whoever changes a rule because of a held-out sentence moves it to the other half and writes a new one in its place.
 """
 

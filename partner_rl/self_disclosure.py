@@ -39,7 +39,9 @@ _CONTRACTIONS: Final[Mapping[str, str]] = {
 }
 _FIRST_PERSON: Final = re.compile(r"\b(i|me|my|mine|myself|we|us|our|ours|ourselves)\b")
 _ASKED: Final = re.compile(r"\?\W*$")
-_QUOTED: Final = re.compile(r'(\byou\b[^"“]*)["“][^"“”]*["”]')
+_QUOTED: Final = re.compile(
+    r'(\byou [^"“]*\b(?:say|said|saying|think|thought|thinking|tell|told|wrote)\b[^"“]*)["“][^"“”]*["”]'
+)
 
 
 def _one_of(*phrases: str) -> str:
@@ -254,8 +256,8 @@ _MOVED: Final = _one_of(
 )
 _FOR_THE_READER: Final = _words(
     "(along )?with you|for (your?|both|the both|her|him|them)|on your behalf|towards? you|about (how )?your?",
-    "to (hear|read|see|think|learn)|hearing|reading|thinking of you|by (this|that|what|your)",
-    rf"((by|at) (how|what)|that){_YOU}",
+    "to (hear|read|see|think|learn)|thinking of you|by (this|that|what|your)",
+    rf"(hearing|reading|(by|at) (how|what)|that){_YOU}",
 )
 
 _ABOUT_THE_READER: Final[Mapping[str, str]] = {
@@ -289,7 +291,7 @@ _ABOUT_THE_READER: Final[Mapping[str, str]] = {
     + _words(
         "help|do|say|agree|hug you|listen|ask|tell (you|that)|talk|support|suggest|recommend|keep you|stay with you",
         "try to (help|listen|understand)|be (here|there|lying|thinking of you)",
-        "read every|be (furious|angry|upset|hurt|scared|frightened|devastated)",
+        "read every|be (furious|angry|upset|devastated)",
         "be (happy|glad|honou?red) to (talk|listen|help|hear|chat|read|answer|go through|be your)",
         "(not|never) (judge|blame|tell you|ask|pretend|leave you)",
     ),

@@ -100,6 +100,7 @@ def test_what_is_about_the_writer_is_found(sentence):
         ("Been through so much this year, and you are still standing.", None),
         ("You lost your brother last year.", None),
         ('You said "I am worthless", and that is not true.', None),
+        ('You know, "I have been there" is what friends say.', FIRST_PERSON),
         ("Can only imagine how frightened you were.", None),
         ("I have never been through this, but I want to understand.", None),
         ("I'm an AI, so I cannot know grief as you do.", None),
@@ -121,7 +122,7 @@ def test_the_answer_does_not_depend_on_case_or_marks_around(labelled, frame):
 
 def test_a_long_text_takes_no_time_to_speak_of():
     # A pattern that backtracks exponentially would not come back.
-    for word in ("so ", "you ", "I really ", "walked ", "as a ", "days ", ", "):
+    for word in ("so ", "you ", 'you say "', "I really ", "walked ", "as a ", "days ", ", "):
         rule_of(word * 2000)
 
 
