@@ -275,3 +275,18 @@ def test_the_gap_between_sampling_and_training_is_measured_by_model_and_type(tmp
     refused = run_module("benchmarks.logprob_gap", "--models", "random:llama", "--dtypes", "float16")
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
+
+
+def test_honesty_prints_both_halves_and_counts_in_a_corpus() -> None:
+    found = run_module("benchmarks.honesty", "--errors", "--responses", "sample")
+    assert found.returncode == 0, found.stderr
+    assert "| development | 333 " in found.stdout
+    assert "| held-out    | 333 " in found.stdout
+    assert "of the sentences" in found.stdout.splitlines()[-1]
+
+
+def test_honesty_without_a_corpus_where_one_is_named_is_one_line() -> None:
+    found = run_module("benchmarks.honesty", "--responses", "/no/such/folder")
+    assert found.returncode == 1
+    assert "/no/such/folder" in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1

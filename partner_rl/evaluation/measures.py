@@ -295,7 +295,7 @@ _EDITING: Final[tuple[Measure, ...]] = (
         "invented experience",
         "lower",
         ".1%",
-        "share of responses into which a sentence about the writer's own life was written, by rules",
+        "share of responses into which rules find a sentence about the writer's own life written; a lower bound",
         lambda scores, _: scores.discloses_N.astype(np.float64),
         share=True,
     ),

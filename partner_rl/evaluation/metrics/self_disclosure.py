@@ -1,4 +1,4 @@
-"""Invented experience: how many rewrites tell of a life that the system has not had?"""
+"""Invented experience: how many rewrites tell of a life that the system has not had, as far as rules find it?"""
 
 from __future__ import annotations
 
