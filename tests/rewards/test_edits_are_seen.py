@@ -9,6 +9,7 @@ import pytest
 from envs import text
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import ScoreRequest
+from rewards.empathy import EmpathyScorer
 from rewards.fluency import FluencyBuilder
 from rewards.local import LocalRewards
 from rewards.registry import all_components
@@ -50,6 +51,25 @@ def test_another_sentence_gives_another_score(rewards: LocalRewards, index: int,
         assert abs(first.raw[component] - second.raw[component]) > 1e-4, component
     # Random models find all texts next to impossible.
     assert first.raw["fluency"] != pytest.approx(second.raw["fluency"], rel=1e-3, abs=0.0)
+
+
+@pytest.mark.parametrize("component", ["empathy", "mutual_information"])
+def test_what_a_short_response_is_compared_with_makes_no_difference(rewards: LocalRewards, component: str):
+    alone, *beside = rewards.score_items(
+        component, [("I lost.", "Oh no."), ("I lost.", "Oh no.", "Oh."), ("I lost.", "Oh no.", "Bad luck! Oh no.")]
+    )
+    for row in beside:
+        assert row == pytest.approx(alone, abs=1e-5)
+
+
+def test_an_original_that_several_rewrites_share_is_read_once(rewards: LocalRewards, monkeypatch: pytest.MonkeyPatch):
+    scorer = rewards.scorer("empathy")
+    assert isinstance(scorer, EmpathyScorer)
+    read: list[tuple[str, str]] = []
+    levels = scorer._levels
+    monkeypatch.setattr(scorer, "_levels", lambda classifier, pairs: read.extend(pairs) or levels(classifier, pairs))
+    rewards.score([ScoreRequest("I lost.", "Oh no.", f"{text} Oh no.", (text,), ("Oh no.",)) for text in CANDIDATES])
+    assert sorted(pair[1] for pair in read) == sorted(["Oh no.", *(f"{text} Oh no." for text in CANDIDATES)])
 
 
 def test_a_long_response_left_alone_changes_no_empathy(rewards: LocalRewards):
