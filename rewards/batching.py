@@ -15,19 +15,23 @@ def item_order(item: Item) -> tuple[tuple[int, str], ...]:
     return tuple((len(text), text) for text in item)
 
 
-def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def length_batches(lengths: Sequence[int], budget: int, most_padding: int | None = None) -> Iterator[list[int]]:
     """Cut indices `0…n-1` into batches of similar length.
 
     Args:
         lengths: Tokens of each row.
         budget: Most padded tokens (rows times the longest row) in a batch; a single longer row is a batch alone.
+        most_padding: A row that would pad those before it with more tokens than this begins another batch; None for
+            no such limit.
 
     Yields:
         Indices of one batch, shortest row first; every index occurs exactly once over all batches.
     """
+    most_padding = budget if most_padding is None else most_padding
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batch and (len(batch) + 1) * lengths[index] > budget:
+        padding = len(batch) * (lengths[index] - lengths[batch[-1]]) if batch else 0
+        if batch and ((len(batch) + 1) * lengths[index] > budget or padding > most_padding):
             yield batch
             batch = []
         batch.append(index)

@@ -18,23 +18,28 @@ from rewards.batching import item_order
 from rewards.device import check_device
 from rewards.empathy_model import NUM_LEVELS, EmpathyClassifier
 from rewards.scorer import ComponentScore, FloatArray, Item
+from rewards.window import window
 
 NAME = "empathy"
 
 
 @dataclass(frozen=True, slots=True)
 class EmpathyReward:
-    """Asks for the levels of the rewritten and of the original response; item: (seeker post, response)."""
+    """Asks for the levels of the rewritten and of the original response.
+
+    Item: (seeker post, response), and the other response where they differ: what is too long for the classifier is read
+    in the same window around the edit (`rewards.window`).
+    """
 
     name: str = NAME
     width: int = len(MECHANISMS)
 
     def items(self, request: ScoreRequest) -> tuple[Item, ...]:
-        """The rewritten and the original response, each with the seeker's post."""
-        return (
-            (request.seeker_post, request.rewritten_response),
-            (request.seeker_post, request.original_response),
-        )
+        """The rewritten and the original response, each with the seeker's post and the other one."""
+        seeker, original, rewritten = request.seeker_post, request.original_response, request.rewritten_response
+        if original == rewritten:
+            return (seeker, rewritten), (seeker, original)
+        return (seeker, rewritten, original), (seeker, original, rewritten)
 
     def combine(self, request: ScoreRequest, values: FloatArray) -> ComponentScore:
         """Rewritten minus original, summed over the mechanisms; details: the change of each."""
@@ -45,7 +50,7 @@ class EmpathyReward:
 
 
 class EmpathyScorer:
-    """Level of each mechanism, 0…2, of (seeker post, response) items.
+    """Level of each mechanism, 0…2, of (seeker post, response) and (seeker post, response, other response) items.
 
     A response without any text expresses nothing: its levels are 0, whatever the classifier would say.
     """
@@ -60,10 +65,19 @@ class EmpathyScorer:
     def score(self, items: Sequence[Item]) -> FloatArray:
         """Levels, shape `[n_items, 3]`, in the order of `MECHANISMS`."""
         levels = np.zeros((len(items), len(MECHANISMS)), dtype=np.float32)
-        order = sorted((i for i, item in enumerate(items) if item[1].strip()), key=lambda i: item_order(items[i]))
-        if order:
-            levels[order] = self._levels(self.classifier, [(items[i][0], items[i][1]) for i in order]).numpy()
+        pairs = [self._pair(item) for item in items]
+        # Each pair once: the samples of a group share their original.
+        distinct = sorted({pair for pair in pairs if pair[1].strip()}, key=item_order)
+        if distinct:
+            found = dict(zip(distinct, self._levels(self.classifier, distinct).numpy(), strict=True))
+            for row, pair in enumerate(pairs):
+                levels[row] = found.get(pair, 0.0)
         return levels
+
+    def _pair(self, item: Item) -> tuple[str, str]:
+        """The seeker's post and what is read of the response."""
+        seeker, response, *other = item
+        return seeker, window(other[0], response, self.classifier.fits)[1] if other else response
 
 
 def _expected_levels(classifier: EmpathyClassifier, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
@@ -82,7 +96,8 @@ class EmpathyBuilder:
     Attributes:
         folder: A trained classifier's folder, readable where the scorer runs.
         score: `expected` or `argmax` level.
-        max_tokens: Each post is cut to its first this many tokens; None cuts as in the classifier's training.
+        max_tokens: Most tokens of a response that are read, and of the seeker's post its first; None for as many as in
+            the classifier's training.
         device: `cpu` or `cuda`.
     """
 

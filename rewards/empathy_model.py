@@ -255,6 +255,10 @@ class EmpathyClassifier:
         self.max_tokens = token_limit(model.response_encoder, max_tokens)
         self.device = next(model.parameters()).device
 
+    def fits(self, response: str) -> bool:
+        """Whether a response is read whole."""
+        return len(tokenize(self.tokenizer, [response], self.max_tokens + 1)[0].ids) <= self.max_tokens
+
     def level_probabilities(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """Calibrated probability of each level, `[n_pairs, M, L]`, of (seeker post, response) pairs."""
         return self.model.calibrated(self.level_logits(pairs))

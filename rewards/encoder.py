@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import pairwise
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from rewards.batching import length_batches
 
 TOKENS_PER_PASS = 4096
 """Most padded tokens in one forward pass of an encoder."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +41,17 @@ class EncodedText:
     special: tuple[bool, ...]
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int) -> list[EncodedText]:
-    """Tokenise texts, keeping the first `max_tokens` tokens of each (special tokens included)."""
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int | None) -> list[EncodedText]:
+    """Tokenise texts, keeping the first `max_tokens` tokens of each (special tokens included); None keeps all."""
     if not texts:
         return []
     batch = tokenizer(
         list(texts),
-        truncation=True,
+        truncation=max_tokens is not None,
         max_length=max_tokens,
         padding=False,
+        # Nor a warning about a text that is longer than the encoder: it is read in pieces.
+        verbose=False,
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
     )
@@ -56,6 +61,28 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_token
             batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True
         )
     ]
+
+
+def in_pieces(text: EncodedText, limit: int) -> list[EncodedText]:
+    """Cut a text into as few pieces of about equal length as have at most `limit` tokens each.
+
+    Every piece has the special tokens that the text begins and ends with; the pieces' other tokens are the text's.
+    """
+    if len(text.ids) <= limit:
+        return [text]
+    first = next((i for i, special in enumerate(text.special) if not special), 0)
+    last = len(text.ids) - next((i for i, special in enumerate(reversed(text.special)) if not special), 0)
+    room = max(1, limit - first - (len(text.ids) - last))
+    count = -(-(last - first) // room)
+    bounds = [first + (last - first) * i // count for i in range(count + 1)]
+    return [_piece(text, start, end, first, last) for start, end in pairwise(bounds)]
+
+
+def _piece(text: EncodedText, start: int, end: int, first: int, last: int) -> EncodedText:
+    def cut(column: tuple[T, ...]) -> tuple[T, ...]:
+        return column[:first] + column[start:end] + column[last:]
+
+    return EncodedText(cut(text.ids), cut(text.offsets), cut(text.special))
 
 
 def token_limit(encoder: PreTrainedModel, max_tokens: int) -> int:

@@ -11,12 +11,16 @@ raises the paper's reward several times over. Ours (our choice, `rewards.fluency
 where a token is repeated when it is part of `REPEAT_TOKENS` tokens that stood in this order earlier in the response,
 and new otherwise, and r is the share of repeated ones. So a repeat earns nothing, and costs its share. Without a repeat
 this is the paper's reward.
+
+Every token of a response counts. One that is longer than the model is to read at once is read in pieces, each after the
+tokens before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -71,16 +75,44 @@ class FluencyScorer:
     name = NAME
 
     def __init__(self, language_model: LanguageModel, max_tokens: int) -> None:
-        """Take a language model; each text is cut to its first `max_tokens` tokens."""
+        """Take a language model, which reads at most `max_tokens` tokens of a text at once."""
         self.language_model = language_model
         self.max_tokens = min(max_tokens, language_model.max_positions - 1)
 
     def score(self, items: Sequence[Item]) -> FloatArray:
         """Inverse perplexity of all and of the new tokens, share of repeated tokens: shape `[n_items, 3]`."""
-        targets = [self.language_model.encode(text.strip(), self.max_tokens) for (text,) in items]
-        found = self.language_model.log_probs([(self.language_model.start,)] * len(items), targets)
-        rows = [_row(log_probs_T, repeated_tokens(target)) for log_probs_T, target in zip(found, targets, strict=True)]
+        targets = [self.language_model.encode(text.strip()) for (text,) in items]
+        spans = [pieces(len(target), self.max_tokens) for target in targets]
+        places = [(target, piece) for target, cut in zip(targets, spans, strict=True) for piece in cut]
+        found = iter(
+            self.language_model.log_probs(
+                [(self.language_model.start, *target[piece.context : piece.start]) for target, piece in places],
+                [target[piece.start : piece.end] for target, piece in places],
+            )
+        )
+        read = [np.concatenate([np.zeros(0, np.float32), *islice(found, len(cut))]) for cut in spans]
+        rows = [_row(log_probs_T, repeated_tokens(target)) for log_probs_T, target in zip(read, targets, strict=True)]
         return np.array(rows, dtype=np.float32).reshape(len(items), 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens `start…end-1` of a text, read after `context…start-1`."""
+
+    context: int
+    start: int
+    end: int
+
+
+def pieces(length: int, limit: int) -> list[Piece]:
+    """Cut a text of so many tokens into pieces that with their contexts have at most `limit` tokens.
+
+    The first piece has `limit` tokens. Each later one is read after the tokens that precede it, half of `limit`.
+    """
+    step = max(1, limit // 2)
+    starts = [0, *range(limit, length, step)] if length else []
+    ends = [*starts[1:], length]
+    return [Piece(max(0, start - (limit - step)), start, end) for start, end in zip(starts, ends, strict=False)]
 
 
 def _row(log_probs_T: FloatArray, repeated_T: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
@@ -111,7 +143,7 @@ class FluencyBuilder:
     Attributes:
         model: Its name (see `partner_rl.models.sources`), resolved where the scorer runs.
         cache_dir: Cache of converted models; None for the default.
-        max_tokens: Each text is cut to its first this many tokens.
+        max_tokens: Most tokens of a text that are read at once.
         device: `cpu` or `cuda`.
     """
 

@@ -23,6 +23,9 @@ from rewards.scorer import FloatArray
 
 TOKENS_PER_PASS = 4096
 """Most padded tokens (context included) in one forward pass."""
+CPU_PADDING = 128
+"""Most padding that a row may cause on a CPU, where a pass of its own costs less. On a GPU a pass costs as much as
+thousands of tokens."""
 HEAD_ROWS = 512
 """Tokens that go through the LM head at once: 100 MB of logits at a vocabulary of 50,000."""
 TREE_TOKENS = 512
@@ -102,6 +105,7 @@ class LanguageModel:
         self.model = model.train(False)
         self.tokenizer = tokenizer
         self.device = next(model.parameters()).device
+        self._most_padding = CPU_PADDING if self.device.type == "cpu" else None
         self.start = start_token(tokenizer)
         self.max_positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
         self._body: Any = model.base_model
@@ -149,7 +153,7 @@ class LanguageModel:
 
     @torch.inference_mode()
     def _score_alone(self, rows: Sequence[_Row]) -> Iterator[tuple[_Row, FloatArray]]:
-        for indices in length_batches([len(row.inputs) for row in rows], TOKENS_PER_PASS):
+        for indices in length_batches([len(row.inputs) for row in rows], TOKENS_PER_PASS, self._most_padding):
             batch = [rows[i] for i in indices]
             ids_BT, mask_BT = _pad([row.inputs for row in batch], self.device)
             positions_BT = torch.arange(ids_BT.shape[1], device=self.device).expand_as(ids_BT)
@@ -160,7 +164,7 @@ class LanguageModel:
 
     @torch.inference_mode()
     def _score_trees(self, trees: Sequence[_Tree]) -> Iterator[tuple[_Row, FloatArray]]:
-        for indices in length_batches([len(tree.tokens) for tree in trees], TOKENS_PER_PASS):
+        for indices in length_batches([len(tree.tokens) for tree in trees], TOKENS_PER_PASS, self._most_padding):
             batch = [trees[i] for i in indices]
             ids_BT, _ = _pad([tuple(tree.tokens) for tree in batch], self.device)
             depths_BT, _ = _pad([tuple(tree.depths) for tree in batch], self.device)

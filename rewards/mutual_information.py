@@ -21,6 +21,7 @@ from rewards.device import check_device
 from rewards.fluency import load_language_model
 from rewards.language_model import LanguageModel, Tokens
 from rewards.scorer import ComponentScore, FloatArray, Item
+from rewards.window import window
 
 NAME = "mutual_information"
 
@@ -53,7 +54,10 @@ BACKWARD_PROMPT = DialoguePrompt("The reply:", "\nThe post:")
 
 @dataclass(frozen=True, slots=True)
 class MutualInformationReward:
-    """Asks for the two mean log-probabilities; item: (seeker post, rewritten response).
+    """Asks for the two mean log-probabilities.
+
+    Item: (seeker post, rewritten response), and the original where they differ: a response that is too long for the
+    models is read in the window around its edit (`rewards.window`).
 
     Attributes:
         lambda_mi: Share `λ` of the forward model, 0…1.
@@ -64,8 +68,11 @@ class MutualInformationReward:
     width: int = 2
 
     def items(self, request: ScoreRequest) -> tuple[Item, ...]:
-        """The seeker's post with the rewritten response."""
-        return ((request.seeker_post, request.rewritten_response),)
+        """The seeker's post with the rewritten response and, where that differs, the original."""
+        item = (request.seeker_post, request.rewritten_response)
+        if request.original_response == request.rewritten_response:
+            return (item,)
+        return ((*item, request.original_response),)
 
     def combine(self, request: ScoreRequest, values: FloatArray) -> ComponentScore:
         """The weighted sum of both directions; details: each that has a share."""
@@ -84,7 +91,7 @@ class MutualInformationScorer:
     name = NAME
 
     def __init__(self, forward: LanguageModel | None, backward: LanguageModel | None, max_tokens: int) -> None:
-        """Take the two models, possibly one and the same; posts are cut to their first `max_tokens` tokens.
+        """Take the two models, possibly one and the same, which read at most `max_tokens` tokens of each post.
 
         A direction without a model scores 0.
         """
@@ -94,13 +101,34 @@ class MutualInformationScorer:
 
     def score(self, items: Sequence[Item]) -> FloatArray:
         """Forward and backward mean log-probabilities in nats, shape `[n_items, 2]`."""
-        seekers = [seeker for seeker, _ in items]
-        responses = [response for _, response in items]
+        seekers = [item[0] for item in items]
+        said = _responses(self.forward, FORWARD_PROMPT, items, self.max_tokens)
+        heard = _responses(self.backward, BACKWARD_PROMPT, items, self.max_tokens)
         columns = (
-            _mean_log_probs(self.forward, FORWARD_PROMPT, seekers, responses, self.max_tokens),
-            _mean_log_probs(self.backward, BACKWARD_PROMPT, responses, seekers, self.max_tokens),
+            _mean_log_probs(self.forward, FORWARD_PROMPT, seekers, said, self.max_tokens),
+            _mean_log_probs(self.backward, BACKWARD_PROMPT, heard, seekers, self.max_tokens),
         )
         return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _responses(
+    language_model: LanguageModel | None, prompt: DialoguePrompt, items: Sequence[Item], max_tokens: int
+) -> list[str]:
+    """What a direction's model is to read of each item's response."""
+    if language_model is None:
+        return [item[1] for item in items]
+    limit = post_limit(language_model, prompt, max_tokens)
+
+    def fits(post: str) -> bool:
+        return len(language_model.encode(f" {post.strip()}", limit + 1)) <= limit
+
+    return [window(original[0], response, fits)[1] if original else response for _, response, *original in items]
+
+
+def post_limit(language_model: LanguageModel, prompt: DialoguePrompt, max_tokens: int) -> int:
+    """Most tokens that a model reads of each of the two posts: `max_tokens`, or as many as it has positions for."""
+    overhead = len(prompt.context(language_model, "", 0))
+    return min(max_tokens, (language_model.max_positions - overhead) // 2)
 
 
 def dialogue_tokens(
@@ -122,8 +150,7 @@ def dialogue_tokens(
     Returns:
         Contexts, and targets; a target without visible text has no tokens.
     """
-    overhead = len(prompt.context(language_model, "", 0))
-    limit = min(max_tokens, (language_model.max_positions - overhead) // 2)
+    limit = post_limit(language_model, prompt, max_tokens)
     contexts = [prompt.context(language_model, post, limit) for post in posts]
     return contexts, [language_model.encode(f" {text.strip()}", limit) if text.strip() else () for text in targets]
 
@@ -153,7 +180,7 @@ class MutualInformationBuilder:
             when `λ` is 0, so that nobody waits for a number that weighs nothing.
         backward: Name of the model of `p←(S|R̂)`; None when `λ` is 1.
         cache_dir: Cache of converted models; None for the default.
-        max_tokens: Each post is cut to its first this many tokens.
+        max_tokens: Most tokens that are read of each post.
         device: `cpu` or `cuda`.
     """
 

@@ -70,8 +70,8 @@ class EmpathyConfig(RewardSection):
     """What `algorithm.normalization` normalises: the change of all mechanisms together, or the change of each on its
     own with a third of the weight, so that the mechanism that is cheapest to raise does not crowd out the others."""
     max_tokens: Positive | None = None
-    """Each post is cut to this many tokens; null for as many as the classifier was trained on, so that an edit near the
-    end of a response is seen."""
+    """Most tokens of a response that are read, a longer one in a window around its edit; null for as many as the
+    classifier was trained on."""
     micro_batch: Positive = 32
     """Items that one call to an actor scores."""
 
@@ -152,8 +152,9 @@ class RewardsConfig(Section):
     """Actors of each pool, unless the component says otherwise."""
     num_cpus: NonNegativeFloat = 0.5
     """Logical CPUs that each reward actor reserves in Ray."""
-    max_tokens: Positive = 128
-    """Each post is cut to this many tokens by the scorers."""
+    max_tokens: Positive = 256
+    """Most tokens of a post that the scorers read at once. Of a longer response they read a window around the edit
+    (fluency: all of it, piece by piece), of a longer seeker's post the beginning."""
     timeout_s: PositiveFloat = 300.0
     """A micro-batch that takes longer counts as failed: its actor is killed, restarted and the batch sent again."""
     max_retries: NonNegative = 3
@@ -177,8 +178,8 @@ class RewardTrainingConfig(Section):
     """Learning rate of the response encoder's highest layer (paper: 2e-5, for a larger encoder)."""
     empathy_layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Each layer of the empathy encoder learns this many times as fast as the one above it."""
-    empathy_max_tokens: Positive = 128
-    """Tokens of a response that the empathy classifier is trained on (paper: 64)."""
+    empathy_max_tokens: Positive = 256
+    """Tokens of a response that the empathy classifier is trained on (paper: 64), and so reads at once in use."""
     empathy_ngram_weight: Fraction = 0.5
     """Share of a regression on the response's word n-grams in the levels' logits; 0 leaves the encoder alone."""
     empathy_patience: Positive = 3
@@ -188,7 +189,8 @@ class RewardTrainingConfig(Section):
     batch_size: Positive = 32
     """Pairs in a step (paper: 32)."""
     max_tokens: Positive = 64
-    """Tokens of each post (paper: 64)."""
+    """Tokens of each sentence that the coherence classifier is trained on, and of each seeker post that its topics are
+    found by."""
     frozen_layers: NonNegative = 0
     """Lowest layers of the empathy encoder (with the embeddings) that are not trained."""
     level_loss_weight: NonNegativeFloat = 1.0

@@ -482,6 +482,24 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _rewards_read_the_edit(self) -> RunConfig:
+        written = self.env.max_edits * self.policy.max_new_tokens
+        needed = written + 2 * self.policy.max_sentence_tokens
+        lengths = {
+            "rewards.max_tokens": self.rewards.max_tokens,
+            "rewards.empathy.max_tokens": self.rewards.empathy.max_tokens,
+            "reward_training.empathy_max_tokens": self.reward_training.empathy_max_tokens,
+        }
+        for key, length in lengths.items():
+            if length is not None and length < needed:
+                raise ValueError(
+                    f"{key}={length} cannot hold the {written} tokens that an episode may write (env.max_edits, "
+                    "policy.max_new_tokens) with a sentence before and after them (policy.max_sentence_tokens): "
+                    f"set it to at least {needed}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _judging_needs_a_judge(self) -> RunConfig:
         if self.guards.judge_every is not None and self.evaluation.judge is None:
             raise ValueError("guards.judge_every asks for a judge: set evaluation.judge to its folder, too")

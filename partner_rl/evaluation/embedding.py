@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from partner_rl.evaluation.metrics.specificity import Embed
 from partner_rl.models.loading import load_encoder, load_tokenizer
-from rewards.encoder import encode_states, pad_id_of, token_limit, tokenize
+from rewards.encoder import encode_states, in_pieces, pad_id_of, token_limit, tokenize
 
 
 def sentence_embedder(folder: Path, max_tokens: int, device: str = "cpu") -> Embed:
@@ -19,7 +20,8 @@ def sentence_embedder(folder: Path, max_tokens: int, device: str = "cpu") -> Emb
 
     Args:
         folder: A local folder of the encoder.
-        max_tokens: Each text is cut to its first this many tokens, special tokens included.
+        max_tokens: Most tokens that the encoder reads at once, special tokens included. A longer text is read in pieces
+            of about equal length; its embedding is the mean over the tokens of all of them.
         device: Torch device.
 
     Returns:
@@ -33,8 +35,9 @@ def sentence_embedder(folder: Path, max_tokens: int, device: str = "cpu") -> Emb
     limit = token_limit(encoder, max_tokens)
 
     def embed(texts: Sequence[str]) -> npt.NDArray[np.floating]:
-        encoded = tokenize(tokenizer, texts, limit)
-        states = encode_states(encoder, encoded, pad_id_of(tokenizer), torch.device(device))
-        return np.stack([state.mean(0).float().cpu().numpy() for state in states])
+        pieces = [in_pieces(text, limit) for text in tokenize(tokenizer, texts, None)]
+        states = iter(encode_states(encoder, list(chain(*pieces)), pad_id_of(tokenizer), torch.device(device)))
+        read = [torch.cat(list(islice(states, len(cut)))) for cut in pieces]
+        return np.stack([states_TD.mean(0).float().cpu().numpy() for states_TD in read])
 
     return embed

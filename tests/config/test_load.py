@@ -226,6 +226,17 @@ def test_many_mistakes_stay_one_line(tmp_path: Path) -> None:
     assert message.endswith("; and 23 more")
 
 
+@pytest.mark.parametrize(
+    "key", ["rewards.max_tokens", "rewards.empathy.max_tokens", "reward_training.empathy_max_tokens"]
+)
+def test_rewards_that_could_not_hold_an_edit_are_refused(key: str) -> None:
+    lengths = ["policy.max_new_tokens=20", "policy.max_sentence_tokens=30", "env.max_edits=2"]
+    load_config("embedded", [*lengths, f"{key}=100"])
+    with pytest.raises(PartnerError, match=f"{key}=99 .* 40 tokens .* at least 100") as caught:
+        load_config("embedded", [*lengths, f"{key}=99"])
+    assert "\n" not in str(caught.value)
+
+
 plain_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),

@@ -34,7 +34,7 @@ class CountingScorer:
         return np.array([self._row(item) for item in items], dtype=np.float32)
 
     def _row(self, item: Item) -> list[float]:
-        text = item[-1]
+        text = item[0] if self.name == "fluency" else item[1]
         match self.name:
             case "empathy":
                 return [min(2.0, text.count(word)) for word in ("sorry", "understand", "?")]

@@ -340,7 +340,7 @@ def test_what_no_key_changes_is_made_once(tmp_path):
 @pytest.mark.parametrize(
     ("key", "values", "what"),
     [
-        ("rewards.max_tokens", [16, 32], "changes the scorer"),
+        ("rewards.max_tokens", [32, 48], "changes the scorer"),
         ("models.reward_lm", ["random:llama", "random:gpt2"], "changes the scorer fluency"),
         ("rewards.empathy.score", ["expected", "argmax"], "changes the scorer empathy"),
         ("reward_training.batch_size", [8, 16], "depend on reward_training.batch_size"),

@@ -16,10 +16,10 @@ from rewards.empathy import EmpathyReward
 def test_repeated_items_are_collected_once_and_shared_out_again():
     requests = [ScoreRequest("S", "R", rewritten, (), ()) for rewritten in ("A", "B", "A")]
     table = collect_items(EmpathyReward(), requests)
-    assert table.items == (("S", "A"), ("S", "R"), ("S", "B"))
-    assert table.first_request == (0, 0, 1)
-    assert table.rows == ((0, 1), (2, 1), (0, 1))
-    values = np.array([[1, 0, 0], [0.5, 0, 0], [2, 1, 0]], np.float32)
+    assert table.items == (("S", "A", "R"), ("S", "R", "A"), ("S", "B", "R"), ("S", "R", "B"))
+    assert table.first_request == (0, 0, 1, 1)
+    assert table.rows == ((0, 1), (2, 3), (0, 1))
+    values = np.array([[1, 0, 0], [0.5, 0, 0], [2, 1, 0], [0.5, 0, 0]], np.float32)
     found = assemble(requests, [EmpathyReward()], {"empathy": table}, {"empathy": values}, {"empathy": 2.0})
     assert [breakdown.total for breakdown in found] == pytest.approx([1.0, 5.0, 1.0])
 
@@ -54,12 +54,22 @@ def test_well_formed_answers_become_float32():
         assert found.tolist() == [[1.0, 2.5]]
 
 
-@given(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 200))
-def test_length_batches_hold_every_index_once_within_the_budget(lengths: list[int], budget: int):
-    batches = list(length_batches(lengths, budget))
+@given(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 200), st.none() | st.integers(0, 50))
+def test_length_batches_hold_every_index_once_within_the_budget(
+    lengths: list[int], budget: int, most_padding: int | None
+):
+    batches = list(length_batches(lengths, budget, most_padding))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+        if most_padding is not None and len(batch) > 1:
+            assert (len(batch) - 1) * (lengths[batch[-1]] - lengths[batch[-2]]) <= most_padding
+
+
+def test_a_row_that_would_pad_the_others_begins_a_batch():
+    lengths = [10, 200, 12, 11, 190]
+    assert list(length_batches(lengths, 4096)) == [[0, 3, 2, 4, 1]]
+    assert list(length_batches(lengths, 4096, 128)) == [[0, 3, 2], [4, 1]]
 
 
 def test_item_order_keeps_equal_leading_texts_together():

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from partner_rl.models.sources import resolve
 from rewards import language_model
-from rewards.fluency import FluencyBuilder, FluencyScorer, load_language_model, repeated_tokens
+from rewards.fluency import FluencyBuilder, FluencyScorer, load_language_model, pieces, repeated_tokens
 from rewards.language_model import LanguageModel, Tokens
 from rewards.mutual_information import (
     BACKWARD_PROMPT,
@@ -88,6 +90,29 @@ def test_fluency_is_the_inverse_perplexity_of_all_tokens(lm: LanguageModel, text
         log_probs = naive(lm, (lm.start,), lm.encode(text.strip(), 50))
         assert value == pytest.approx(math.exp(sum(log_probs) / len(log_probs)), abs=TOLERANCE)
     assert found.dtype == np.float32
+
+
+@given(st.integers(0, 300), st.integers(1, 80))
+def test_every_token_of_a_text_is_in_one_piece(length: int, limit: int):
+    found = pieces(length, limit)
+    assert [token for piece in found for token in range(piece.start, piece.end)] == list(range(length))
+    assert all(0 <= piece.context <= piece.start for piece in found)
+    assert all(piece.end - piece.context <= limit for piece in found)
+    assert all(piece.start - piece.context == limit - max(1, limit // 2) for piece in found[1:])
+
+
+def test_fluency_reads_a_long_text_in_pieces(lm: LanguageModel):
+    text = "I hear you. That must be so hard for you, and I am sorry about your exam. What happened then?"
+    tokens = lm.encode(text)
+    limit = len(tokens) // 3
+    step = limit // 2
+    expected = naive(lm, (lm.start,), tokens[:limit])
+    for start in range(limit, len(tokens), step):
+        context = tokens[start - (limit - step) : start]
+        expected += naive(lm, (lm.start, *context), tokens[start : start + step])
+    assert len(expected) == len(tokens)
+    found = FluencyScorer(lm, limit).score([(text,)])[0, 0]
+    assert np.log(found) == pytest.approx(np.mean(expected), abs=TOLERANCE)
 
 
 def test_repeated_tokens_are_those_of_passages_that_stood_before():

@@ -24,7 +24,10 @@ def request(
 
 def test_empathy_is_rewritten_minus_original_summed_over_mechanisms():
     reward = EmpathyReward()
-    assert reward.items(request()) == (("Seeker.", "New. Old one. Old two."), ("Seeker.", "Old one. Old two."))
+    old, new = "Old one. Old two.", "New. Old one. Old two."
+    assert reward.items(request()) == (("Seeker.", new, old), ("Seeker.", old, new))
+    unchanged = ScoreRequest("Seeker.", old, old, (), ("Old one.", "Old two."))
+    assert reward.items(unchanged) == (("Seeker.", old), ("Seeker.", old))
     score = reward.combine(request(), np.array([[2.0, 0.5, 1.0], [0.5, 0.5, 1.25]], np.float32))
     assert score.value == pytest.approx(1.25)
     assert score.details == pytest.approx(dict(zip(MECHANISMS, (1.5, 0.0, -0.25), strict=True)))
@@ -79,7 +82,7 @@ def test_whole_response_coherence_asks_for_all_ordered_pairs():
 )
 def test_mutual_information_weighs_forward_and_backward(share: float, expected: float, details: dict[str, float]):
     reward = MutualInformationReward(share)
-    assert reward.items(request()) == (("Seeker.", "New. Old one. Old two."),)
+    assert reward.items(request()) == (("Seeker.", "New. Old one. Old two.", "Old one. Old two."),)
     score = reward.combine(request(), np.array([[-2.0, -4.0]], np.float32))
     assert score.value == pytest.approx(expected)
     assert score.details == details

@@ -18,8 +18,8 @@ def test_components_follow_the_configuration(tmp_path: Path):
         {
             "models": {"reward_lm": "random:gpt2", "cache_dir": str(tmp_path)},
             "rewards": {
-                "max_tokens": 77,
-                "empathy": {"score": "argmax", "num_gpus": 0.5, "max_tokens": 88},
+                "max_tokens": 177,
+                "empathy": {"score": "argmax", "num_gpus": 0.5, "max_tokens": 188},
                 "coherence": {"checkpoint": "some/folder", "weight": 0.0},
                 "mutual_information": {"lambda_mi": 0.25, "backward_checkpoint": "random:llama"},
             },
@@ -29,12 +29,12 @@ def test_components_follow_the_configuration(tmp_path: Path):
     assert list(components) == ["empathy", "fluency", "coherence", "mutual_information"]
     assert all(name == component.definition.name for name, component in components.items())
     assert components["empathy"].builder == EmpathyBuilder(
-        tmp_path / "run" / "rewards" / "empathy", "argmax", 88, "cuda"
+        tmp_path / "run" / "rewards" / "empathy", "argmax", 188, "cuda"
     )
-    assert components["fluency"].builder == FluencyBuilder("random:gpt2", tmp_path, 77, "cpu")
-    assert components["coherence"].builder == CoherenceBuilder(Path("some/folder").absolute(), 77, "cpu")
+    assert components["fluency"].builder == FluencyBuilder("random:gpt2", tmp_path, 177, "cpu")
+    assert components["coherence"].builder == CoherenceBuilder(Path("some/folder").absolute(), 177, "cpu")
     assert components["mutual_information"].builder == MutualInformationBuilder(
-        "random:gpt2", "random:llama", tmp_path, 77, "cpu"
+        "random:gpt2", "random:llama", tmp_path, 177, "cpu"
     )
     assert components["mutual_information"].definition == MutualInformationReward(0.25)
     assert list(active_components(config, tmp_path)) == ["empathy", "fluency", "mutual_information"]
