@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import psutil
 
 from launch.pipeline import cache_dir_of, device_of
 from launch.tracking import Tracker
 from partner_rl import metric_names as names
 from partner_rl.algorithm.algorithm import Iteration
-from partner_rl.algorithm.guard_figures import JudgedGain, guard_figures
-from partner_rl.algorithm.guards import Alarm, Guards
+from partner_rl.algorithm.guard_figures import JudgedGain, guard_figures, measured_of
+from partner_rl.algorithm.guard_limits import LIMITS
+from partner_rl.algorithm.guards import FORMAT, Alarm, Guards
+from partner_rl.algorithm.iteration_metrics import iteration_metrics
+from partner_rl.algorithm.machine_figures import MachineReading
 from partner_rl.algorithm.trajectory import Trajectory
-from partner_rl.algorithm.update_metrics import KL, POSITION_ENTROPY_MEAN
-from partner_rl.config.schema import GuardsConfig, RunConfig
+from partner_rl.config.guard_schema import GuardsConfig
+from partner_rl.config.schema import RunConfig
 from partner_rl.evaluation.judge import Judge, load_judge
 from rewards.empathy import NAME as EMPATHY
 
@@ -79,7 +83,7 @@ class GuardWatch:
             PartnerError: The judge cannot be loaded.
         """
         self._settings = config.guards
-        self._kl_is_measured = config.algorithm.kl_coeff > 0
+        self._env_window = config.env.window
         self._guards = Guards(config.guards)
         self._judge: Judge | None = None
         if config.guards.judge_every is not None and config.evaluation.judge is not None:
@@ -104,21 +108,16 @@ class GuardWatch:
             started = time.perf_counter()
             judged = judged_gain(self._judge, trajectories)
             seconds = {names.TIME_JUDGE: time.perf_counter() - started}
-        alarms = self._guards.check(
-            guard_figures(
-                [t.request for t in trajectories],
-                iteration.learner[KL] if self._kl_is_measured else None,
-                iteration.learner[POSITION_ENTROPY_MEAN],
-                judged,
-            )
-        )
-        values = {names.guard(name): value for name, value in self._guards.values.items()}
-        return Watched({**values, names.guard("alarms"): float(len(alarms)), **seconds}, alarms)
+        measured = measured_of(iteration_metrics(iteration, self._env_window))
+        figures = guard_figures([t.request for t in trajectories], measured, judged)
+        memory = host_memory()
+        alarms = self._guards.check(figures, MachineReading(memory, iteration.seconds["iteration"]))
+        return Watched({**_logged(self._guards.values, alarms), names.machine("memory"): memory, **seconds}, alarms)
 
     def report(self, step: int, alarms: Sequence[Alarm], tracker: Tracker) -> None:
         """Says what the alarms are; one that goes on is repeated once a window."""
         for alarm in alarms:
-            if (alarm.readings - self._settings.patience) % self._settings.window == 0:
+            if alarm.age % self._settings.window == 0:
                 logger.warning("guard, iteration %d: %s", step, alarm)
                 tracker.alert(f"Guard {alarm.guard.name}", f"Iteration {step}: {alarm}")
 
@@ -129,8 +128,29 @@ class GuardWatch:
     def restore(self, companions: Mapping[str, Any]) -> None:
         """Takes back the state that was saved with the training's; starts anew where there is none."""
         self._guards = Guards(self._settings)
-        if GUARDS_STATE in companions:
-            self._guards.restore(companions[GUARDS_STATE])
+        state = companions.get(GUARDS_STATE)
+        if state is None:
+            return
+        if state.get("format") != FORMAT:
+            logger.warning("the checkpoint's guards are of another version: they begin anew, as in a new run")
+            return
+        self._guards.restore(state)
+
+
+def host_memory() -> float:
+    """Share of the host's memory that is in use, 0 to 1; what can be freed at once counts as free."""
+    memory = psutil.virtual_memory()
+    return float(1.0 - memory.available / memory.total)
+
+
+def _logged(values: Mapping[str, float], alarms: Sequence[Alarm]) -> dict[str, float]:
+    """The guards' figures by their metrics, those of the machine apart."""
+    of_machine = {guard.name for guard in LIMITS if guard.of_machine}
+    return {
+        names.guard("alarms"): float(sum(not alarm.guard.of_machine for alarm in alarms)),
+        names.machine("alarms"): float(sum(alarm.guard.of_machine for alarm in alarms)),
+        **{(names.machine if name in of_machine else names.guard)(name): value for name, value in values.items()},
+    }
 
 
 def judged_gain(judge: Judge, trajectories: Sequence[Trajectory]) -> JudgedGain:
@@ -154,7 +174,7 @@ def judged_gain(judge: Judge, trajectories: Sequence[Trajectory]) -> JudgedGain:
 
 
 def decide(alarms: Sequence[Alarm], settings: GuardsConfig, step: int, attempt: int) -> Stop | RollBack | None:
-    """What alarms lead to.
+    """What alarms lead to; those about the machine lead to nothing, as neither stopping nor going back helps it.
 
     Args:
         alarms: The alarms of an iteration.
@@ -162,16 +182,15 @@ def decide(alarms: Sequence[Alarm], settings: GuardsConfig, step: int, attempt: 
         step: The iteration, counted from 1.
         attempt: The attempt that the run is in: as many rollbacks have been made.
     """
+    alarms = [alarm for alarm in alarms if not alarm.guard.of_machine]
     if not alarms or settings.action == "alarm":
         return None
     found = "; ".join(map(str, alarms))
     if settings.action == "stop":
-        return Stop(
-            f"guard: {found}; stopped after iteration {step} with a checkpoint: change the rewards or the limit"
-        )
+        return Stop(f"guard: {found}; stopped after iteration {step} with a checkpoint")
     if attempt >= settings.max_rollbacks:
         return Stop(
             f"guard: {found}; stopped after iteration {step} with a checkpoint, because {attempt} rollbacks "
-            "(guards.max_rollbacks) did not help: change the rewards or the limit"
+            "(guards.max_rollbacks) did not help"
         )
     return RollBack(before=step - max(alarm.iterations for alarm in alarms) + 1, attempt=attempt + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -49,11 +49,17 @@ _PHASES: Final = (
 )
 _SPEED: Final = (("episodes/s", names.EPISODES_PER_SECOND), ("tokens/s", names.TOKENS_PER_SECOND))
 _POLICY: Final = (
-    ("kl", names.POLICY_KL),
+    ("kl a token", names.POLICY_KL),
+    ("kl a sentence", names.POLICY_KL_SENTENCE),
     ("position entropy", names.POLICY_POSITION_ENTROPY),
     ("sentence entropy", names.POLICY_SENTENCE_ENTROPY),
     ("distinct sentences", names.POLICY_DISTINCT_SENTENCES),
+    ("commonest sentence", names.POLICY_COMMONEST_SENTENCE),
+    ("commonest opening", names.POLICY_COMMONEST_OPENING),
+    ("openings", names.POLICY_EFFECTIVE_OPENINGS),
 )
+_MANY_WITHOUT_SPREAD: Final = 0.3
+"""Share of groups without spread from which on it is said."""
 
 
 def command(
@@ -138,6 +144,9 @@ def frame(view: View, *, posts: bool = True) -> RenderableType:
     parts: list[RenderableType] = [_header(view)]
     if run.metrics:
         parts += [_rewards(run), _columns(run), _guards(run)]
+        note = idle_groups(run)
+        if note is not None:
+            parts.append(Text(note, style="yellow"))
     else:
         parts.append(Text("no iteration has been logged yet", style="dim"))
     if view.sample is not None and posts:
@@ -221,13 +230,42 @@ def _guards(run: RunInfo) -> Text:
     alarms = last.get(names.guard("alarms"))
     if alarms is None:
         return Text("guards: no figures", style="dim")
-    prefix = names.guard("")
+    text = _watched("guards", run, names.guard)
+    if last.get(names.machine("alarms")) is not None:
+        text.append("\n").append_text(_watched("machine", run, names.machine))
+    return text
+
+
+def _watched(title: str, run: RunInfo, name_of: Callable[[str], str]) -> Text:
+    """The alarms and the figures of the guards of one kind."""
+    last, prefix = run.metrics[-1], name_of("")
+    alarms = last[name_of("alarms")]
     values = [f"{k.removeprefix(prefix)} {v:.3g}" for k, v in last.items() if k.startswith(prefix) and v is not None]
     shown = [value for value in values if not value.startswith("alarms ")]
-    raised = sum(bool(row.get(names.guard("alarms"))) for row in run.metrics)
+    raised = sum(bool(row.get(name_of("alarms"))) for row in run.metrics)
     said = f"{int(alarms)} alarms now" if alarms else "quiet"
     past = f", {raised} iterations with alarms so far" if raised else ""
-    return Text(f"guards: {said}{past}  ({', '.join(shown) or 'no reading yet'})", style="bold red" if alarms else "")
+    return Text(f"{title}: {said}{past}  ({', '.join(shown) or 'no reading yet'})", style="bold red" if alarms else "")
+
+
+def idle_groups(run: RunInfo) -> str | None:
+    """Says that many groups teach nothing, and which components tell their samples apart least; None where few do."""
+    idle = recent_mean(series(run.metrics, names.TRAIN_GROUPS_WITHOUT_SPREAD))
+    prefix = names.reward_without_spread("")
+    shares = {
+        key.removeprefix(prefix): recent_mean(series(run.metrics, key)) for key in _keys(run) if key.startswith(prefix)
+    }
+    flat = sorted(((s, name) for name, s in shares.items() if s is not None and s > _MANY_WITHOUT_SPREAD), reverse=True)
+    if idle is not None and idle > _MANY_WITHOUT_SPREAD:
+        said = (
+            f"{idle:.0%} of the groups teach nothing: all their samples earn the same. Raise policy.temperature, "
+            "algorithm.samples_per_group or algorithm.kl_coeff, or give a reward that differs a weight"
+        )
+    elif flat:
+        said = "some rewards tell the samples of many groups apart no more: the others decide the update there"
+    else:
+        return None
+    return said + (f" (without spread: {', '.join(f'{name} {share:.0%}' for share, name in flat)})" if flat else "")
 
 
 def _rewrite(sample: Row) -> Panel:

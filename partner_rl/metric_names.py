@@ -32,6 +32,12 @@ POLICY_SENTENCE_TOKENS: Final = "policy/sentence_tokens"
 """Mean length of the generated sentences, tokens."""
 POLICY_DISTINCT_SENTENCES: Final = "policy/distinct_sentences"
 """Share of the iteration's generated sentences that are unique."""
+POLICY_COMMONEST_SENTENCE: Final = "policy/commonest_sentence"
+"""Share of the iteration's generated sentences that are the commonest one, case and punctuation aside."""
+POLICY_COMMONEST_OPENING: Final = "policy/commonest_opening"
+"""Share of the iteration's generated sentences that begin with the commonest four words."""
+POLICY_EFFECTIVE_OPENINGS: Final = "policy/effective_openings"
+"""Exponential of the entropy of their first four words."""
 
 TRAIN_LOSS: Final = "train/loss"
 TRAIN_GRAD_NORM: Final = "train/grad_norm"
@@ -52,6 +58,8 @@ TRAIN_SAMPLER_KL: Final = "train/sampler_kl"
 """KL divergence of the updated policy from the one that sampled (k3 estimate), nats a token."""
 TRAIN_ADVANTAGE_STD: Final = "train/advantage_std"
 """Standard deviation of the advantages that the update used."""
+TRAIN_GROUPS_WITHOUT_SPREAD: Final = "train/groups_without_spread"
+"""Share of groups whose samples all have the same advantage: these teach nothing."""
 TRAIN_BASELINE: Final = "train/baseline"
 
 TIME_GENERATE: Final = "time/generate"
@@ -106,6 +114,11 @@ def reward_spread(component: str) -> str:
     return f"reward/spread/{component}"
 
 
+def reward_without_spread(component: str) -> str:
+    """Share of groups in which a component is the same for all samples, so that it tells none from another."""
+    return f"reward/without_spread/{component}"
+
+
 def reward_detail(name: str) -> str:
     """Mean of a further figure of a component (`RewardBreakdown.details`); the name starts with the component's."""
     return f"reward/detail/{name}"
@@ -128,8 +141,17 @@ def position_shares(window: int) -> tuple[str, ...]:
 
 
 def guard(name: str) -> str:
-    """A guard's figure over its window of iterations (see `docs/guards.md`); `alarms` counts those that are raised."""
+    """A guard's mean over the last iterations (see `docs/guards.md`); `alarms` counts those that are raised."""
     return f"guard/{name}"
+
+
+def machine(name: str) -> str:
+    """How the driver's host fares: `memory`, the share in use, and the machine's guards as in `guard`."""
+    return f"machine/{name}"
+
+
+OF_THE_MACHINE: Final = ("time/", "throughput/", "machine/")
+"""Beginnings of the keys whose figures depend on the machine, and differ when a run is repeated."""
 
 
 def system(node: str, figure: str) -> str:

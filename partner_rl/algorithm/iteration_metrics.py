@@ -12,6 +12,7 @@ from envs.rewriting import written_sentences
 from partner_rl import metric_names as names
 from partner_rl.algorithm.advantages.estimator import Array
 from partner_rl.algorithm.algorithm import Iteration
+from partner_rl.algorithm.guard_figures import effective_number, largest_share, sentence_counts
 from partner_rl.algorithm.reward_signal import Signal
 from partner_rl.algorithm.trajectory import Step, Trajectory
 from partner_rl.algorithm.update_metrics import (
@@ -36,6 +37,8 @@ _PHASES = {
     names.TIME_SYNC: "sync",
     names.TIME_ITERATION: "iteration",
 }
+_SAME = 1e-6
+"""Values that differ by less are the same."""
 _LEARNER = {
     names.TRAIN_LOSS: LOSS,
     names.POLICY_KL: KL,
@@ -95,15 +98,22 @@ def _signal(signal: Signal) -> dict[str, float]:
     """What became of the rewards on their way to the update."""
     return {
         names.TRAIN_ADVANTAGE_STD: float(signal.advantages_GK.std()),
+        names.TRAIN_GROUPS_WITHOUT_SPREAD: _without_spread(signal.advantages_GK),
         **{names.reward_normalised(name): float(values.mean()) for name, values in signal.normalised.items()},
         **{names.reward_weight(name): weight for name, weight in signal.scheduled.items()},
         **{names.reward_spread(name): _spread(values_GK) for name, values_GK in signal.parts.items()},
+        **{names.reward_without_spread(name): _without_spread(values_GK) for name, values_GK in signal.parts.items()},
     }
 
 
 def _spread(values_GK: Array) -> float:
     """Root mean square around the mean of each group."""
     return float(np.sqrt(values_GK.var(axis=1).mean()))
+
+
+def _without_spread(values_GK: Array) -> float:
+    """Share of groups whose values are all the same; rounding aside."""
+    return float((np.ptp(values_GK, axis=1) < _SAME).mean())
 
 
 def _means(rows: Iterable[Mapping[str, float]], name_of: Callable[[str], str]) -> dict[str, float]:
@@ -127,4 +137,9 @@ def _policy(trajectories: list[Trajectory], steps: list[Step], window: int) -> d
     sentences = [sentence.casefold() for t in trajectories for sentence in written_sentences(t.request)]
     if sentences:
         figures[names.POLICY_DISTINCT_SENTENCES] = len(set(sentences)) / len(sentences)
+    counts, openings = sentence_counts(t.request for t in trajectories)
+    if counts:
+        figures[names.POLICY_COMMONEST_SENTENCE] = largest_share(counts)
+        figures[names.POLICY_COMMONEST_OPENING] = largest_share(openings)
+        figures[names.POLICY_EFFECTIVE_OPENINGS] = effective_number(openings)
     return figures

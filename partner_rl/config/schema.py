@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from partner_rl.config.guard_schema import GuardsConfig
 from partner_rl.config.reward_schema import RewardsConfig, RewardTrainingConfig
 from partner_rl.config.section import (
     DType,
@@ -266,47 +267,6 @@ class EvaluationConfig(Section):
     """Folder that `partner-rl baselines train-seq2seq` wrote, for the baseline `seq2seq`; null leaves it out."""
     judge: str | None = None
     """Folder of a held-out judge (`partner-rl judge train`), which no policy is trained against; null for none."""
-
-
-class GuardsConfig(Section):
-    """Guards against reward hacking and collapse (`docs/guards.md`); a limit that is null is off."""
-
-    window: Positive = 10
-    """Iterations that a figure is taken over; for figures of the judge, iterations that it read."""
-    patience: Positive = 3
-    """A guard raises its alarm when its limit is passed in this many iterations in a row."""
-    action: Literal["alarm", "stop", "rollback"] = "alarm"
-    """What an alarm does besides the warning: nothing; stop the run with a checkpoint; or go back to the newest
-    checkpoint from before the limit was passed and try again."""
-    max_rollbacks: NonNegative = 2
-    """After this many rollbacks the next alarm stops the run."""
-    rollback_kl_factor: Annotated[float, Field(ge=1.0)] = 2.0
-    """Each rollback multiplies the weight of the KL penalty by this; nothing to multiply when `kl_coeff` is 0."""
-    min_rewrites: Positive = 100
-    """`min_distinct_2` and `max_common_share` wait until the window holds this many inserted sentences."""
-    max_kl: PositiveFloat | None = 1.5
-    """KL divergence from the warm-started policy, nats a token; measured when `algorithm.kl_coeff` is above 0."""
-    max_length_ratio: PositiveFloat | None = 3.0
-    """Words of the rewritten responses over words of the originals."""
-    max_repetition: Fraction | None = 0.2
-    """Share of the inserted sentences' word triples that stood in the same sentence before."""
-    min_distinct_2: Fraction | None = 0.15
-    """Different word pairs over word pairs of the window's inserted sentences."""
-    max_common_share: Fraction | None = 0.5
-    """Share of the inserted sentences that are one of the window's 20 commonest."""
-    max_self_disclosure: Fraction | None = 0.5
-    """Share of the rewrites with an inserted sentence about the writer's own life, which a language model has not."""
-    max_noop_share: Fraction | None = 0.9
-    """Share of responses left as they were."""
-    min_position_entropy: NonNegativeFloat | None = 0.02
-    """Entropy of the position, nats."""
-    judge_every: Positive | None = None
-    """The judge (`evaluation.judge`) reads the rewrites of every this many iterations; null for none."""
-    max_judge_gap: PositiveFloat | None = 1.0
-    """Gain in empathy (0…6) by the reward minus that by the judge."""
-    max_judge_divergence: PositiveFloat | None = 0.3
-    """Rise of the reward's gain or fall of the judge's, whichever is smaller, from the window's first half to its
-    second; needs four judged iterations."""
 
 
 class BaselinesConfig(Section):

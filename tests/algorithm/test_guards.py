@@ -1,42 +1,70 @@
-"""The guards: each figure in closed form, each alarm on a made-up collapse, silence on a healthy run."""
+"""The guards: each figure in closed form, each alarm on a made-up collapse, recorded runs, silence on a healthy one."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from partner_rl.algorithm.guard_figures import GuardFigures, JudgedGain, guard_figures, words_of
-from partner_rl.algorithm.guards import LIMITS, Guards, divergence, judged_values, window_values
+from partner_rl.algorithm.guard_figures import (
+    GuardFigures,
+    JudgedGain,
+    Measured,
+    effective_number,
+    guard_figures,
+    largest_share,
+    measured_of,
+    own_overlaps,
+    words_of,
+)
+from partner_rl.algorithm.guard_limits import LIMITS
+from partner_rl.algorithm.guards import Alarm, Guards, divergence, judged_values, replay, specificity, window_values
 from partner_rl.algorithm.kl_control import KlController
-from partner_rl.config.schema import GuardsConfig
+from partner_rl.algorithm.machine_figures import MachineReading, machine_values, steady_growth
+from partner_rl.config.guard_schema import GuardsConfig
 from partner_rl.types import ScoreRequest
 from tests.algorithm.toy import build_toy, toy_config
 
+CURVES = Path(__file__).parent / "curves"
 NOUNS = [f"{a}{b}" for a in ("exam", "job", "cat", "night", "friend", "doctor") for b in ("", "s", "ing", "er", "ed")]
+MEASURED = Measured(kl_sentence=2.0, position_entropy=1.5, sentence_entropy=1.6, fluency=0.02)
 
 
-def request(original: str, *sentences: str) -> ScoreRequest:
-    return ScoreRequest("I am sad.", original, " ".join([*sentences, original]), sentences, (original,))
+def request(original: str, *sentences: str, post: str = "I am sad.") -> ScoreRequest:
+    return ScoreRequest(post, original, " ".join([*sentences, original]), sentences, (original,))
 
 
-def healthy(iteration: int, judged: JudgedGain | None = None) -> GuardFigures:
-    """Twelve different sentences, one response left alone."""
+def healthy(iteration: int, judged: JudgedGain | None = None, **measured: float) -> GuardFigures:
+    """Forty different sentences for ten posts, and two responses left alone."""
     rng = np.random.default_rng(iteration)
-    requests = [request("Go out and take a walk in the sun.", _sentence(rng)) for _ in range(12)]
-    return guard_figures([*requests, request("Be strong.")], 0.2 + 0.01 * iteration, 1.5, judged)
+    requests = []
+    for _ in range(10):
+        nouns = [_noun(rng) for _ in range(8)]
+        written = [f"{rng.choice(nouns)} {rng.choice(nouns)} and your {rng.choice(nouns)}?" for _ in range(4)]
+        post = f"I am sad about {' '.join(nouns)}."
+        requests += [request("Go out and take a walk in the sun.", sentence, post=post) for sentence in written]
+    quiet = [request("Be strong."), request("Be strong.")]
+    return guard_figures([*requests, *quiet], replace(MEASURED, **measured), judged)
 
 
-def _sentence(rng: np.random.Generator) -> str:
-    words = [f"{rng.choice(NOUNS)}{rng.integers(4)}" for _ in range(6)]
-    return f"So your {' '.join(words)}?"
+def _noun(rng: np.random.Generator) -> str:
+    return f"{rng.choice(NOUNS)}{rng.integers(9)}"
 
 
 def judged(reward: float, judge: float) -> JudgedGain:
     return JudgedGain(judge, reward, 0.5)
+
+
+def reading(iteration: int) -> MachineReading:
+    """A machine in use, whose memory fills at first and then goes up and down, and whose iterations vary."""
+    rng = np.random.default_rng(iteration)
+    return MachineReading(0.5 + 0.1 * min(1.0, iteration / 3) + 0.004 * rng.normal(), 20.0 + 8.0 * rng.random())
 
 
 def test_counts_of_an_iteration_in_closed_form() -> None:
@@ -44,16 +72,18 @@ def test_counts_of_an_iteration_in_closed_form() -> None:
         request("Go out now.", "I am sorry, I am sorry, I am sorry."),
         request("Go out now.", "What happened?"),
         request("Go out now.", "what HAPPENED"),
+        request("Go out now.", "I am sorry, I hear you."),
         request("Go out now."),
     ]
-    found = guard_figures(requests, 0.3, 1.2)
-    assert (found.episodes, found.unchanged) == (4, 1)
-    assert (found.words_original, found.words_rewritten) == (12, 12 + 9 + 2 + 2)
-    # I am sorry I am sorry I am sorry: 7 triples, 3 different.
-    assert (found.triples, found.repeated_triples) == (7, 4)
-    # 8 + 1 + 1 pairs; "i am", "am sorry", "sorry i", "what happened" are different.
-    assert (found.pairs, len(found.pair_hashes)) == (10, 4)
-    assert sorted(found.sentences.values()) == [1, 2]
+    found = guard_figures(requests, MEASURED)
+    assert (found.episodes, found.unchanged) == (5, 1)
+    assert (found.words_original, found.words_rewritten) == (15, 15 + 9 + 2 + 2 + 6)
+    # I am sorry I am sorry I am sorry: 7 triples, 3 different; I am sorry I hear you: 4 of 4.
+    assert (found.triples, found.repeated_triples) == (11, 4)
+    assert sorted(found.sentences.values()) == [1, 1, 2]
+    # Both begin with I am sorry I; a sentence of two words is its own opening.
+    assert sorted(found.openings.values()) == [2, 2]
+    assert (found.compared, found.overlap) == (0, 0.0), "one post cannot be compared with others"
 
 
 def test_words_ignore_case_and_punctuation() -> None:
@@ -61,34 +91,55 @@ def test_words_ignore_case_and_punctuation() -> None:
     assert words_of("🙂 …") == ()
 
 
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30))
+def test_the_effective_number_lies_between_one_over_the_largest_share_and_the_number(counts: list[int]) -> None:
+    found, share = effective_number(dict(enumerate(counts))), largest_share(dict(enumerate(counts)))
+    assert 1.0 / share <= found * (1 + 1e-9)
+    assert found <= len(counts) * (1 + 1e-9)
+    assert effective_number(dict.fromkeys(range(len(counts)), 2)) == pytest.approx(len(counts))
+
+
+def test_what_is_said_to_all_is_specific_to_nobody_and_what_takes_up_the_post_is() -> None:
+    posts = [f"My {noun} went badly{' and I am so sad that I cannot sleep' * i}." for i, noun in enumerate(NOUNS[:6])]
+    alike = [request("Go.", "I am so sorry that you are sad.", post=post) for post in posts]
+    assert own_overlaps(alike) == pytest.approx([0.0] * 6), "however long a post is"
+    own = [request("Go.", f"Your {noun} matters.", post=post) for noun, post in zip(NOUNS, posts, strict=False)]
+    assert own_overlaps(own) == pytest.approx([1 / 3] * 6)
+    assert own_overlaps(alike[:2]) == []
+    # Half of the posts are answered with their noun: mean 1/6 or less, plus the standard error of six posts.
+    mixed = guard_figures([*alike[:3], *own[3:]], MEASURED)
+    overlaps = own_overlaps([*alike[:3], *own[3:]])
+    expected = np.mean(overlaps) + np.std(overlaps) / math.sqrt(5)
+    assert specificity([mixed], [1.0]) == pytest.approx(expected)
+    assert specificity([mixed, mixed], [1.0, 1.0]) == pytest.approx(
+        np.mean(overlaps) + np.std(overlaps) / math.sqrt(11)
+    )
+
+
 def test_figures_of_a_window_in_closed_form() -> None:
-    first = guard_figures([request("Go out.", "You are right.")] * 3, 0.2, 1.0)
-    second = guard_figures([request("Go out.", "Are you sure?"), request("Go out.")], 0.4, 2.0)
-    found = window_values([first, second], min_rewrites=4)
+    first = guard_figures([request("Go out.", "You are right.")] * 3, Measured(2.0, 1.0))
+    second = guard_figures([request("Go out.", "Are you sure?"), request("Go out.")], Measured(4.0, 2.0, 1.5))
+    found = window_values([first, second], [0.5, 1.0], min_rewrites=2.5)
     assert found == pytest.approx(
         {
-            "noop_share": 1 / 5,
+            "noop_share": 1 / 3.5,
             "self_disclosure": 0.0,
-            "length_ratio": (10 + 12) / 10,
+            "length_ratio": (0.5 * 15 + 7) / (0.5 * 6 + 4),
             "repetition": 0.0,
-            "position_entropy": 1.5,
-            "kl": 0.3,
-            # "you are" ×3, "are right" ×3, "are you", "you sure".
-            "distinct_2": 4 / 8,
-            "common_share": 1.0,
+            "kl_sentence": (0.5 * 2 + 4) / 1.5,
+            "position_entropy": (0.5 * 1 + 2) / 1.5,
+            "sentence_entropy": 1.5,
+            # One sentence 1.5 times, the other once.
+            "commonest_share": 0.6,
+            "opening_share": 0.6,
+            "effective_openings": math.exp(-0.6 * math.log(0.6) - 0.4 * math.log(0.4)),
         }
     )
-    few = window_values([first, second], min_rewrites=5)
-    assert "distinct_2" not in few
-    assert "common_share" not in few
-    assert "kl" not in window_values([replace(first, kl=None)], 1)
-    assert "repetition" not in window_values([guard_figures([request("Go out.")], 0.0, 1.0)], 1)
-
-
-def test_the_twenty_commonest_sentences_count() -> None:
-    requests = [request("Go.", f"Sentence number {i}.") for i in range(40) for _ in range(3 if i < 10 else 1)]
-    # 10 sentences three times and 30 once: the 20 commonest are 30 + 10 of 60.
-    assert window_values([guard_figures(requests, None, 1.0)], 1)["common_share"] == pytest.approx(40 / 60)
+    # With less by weight the iterations count alike: three times and once.
+    assert window_values([first, second], [0.5, 1.0], min_rewrites=4)["commonest_share"] == 0.75
+    few = window_values([first, second], [0.5, 1.0], min_rewrites=5)
+    assert found.keys() - few.keys() == {"commonest_share", "opening_share", "effective_openings"}
+    assert window_values([GuardFigures()], [1.0]) == {}
 
 
 def test_gains_by_reward_and_judge_in_closed_form() -> None:
@@ -107,46 +158,91 @@ def test_divergence_is_above_zero_only_when_reward_and_judge_part() -> None:
     assert divergence([(1.0, 1.0), (1.0, 1.0), (0.5, 0.5), (0.5, 0.5)]) < 0
 
 
+def test_the_machine_in_closed_form() -> None:
+    assert steady_growth([0.1 * i for i in range(9)]) == pytest.approx(0.1)
+    assert steady_growth([0.1 * i for i in range(10)]) == pytest.approx(0.1)
+    assert steady_growth([0.0] * 5 + [1.0] * 5) < 0.15
+    assert steady_growth([0.0] * 3 + [1.0] * 7) == 0.0, "what rises once and stays does not grow"
+    assert steady_growth([0.5] * 9) == 0.0
+    assert machine_values([MachineReading(0.5, 10.0)] * 4) == {}
+    assert machine_values([MachineReading(None, 10.0)] * 4 + [MachineReading(None, 40.0)]) == {"slowdown": 4.0}
+    assert machine_values([MachineReading(0.5, None)] * 9) == {"memory_growth": 0.0}
+
+
 def test_a_healthy_run_raises_no_alarm_with_the_default_limits() -> None:
     guards = Guards(GuardsConfig())
     for iteration in range(40):
         gain = judged(1.2 + 0.01 * iteration, 0.8 + 0.01 * iteration) if iteration % 3 == 0 else None
-        assert guards.check(healthy(iteration, gain)) == ()
+        assert guards.check(healthy(iteration, gain), reading(iteration)) == ()
         assert not guards.in_streak
     watched = {guard.name for guard in LIMITS}
     assert watched <= guards.values.keys()
 
 
-def _one_for_all(iteration: int) -> GuardFigures:
-    return guard_figures([request("Go out and take a walk.", "I am so sorry to hear that.")] * 12, 0.2, 1.5)
-
-
-def _stutter(iteration: int) -> GuardFigures:
+def _of_posts(*sentences: str, posts: int = 12) -> GuardFigures:
+    """Each post is answered with each sentence."""
     return guard_figures(
-        [request("Go out and walk.", f"I feel {noun} so much I feel {noun} so much.") for noun in NOUNS], 0.2, 1.5
+        [
+            request("Go out and take a walk.", sentence, post=f"My {noun} went badly.")
+            for noun in NOUNS[:posts]
+            for sentence in sentences
+        ],
+        MEASURED,
+    )
+
+
+def _one_for_all(_: int) -> GuardFigures:
+    return _of_posts("I am so sorry to hear that.")
+
+
+def _one_opening(iteration: int) -> GuardFigures:
+    rng = np.random.default_rng(iteration)
+    return _of_posts(*(f"I'm sorry to hear about the {_noun(rng)}." for _ in range(4)))
+
+
+def _two_openings(iteration: int) -> GuardFigures:
+    rng = np.random.default_rng(iteration)
+    starts = ("I'm sorry to hear about", "That must be hard with")
+    return _of_posts(*(f"{start} the {_noun(rng)}." for start in starts for _ in range(2)))
+
+
+def _stutter(_: int) -> GuardFigures:
+    return guard_figures(
+        [request("Go out and walk.", f"I feel {noun} so much I feel {noun} so much.") for noun in NOUNS], MEASURED
     )
 
 
 def _long(iteration: int) -> GuardFigures:
     rng = np.random.default_rng(iteration)
-    return guard_figures([request("Go out.", *(_sentence(rng) for _ in range(3))) for _ in range(12)], 0.2, 1.5)
+    sentences = [" ".join(_noun(rng) for _ in range(20)) + "." for _ in range(12)]
+    return guard_figures([request("Go out.", sentence) for sentence in sentences], MEASURED)
 
 
-def _me_too(iteration: int) -> GuardFigures:
-    return guard_figures([request("Go out.", f"I had the same with my {noun}.") for noun in NOUNS], 0.2, 1.5)
+def _me_too(_: int) -> GuardFigures:
+    return guard_figures([request("Go out.", f"I had the same with my {noun}.") for noun in NOUNS], MEASURED)
 
 
 COLLAPSES = {
-    "kl": lambda i: replace(healthy(i), kl=3.0),
-    "length_ratio": _long,
+    "kl_sentence": lambda i: healthy(i, kl_sentence=9.0),
+    "commonest_share": _one_for_all,
+    "opening_share": _one_opening,
+    "effective_openings": _two_openings,
+    "specificity": _one_for_all,
+    "sentence_entropy_kept": lambda i: healthy(i, sentence_entropy=1.6 if i < 3 else 0.4),
+    "position_entropy": lambda i: healthy(i, position_entropy=0.1),
+    "fluency_kept": lambda i: healthy(i, fluency=0.02 if i < 3 else 0.005),
     "repetition": _stutter,
-    "distinct_2": _one_for_all,
-    "common_share": _one_for_all,
+    "length_ratio": _long,
     "self_disclosure": _me_too,
-    "noop_share": lambda i: guard_figures([request("Go out.")] * 12, 0.2, 1.5),
-    "position_entropy": lambda i: replace(healthy(i), position_entropy=0.001),
+    "noop_share": lambda i: guard_figures([request("Go out.")] * 12, MEASURED),
     "judge_gap": lambda i: healthy(i, judged(2.5, 0.2)),
     "judge_divergence": lambda i: healthy(i, judged(1.0 + 0.1 * i, 1.0 - 0.1 * i)),
+    "memory_growth": healthy,
+    "slowdown": healthy,
+}
+MACHINES = {
+    "memory_growth": lambda i: MachineReading(0.3 + 0.01 * i, 10.0),
+    "slowdown": lambda i: MachineReading(0.3, 10.0 if i < 8 else 50.0),
 }
 
 
@@ -156,33 +252,89 @@ def test_every_guard_has_its_collapse() -> None:
 
 @pytest.mark.parametrize("name", COLLAPSES)
 def test_each_guard_fires_on_its_collapse_and_null_turns_it_off(name: str) -> None:
-    (key,) = [guard.key for guard in LIMITS if guard.name == name]
-    guards, off = Guards(GuardsConfig()), Guards(GuardsConfig(**{key: None}))
+    (guard,) = [guard for guard in LIMITS if guard.name == name]
+    guards, off = Guards(GuardsConfig()), Guards(GuardsConfig(**{guard.key: None}))
     for iteration in range(12):
-        found = guards.check(COLLAPSES[name](iteration))
-        without = off.check(COLLAPSES[name](iteration))
+        machine = MACHINES.get(name, reading)(iteration)
+        found = guards.check(COLLAPSES[name](iteration), machine)
+        without = off.check(COLLAPSES[name](iteration), machine)
     assert name in [alarm.guard.name for alarm in found]
     assert name not in [alarm.guard.name for alarm in without]
     (alarm,) = [alarm for alarm in found if alarm.guard.name == name]
-    assert f"guards.{key}" in str(alarm)
+    assert f"guards.{guard.key}" in str(alarm)
+    assert guard.advice in str(alarm)
+    assert "\n" not in str(alarm)
     assert "sorry" not in str(alarm)
+    assert guards.in_streak != guard.of_machine
+
+
+def recorded(name: str) -> list[dict[str, float | None]]:
+    return [json.loads(line) for line in (CURVES / f"{name}.jsonl").read_text().splitlines()]
+
+
+def first_alarms(name: str, settings: GuardsConfig) -> dict[str, int]:
+    """Guard → the iteration of its first alarm in a recorded run."""
+    first: dict[str, int] = {}
+    for step, alarms in replay(recorded(name), settings):
+        for alarm in alarms:
+            first.setdefault(alarm.guard.name, step)
+    return first
+
+
+def test_recorded_collapses_raise_alarms_in_time_and_a_kept_run_none() -> None:
+    settings = GuardsConfig()
+    assert first_alarms("collapsed", settings) == {
+        "kl_sentence": 7,
+        "sentence_entropy_kept": 10,
+        "position_entropy": 11,
+    }
+    assert first_alarms("collapsed_epitome", settings) == {"kl_sentence": 10, "sentence_entropy_kept": 13}
+    assert first_alarms("kept", settings) == {}
+
+
+def test_an_alarm_on_a_recorded_collapse_does_not_flicker() -> None:
+    raised = [step for step, alarms in replay(recorded("collapsed"), GuardsConfig()) if alarms]
+    assert raised == list(range(7, 15))
+
+
+def test_recorded_files_give_the_divergence_of_a_sentence_where_they_lack_it() -> None:
+    row = {"policy/kl": 0.5, "policy/sentence_tokens": 9.0}
+    assert measured_of(row) == Measured(kl_sentence=5.0)
+    assert measured_of({**row, "policy/kl_sentence": 4.0}) == Measured(kl_sentence=4.0)
+    assert measured_of({"policy/kl": 0.5, "policy/sentence_tokens": None}) == Measured()
 
 
 def test_a_figure_that_is_no_number_raises_the_alarm() -> None:
     guards = Guards(GuardsConfig(patience=1))
-    (alarm,) = guards.check(replace(healthy(0), kl=float("nan")))
-    assert alarm.guard.name == "kl"
+    (alarm,) = guards.check(healthy(0, kl_sentence=float("nan")))
+    assert alarm.guard.name == "kl_sentence"
 
 
-def test_patience_counts_iterations_in_a_row() -> None:
+def followed(guards: Guards, *kl: float) -> list[Alarm | None]:
+    """The alarm, if there is one, after each figure."""
+    return [next(iter(guards.check(healthy(0, kl_sentence=value))), None) for value in kl]
+
+
+def test_patience_counts_iterations_without_one_that_keeps_the_limit() -> None:
     guards = Guards(GuardsConfig(window=1, patience=3))
-    bad, good = replace(healthy(0), kl=9.0), healthy(0)
-    lengths = [len(guards.check(figures)) for figures in (bad, bad, good, bad, bad, bad, bad, good)]
-    assert lengths == [0, 0, 0, 0, 0, 1, 1, 0]
-    guards.check(bad)
-    guards.check(bad)
-    (alarm,) = guards.check(bad)
-    assert (alarm.readings, alarm.iterations, alarm.value, alarm.limit) == (3, 3, 9.0, 1.5)
+    alarms = followed(guards, 9, 9, 2, 9, 9, 9, 9, 2)
+    assert [alarm is not None for alarm in alarms] == [False] * 5 + [True, True, False]
+    first, second = alarms[5], alarms[6]
+    assert first is not None
+    assert second is not None
+    assert (first.iterations, first.value, first.last, first.limit, first.age) == (3, 9.0, 9.0, 8.0, 0)
+    assert (second.iterations, second.age) == (4, 1)
+
+
+def test_one_odd_iteration_neither_starts_nor_ends_an_alarm() -> None:
+    assert followed(Guards(GuardsConfig(min_position_entropy=None)), 2, 2, 40, 2, 2, 2, 2) == [None] * 7
+    guards = Guards(GuardsConfig())
+    alarms = followed(guards, 2, 2, 40, 40, 2, 40, 40)
+    assert [alarm is not None for alarm in alarms] == [False, False, False, True, True, True, True]
+    # Half of the mean's weight is on the last iteration and a half: it ends soon after the policy is back.
+    after = followed(guards, 2, 2, 2, 2, 2, 2)
+    assert after[-1] is None
+    assert not guards.in_streak
 
 
 def test_an_old_reading_of_the_judge_does_not_use_up_the_patience() -> None:
@@ -192,21 +344,14 @@ def test_an_old_reading_of_the_judge_does_not_use_up_the_patience() -> None:
     assert [guards.check(healthy(i)) for i in (1, 2, 3)] == [(), (), ()]
     (alarm,) = guards.check(healthy(4, judged(3.0, 0.0)))
     # Passed since the first reading, five iterations ago: checkpoints since then are not good.
-    assert (alarm.readings, alarm.iterations) == (2, 5)
-
-
-def test_the_window_forgets() -> None:
-    guards = Guards(GuardsConfig(window=2, patience=1))
-    assert guards.check(replace(healthy(0), kl=9.0))
-    assert guards.check(healthy(1))
-    assert not guards.check(healthy(2))
+    assert alarm.iterations == 5
 
 
 def test_a_restored_guard_goes_on_exactly() -> None:
     settings = GuardsConfig(window=3, patience=4, min_rewrites=20)
 
     def figures(i: int) -> GuardFigures:
-        return COLLAPSES["common_share"](i) if i > 2 else healthy(i, judged(2.0, 0.5))
+        return COLLAPSES["commonest_share"](i) if i > 2 else healthy(i, judged(2.0, 0.5))
 
     whole, first, second = Guards(settings), Guards(settings), Guards(settings)
     for i in range(5):
@@ -218,6 +363,14 @@ def test_a_restored_guard_goes_on_exactly() -> None:
         assert second.values == whole.values
     assert second.state() == whole.state()
     assert "sorry" not in json.dumps(second.state())
+
+
+def test_a_state_tells_nothing_of_the_machine() -> None:
+    here, elsewhere = Guards(GuardsConfig()), Guards(GuardsConfig())
+    for i in range(12):
+        assert here.check(healthy(i), MACHINES["memory_growth"](i)) or i < 10
+        elsewhere.check(healthy(i), reading(i))
+    assert here.state() == elsewhere.state()
 
 
 def test_a_scaled_kl_coefficient_survives_a_resume() -> None:

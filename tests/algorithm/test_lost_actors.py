@@ -19,6 +19,7 @@ import ray
 
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.config.reward_schema import RewardsConfig, RewardSection
+from partner_rl.metric_names import OF_THE_MACHINE
 from partner_rl.types import ScoreRequest
 from rewards.pool import NAMESPACE, create_pools
 from rewards.scorer import ComponentScore, FloatArray, Item, RewardComponent
@@ -92,7 +93,7 @@ def kill_when_scoring(hold: Path, pids: Sequence[int]) -> None:
 
 
 def figures(metrics: dict[str, float]) -> dict[str, float]:
-    return {k: v for k, v in metrics.items() if not k.startswith(("time/", "throughput/"))}
+    return {k: v for k, v in metrics.items() if not k.startswith(OF_THE_MACHINE)}
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.algorithm.state import MOMENTS, STATE, WEIGHTS, TrainingState
 from partner_rl.durable import MANIFEST
+from partner_rl.metric_names import OF_THE_MACHINE
 from partner_rl.types import PartnerError
 from tests.algorithm.toy import build_toy, toy_config
 
@@ -156,7 +157,7 @@ def test_a_kill_while_saving_leaves_the_checkpoint_whole_or_absent(tmp_path, own
 
 def figures(algorithm: RewriteAlgorithm, window: int) -> dict[str, float]:
     metrics = iteration_metrics(algorithm.last, window)
-    return {key: value for key, value in metrics.items() if not key.startswith(("time/", "throughput/"))}
+    return {key: value for key, value in metrics.items() if not key.startswith(OF_THE_MACHINE)}
 
 
 def train(algorithm: RewriteAlgorithm, iterations: int, window: int) -> list[dict[str, float]]:

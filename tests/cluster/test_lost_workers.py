@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
+from partner_rl.metric_names import OF_THE_MACHINE
 from partner_rl.types import PartnerError, RewardBreakdown, ScoreRequest
 from tests.algorithm.toy import build_toy, toy_config
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow
 def figures(algorithm: RewriteAlgorithm) -> dict[str, float]:
     algorithm.train()
     metrics = iteration_metrics(algorithm.last, 3)
-    return {k: v for k, v in metrics.items() if not k.startswith(("time/", "throughput/"))}
+    return {k: v for k, v in metrics.items() if not k.startswith(OF_THE_MACHINE)}
 
 
 def kill_an_env_runner_and_await_its_return(algorithm: RewriteAlgorithm) -> None:

@@ -18,6 +18,7 @@ from launch.run_folder import RunFolder
 from launch.training import train_policy
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.config.schema import CheckpointConfig, FaultsConfig, RunConfig, TrackingConfig
+from partner_rl.metric_names import OF_THE_MACHINE
 from partner_rl.models.sources import resolve
 from rewards.pool import RewardPools
 from tests.algorithm.toy import examples, toy_config
@@ -46,7 +47,7 @@ def trained(run_dir: Path, settings: RunConfig, pools: RewardPools, after_iterat
     run = RunFolder(run_dir)
     train_policy(settings, run, policy, examples(), pools.client(), resume=False, after_iteration=after_iteration)
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))} for row in rows]
+    return [{k: v for k, v in row.items() if not k.startswith(OF_THE_MACHINE)} for row in rows]
 
 
 def kill_learner(algorithm: RewriteAlgorithm) -> int:

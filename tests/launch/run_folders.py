@@ -44,5 +44,5 @@ def figures(step: int, reward: float) -> dict[str, float]:
         names.TIME_ITERATION: 10.0,
         names.EPISODES_PER_SECOND: 8.0,
         names.guard("alarms"): float(step == 5),
-        names.guard("distinct_2"): 0.75,
+        names.guard("opening_share"): 0.25,
     }

@@ -14,15 +14,16 @@ import pytest
 
 from launch.guarding import RollBack, Stop, decide, judged_gain
 from launch.tracking import Tracker
-from partner_rl.algorithm.guards import LIMITS, Alarm
+from partner_rl.algorithm.guard_limits import LIMITS
+from partner_rl.algorithm.guards import Alarm
 from partner_rl.algorithm.trajectory import Trajectory
+from partner_rl.config.guard_schema import GuardsConfig
 from partner_rl.config.load import load_config
-from partner_rl.config.schema import GuardsConfig
 from partner_rl.types import PartnerError, RewardBreakdown, ScoreRequest
 
 COMMAND = [sys.executable, "-m", "launch.cli"]
 ROOT = Path(__file__).parents[2]
-ALARM = Alarm(LIMITS[0], 3.0, 1.5, 3, 3)
+ALARM = Alarm(LIMITS[0], 9.0, 9.5, 8.0, 3)
 # Guards look at what is written, and the judge's gain is compared with empathy: no actors for the other rewards.
 EMPATHY_ALONE = [f"rewards.{name}.weight=0" for name in ("fluency", "coherence", "mutual_information")]
 
@@ -43,16 +44,20 @@ def test_decisions() -> None:
     assert decide([ALARM], GuardsConfig(action="alarm"), 7, 0) is None
     stop = decide([ALARM], GuardsConfig(action="stop"), 7, 0)
     assert isinstance(stop, Stop)
-    assert "guards.max_kl" in stop.reason
+    assert "guards.max_kl_sentence" in stop.reason
     assert "iteration 7" in stop.reason
     # The limit was first passed in iteration 5: a checkpoint after iteration 4 is the newest good one.
     roll_back = GuardsConfig(action="rollback", max_rollbacks=2)
     assert decide([ALARM], roll_back, 7, 1) == RollBack(before=5, attempt=2)
-    longer = Alarm(LIMITS[-1], 3.0, 1.5, 3, 6)
+    longer = Alarm(LIMITS[1], 0.5, 0.5, 0.2, 6)
     assert decide([ALARM, longer], roll_back, 7, 0) == RollBack(before=2, attempt=1)
     given_up = decide([ALARM], roll_back, 7, 2)
     assert isinstance(given_up, Stop)
     assert "max_rollbacks" in given_up.reason
+    # Neither stopping nor going back gives a machine its memory back.
+    (machine, *_) = [guard for guard in LIMITS if guard.of_machine]
+    for action in ("stop", "rollback"):
+        assert decide([Alarm(machine, 0.1, 0.1, 0.003, 3)], GuardsConfig(action=action), 7, 0) is None
 
 
 class LengthJudge:
@@ -118,7 +123,7 @@ def test_a_guard_stops_a_run_and_the_judge_reads_it(tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_a_guard_sends_a_run_back_and_then_stops_it(tmp_path: Path) -> None:
     # Four rewrites an iteration: the guard has enough sentences in the second one, after a good checkpoint.
-    guards = ["guards.action=rollback", "guards.max_common_share=0", "guards.patience=1", "guards.min_rewrites=5"]
+    guards = ["guards.action=rollback", "guards.max_commonest_share=0", "guards.patience=1", "guards.min_rewrites=5"]
     more = ["guards.max_rollbacks=1", "guards.rollback_kl_factor=3.0", "algorithm.kl_coeff=0.1"]
     arguments = ["--preset", "smoke", "name=g", "algorithm.iterations=5", "checkpoint.every=1", *guards, *more]
     result = partner("train", *arguments, *EMPATHY_ALONE, folder=tmp_path)

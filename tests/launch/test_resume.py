@@ -26,6 +26,7 @@ from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.state import WEIGHTS, TrainingState
 from partner_rl.config.load import load_config
 from partner_rl.durable import MANIFEST, folder_when_whole
+from partner_rl.metric_names import OF_THE_MACHINE
 from partner_rl.types import PartnerError
 
 ROOT = Path(__file__).parents[2]
@@ -282,7 +283,7 @@ def kill_when(run: Path, ready: Callable[[], bool], delay_s: float, last: Callab
 def rows(run: Path, name: str = METRICS_FILE) -> list[dict[str, Any]]:
     """The logged rows without the columns that hold times."""
     lines = (run / name).read_text(encoding="utf-8").split("\n")[:-1]
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(("time/", "throughput/"))} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(OF_THE_MACHINE)} for line in lines]
 
 
 def steps_logged(run: Path) -> int:

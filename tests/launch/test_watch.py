@@ -43,7 +43,7 @@ def test_a_frame_shows_rewards_speed_phases_guards_and_the_last_rewrite(tmp_path
     assert line_of(text, "generate").split()[1] == "6.00"
     assert "episodes/s" in text
     assert "8.000" in text
-    assert "guards: quiet, 1 iterations with alarms so far  (distinct_2 0.75)" in text
+    assert "guards: quiet, 1 iterations with alarms so far  (opening_share 0.25)" in text
     assert "last rewrite, iteration 12" in text
     assert POST in text
     assert REWRITE in text
