@@ -33,6 +33,7 @@ from launch.run_reader import (
 )
 from launch.run_record import METRICS_FILE, SAMPLES_FILE, TEXT_COLUMNS, read_record, run_state
 from partner_rl import metric_names as names
+from partner_rl.algorithm.guard_limits import LIMITS
 from partner_rl.types import PartnerError
 
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
@@ -233,7 +234,20 @@ def _guards(run: RunInfo) -> Text:
     text = _watched("guards", run, names.guard)
     if last.get(names.machine("alarms")) is not None:
         text.append("\n").append_text(_watched("machine", run, names.machine))
+    if alarms or last.get(names.machine("alarms")):
+        text.append("".join(f"\n{line}" for line in _advice(run)), style="red")
     return text
+
+
+def _advice(run: RunInfo) -> list[str]:
+    """What the guards whose limit is passed advise."""
+    lines = []
+    for guard in LIMITS:
+        value = run.metrics[-1].get((names.machine if guard.of_machine else names.guard)(guard.name))
+        limit = run.config.get(f"guards.{guard.key}")
+        if value is not None and limit is not None and guard.is_passed(value, limit):
+            lines.append(f"{guard.name}: {guard.advice}")
+    return lines
 
 
 def _watched(title: str, run: RunInfo, name_of: Callable[[str], str]) -> Text:
@@ -251,21 +265,18 @@ def _watched(title: str, run: RunInfo, name_of: Callable[[str], str]) -> Text:
 def idle_groups(run: RunInfo) -> str | None:
     """Says that many groups teach nothing, and which components tell their samples apart least; None where few do."""
     idle = recent_mean(series(run.metrics, names.TRAIN_GROUPS_WITHOUT_SPREAD))
+    if idle is None or idle <= _MANY_WITHOUT_SPREAD:
+        return None
     prefix = names.reward_without_spread("")
     shares = {
         key.removeprefix(prefix): recent_mean(series(run.metrics, key)) for key in _keys(run) if key.startswith(prefix)
     }
     flat = sorted(((s, name) for name, s in shares.items() if s is not None and s > _MANY_WITHOUT_SPREAD), reverse=True)
-    if idle is not None and idle > _MANY_WITHOUT_SPREAD:
-        said = (
-            f"{idle:.0%} of the groups teach nothing: all their samples earn the same. Raise policy.temperature, "
-            "algorithm.samples_per_group or algorithm.kl_coeff, or give a reward that differs a weight"
-        )
-    elif flat:
-        said = "some rewards tell the samples of many groups apart no more: the others decide the update there"
-    else:
-        return None
-    return said + (f" (without spread: {', '.join(f'{name} {share:.0%}' for share, name in flat)})" if flat else "")
+    return (
+        f"{idle:.0%} of the groups teach nothing: all their samples earn the same. Raise policy.temperature, "
+        "algorithm.samples_per_group or algorithm.kl_coeff, or give weight to a reward that differs"
+        + (f" (without spread: {', '.join(f'{name} {share:.0%}' for share, name in flat)})" if flat else "")
+    )
 
 
 def _rewrite(sample: Row) -> Panel:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch.guarding import RollBack, Stop, decide, judged_gain
+from launch.guarding import GUARDS_STATE, GuardWatch, RollBack, Stop, decide, host_memory, judged_gain
 from launch.tracking import Tracker
 from partner_rl.algorithm.guard_limits import LIMITS
 from partner_rl.algorithm.guards import Alarm
@@ -79,6 +79,20 @@ def test_gains_of_a_judge_in_closed_form() -> None:
     assert judged_gain(LengthJudge(), [trajectory("a b c", None)]).reward is None
 
 
+def test_a_state_of_another_version_is_left_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    watch = GuardWatch(load_config("smoke"))
+    empty = watch.state()
+    watch.restore({GUARDS_STATE: empty})
+    assert not caplog.records
+    watch.restore({GUARDS_STATE: {"window": [{"kl": 0.1}], "judged": [], "streaks": {"kl": [1, 1]}}})
+    assert "begin anew" in caplog.text
+    assert watch.state() == empty
+
+
+def test_the_memory_in_use_is_a_share() -> None:
+    assert 0.0 < host_memory() < 1.0
+
+
 def test_judging_without_a_judge_is_an_error() -> None:
     with pytest.raises(PartnerError, match=r"evaluation\.judge"):
         load_config("smoke", ["guards.judge_every=2"])
@@ -113,6 +127,7 @@ def test_a_guard_stops_a_run_and_the_judge_reads_it(tmp_path: Path) -> None:
     rows = records(run / "metrics.jsonl")
     assert [row["guard/alarms"] for row in rows] == [0, 1]
     assert all(row["guard/length_ratio"] > 0.01 for row in rows)
+    assert all(0.0 < row["machine/memory"] < 1.0 and row["machine/alarms"] == 0.0 for row in rows)
     assert "guard/judge_gain" not in rows[0]
     assert rows[1]["guard/judge_gap"] == pytest.approx(rows[1]["guard/reward_gain"] - rows[1]["guard/judge_gain"])
     for sample in records(run / "samples.jsonl"):

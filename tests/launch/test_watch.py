@@ -16,10 +16,11 @@ from launch.run_reader import JsonlTail, last_rows
 from launch.run_record import recorded
 from launch.tracking import METRICS_FILE, SAMPLES_FILE, Tracker
 from launch.watch import WatchedRun, frame, sparkline, time_left
+from partner_rl import metric_names as names
 from partner_rl.config.load import load_config, save_config
 from partner_rl.types import PartnerError
 from tests.launch.command_line import COMMAND, partner
-from tests.launch.run_folders import POST, REWRITE, log_steps, write_run
+from tests.launch.run_folders import POST, REWRITE, figures, log_steps, write_run
 
 
 def shown(run: Path, *, posts: bool = True) -> str:
@@ -48,6 +49,32 @@ def test_a_frame_shows_rewards_speed_phases_guards_and_the_last_rewrite(tmp_path
     assert POST in text
     assert REWRITE in text
     assert "empathy +1.250" in text
+
+
+def test_a_frame_says_what_an_alarm_advises_and_why_groups_teach_nothing(tmp_path):
+    run = write_run(tmp_path / "run")
+    row = {
+        **figures(13, 0.5),
+        names.STEP: 13,
+        names.guard("alarms"): 1.0,
+        names.guard("kl_sentence"): 12.0,
+        names.machine("alarms"): 0.0,
+        names.machine("slowdown"): 1.1,
+        names.TRAIN_GROUPS_WITHOUT_SPREAD: 0.6,
+        names.reward_without_spread("empathy"): 0.8,
+        names.reward_without_spread("fluency"): 0.1,
+        names.POLICY_KL_SENTENCE: 12.5,
+    }
+    with (run / METRICS_FILE).open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    text = " ".join(shown(run).split())
+    assert "guards: 1 alarms now" in text
+    assert "kl_sentence: the policy walks away from the one it started from: raise algorithm.kl_coeff" in text
+    assert "machine: quiet (slowdown 1.1)" in text
+    assert "kl a sentence 12.500" in text
+    assert "60% of the groups teach nothing" in text
+    assert "(without spread: empathy 80%)" in text
+    assert "teach nothing" not in shown(write_run(tmp_path / "other"))
 
 
 def test_posts_can_be_left_out(tmp_path):
