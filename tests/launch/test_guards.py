@@ -137,7 +137,7 @@ def test_a_guard_stops_a_run_and_the_judge_reads_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_guard_sends_a_run_back_and_then_stops_it(tmp_path: Path) -> None:
-    # Four rewrites an iteration: the guard has enough sentences in the second one, after a good checkpoint.
+    # Four rewrites an iteration: the guard has enough sentences in the second one at the earliest, after a checkpoint.
     guards = ["guards.action=rollback", "guards.max_commonest_share=0", "guards.patience=1", "guards.min_rewrites=5"]
     more = ["guards.max_rollbacks=1", "guards.rollback_kl_factor=3.0", "algorithm.kl_coeff=0.1"]
     arguments = ["--preset", "smoke", "name=g", "algorithm.iterations=5", "checkpoint.every=1", *guards, *more]
@@ -152,5 +152,5 @@ def test_a_guard_sends_a_run_back_and_then_stops_it(tmp_path: Path) -> None:
     assert rows[-1]["policy/kl_coeff"] == pytest.approx(0.3)
     assert [row["policy/kl_coeff"] for row in rows[:-1]] == pytest.approx([0.1] * (len(rows) - 1))
     states = {path.name: json.loads((path / "state.json").read_text()) for path in (run / "checkpoints").iterdir()}
-    assert {state["extra"]["attempt"] for state in states.values()} == {1}
-    assert max(state["iterations"] for state in states.values()) == len(rows)
+    newest = max(states.values(), key=lambda state: state["iterations"])
+    assert (newest["iterations"], newest["extra"]["attempt"]) == (len(rows), 1)
