@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.masking_utils import create_bidirectional_mask
 
+from partner_rl.models.text_tokens import framed_texts
 from partner_rl.types import PartnerError
 from rewards.batching import length_batches
 
@@ -43,23 +44,9 @@ class EncodedText:
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int | None) -> list[EncodedText]:
     """Tokenise texts, keeping the first `max_tokens` tokens of each (special tokens included); None keeps all."""
-    if not texts:
-        return []
-    batch = tokenizer(
-        list(texts),
-        truncation=max_tokens is not None,
-        max_length=max_tokens,
-        padding=False,
-        # Nor a warning about a text that is longer than the encoder: it is read in pieces.
-        verbose=False,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-    )
     return [
-        EncodedText(tuple(ids), tuple((int(a), int(b)) for a, b in offsets), tuple(bool(x) for x in special))
-        for ids, offsets, special in zip(
-            batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True
-        )
+        EncodedText(tuple(found.ids), tuple(found.offsets), tuple(bool(x) for x in found.special_tokens_mask))
+        for found in framed_texts(tokenizer, texts, max_tokens)
     ]
 
 

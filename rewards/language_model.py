@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from partner_rl.models.text_tokens import text_ids
 from partner_rl.types import PartnerError
 from rewards.batching import length_batches
 from rewards.scorer import FloatArray
@@ -126,8 +127,8 @@ class LanguageModel:
             )
 
     def encode(self, text: str, max_tokens: int | None = None) -> Tokens:
-        """The text's tokens without special tokens, at most the first `max_tokens`."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        """The text's tokens, of which none is a control token, at most the first `max_tokens`."""
+        ids = text_ids(self.tokenizer, text)
         return tuple(ids if max_tokens is None else ids[:max_tokens])
 
     def log_probs(self, contexts: Sequence[Tokens], targets: Sequence[Tokens]) -> list[FloatArray]:

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from partner_rl.curation.topic_report import Probabilities, TopicReport, TopicScores, topic_scores
 from partner_rl.data.splits import hash_fraction
 from partner_rl.models.loading import load_encoder, load_tokenizer, quiet_transformers
+from partner_rl.models.text_tokens import framed_texts
 from partner_rl.types import PartnerError
 
 HELD_OUT: Final = 0.25
@@ -221,8 +222,7 @@ def embed_posts(
     embeddings_ND = np.zeros((len(posts), int(encoder.config.hidden_size)))
     if not posts:
         return embeddings_ND
-    encoded = tokenizer(list(posts), truncation=True, max_length=_token_limit(encoder, max_tokens), padding=False)
-    ids: list[list[int]] = encoded["input_ids"]
+    ids = [found.ids for found in framed_texts(tokenizer, posts, _token_limit(encoder, max_tokens))]
     done = 0
     for batch in _batches([len(row) for row in ids]):
         embeddings_ND[batch] = _mean_states(encoder, [ids[index] for index in batch]).double().cpu().numpy()

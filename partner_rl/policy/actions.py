@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from partner_rl.models.text_tokens import text_ids
 from partner_rl.policy.model import Policy
 from partner_rl.positions import noop_position
 from partner_rl.types import EditAction
@@ -29,8 +30,7 @@ def encode_action(policy: Policy, action: EditAction) -> ActionTokens:
     """The tokens of an edit; a sentence longer than `max_new_tokens` is cut off and then has no end token."""
     if action.position == noop_position(policy.vocabulary.window):
         return ActionTokens(action.position, ())
-    words = policy.tokenizer(action.sentence, add_special_tokens=False).input_ids
-    tokens = [*words, policy.vocabulary.end_id][: policy.settings.max_new_tokens]
+    tokens = [*text_ids(policy.tokenizer, action.sentence), policy.vocabulary.end_id][: policy.settings.max_new_tokens]
     return ActionTokens(action.position, tuple(int(t) for t in tokens))
 
 

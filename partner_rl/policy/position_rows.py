@@ -42,7 +42,12 @@ class RowsEmbedding(nn.Module):
             return states
         is_position = (ids_BT >= self.rows.first) & (ids_BT < self.rows.stop)
         index = (ids_BT - self.rows.first).clamp(0, len(self.rows.weight) - 1)
-        return torch.where(is_position[..., None], self.rows.weight[index], states)
+        rows = self.rows.weight[index]
+        # Gemma's and BART's tables scale what they look up.
+        scale = getattr(self.base, "embed_scale", None)
+        if scale is not None:
+            rows = rows * (scale.to(rows.dtype) if isinstance(scale, torch.Tensor) else scale)
+        return torch.where(is_position[..., None], rows, states)
 
 
 class RowsHead(nn.Module):
@@ -56,8 +61,10 @@ class RowsHead(nn.Module):
         """Logits `[..., V]`."""
         logits: torch.Tensor = self.base(states)
         if self.rows.enabled:
+            bias = getattr(self.base, "bias", None)
+            ours_bias = None if bias is None else bias[self.rows.first : self.rows.stop]
             with full_precision(states.device.type):
-                ours = nn.functional.linear(states.float(), self.rows.weight)
+                ours = nn.functional.linear(states.float(), self.rows.weight, ours_bias)
             logits[..., self.rows.first : self.rows.stop] = ours.to(logits.dtype)
         return logits
 

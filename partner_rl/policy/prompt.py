@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from partner_rl.config.schema import PolicyConfig
+from partner_rl.models.text_tokens import text_ids
 from partner_rl.types import RewriteState
 
 
 def encode_prompt(tokenizer: Any, state: RewriteState, settings: PolicyConfig) -> list[int]:
-    """The prompt's token ids.
+    """The prompt's token ids; but for the start token none is a control token, whatever the texts hold.
 
     Sentences are numbered as the position tokens count them. The post keeps its last `max_seeker_tokens` tokens, where
     posts usually ask for something; a sentence keeps its first `max_sentence_tokens`.
     """
 
     def encode(text: str) -> list[int]:
-        ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-        return ids
+        return text_ids(tokenizer, text)
 
     ids = _start_ids(tokenizer) + encode("Post:")
     ids += encode(" " + " ".join(state.seeker_post.split()))[-settings.max_seeker_tokens :]

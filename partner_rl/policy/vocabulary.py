@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from partner_rl.models.text_tokens import control_ids
 from partner_rl.positions import PositionKind, PositionRule, decode_position, num_positions, position_mask
 from partner_rl.types import PartnerError
 
@@ -25,7 +26,7 @@ class ActionVocabulary:
         window: `k`, sentences in the window.
         first_position_id: Token id of position 0; the others follow.
         end_id: Token id that ends a sentence.
-        special_ids: Ids of the tokenizer's special tokens; all but `end_id` are banned from sentences.
+        special_ids: Ids of the tokenizer's control tokens; all but `end_id` are banned from sentences.
         positions: Which positions may be chosen.
     """
 
@@ -105,7 +106,7 @@ def add_position_tokens(tokenizer: Any, model: Any, window: int) -> ActionVocabu
         raise PartnerError(
             f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token: choose a causal LM"
         )
-    special_ids = tuple(sorted(int(i) for i in tokenizer.all_special_ids))
+    special_ids = sorted(control_ids(tokenizer))
     names = [position_token(p, window) for p in range(num_positions(window))]
     known = tokenizer.get_vocab()
     if names[0] not in known:

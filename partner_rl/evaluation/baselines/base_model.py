@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from partner_rl.evaluation.baselines.context import BaselineContext
 from partner_rl.evaluation.baselines.generation import generate_answers, line_ends, random_streams
 from partner_rl.evaluation.baselines.whole_response import clean_answer
 from partner_rl.models.loading import load_causal_lm, load_tokenizer
+from partner_rl.models.text_tokens import control_ids, spells_control, text_ids
 from partner_rl.types import Example
 
 Turn = tuple[str, str]
 """Who speaks (`system`, `user` or `assistant`), and what."""
+
+_PLACE: Final = "turn-{}-stands-here"
+"""Stands for a turn in a chat template that is rendered without the turns."""
+_PLACES: Final = re.compile(re.escape(_PLACE).replace(re.escape("{}"), r"(\d+)"))
 
 
 def answers_of_base_model(
@@ -59,20 +65,38 @@ class Cut:
         return text.strip(" \N{REPLACEMENT CHARACTER}")
 
     def _tokens(self, post: str) -> list[int]:
-        tokens: list[int] = self._tokenizer(" ".join(post.split()), add_special_tokens=False).input_ids
-        return tokens
+        return text_ids(self._tokenizer, " ".join(post.split()))
 
 
 def chat_prompt(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
     """The turns as token ids up to where the assistant speaks next.
 
-    By the tokenizer's chat template; for a plain language model, which has none, as labelled paragraphs.
+    By the tokenizer's chat template; for a plain language model, which has none, as labelled paragraphs. Control tokens
+    are the template's alone, whatever the turns hold.
     """
-    if tokenizer.chat_template:
-        messages = [{"role": role, "content": content} for role, content in turns]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    else:
+    if not tokenizer.chat_template:
         labels = {"system": "", "user": "", "assistant": "Answer: "}
-        text = "\n".join(f"{labels[role]}{content}" for role, content in turns) + "\nAnswer:"
+        return text_ids(tokenizer, "\n".join(f"{labels[role]}{content}" for role, content in turns) + "\nAnswer:")
+    frame = _rendered(tokenizer, [(role, _PLACE.format(turn)) for turn, (role, _) in enumerate(turns)])
+    ids = _template_ids(tokenizer, _rendered(tokenizer, turns))
+    control = control_ids(tokenizer) - {tokenizer.unk_token_id}
+    as_the_frame = [i for i in ids if i in control] == [i for i in _template_ids(tokenizer, frame) if i in control]
+    if as_the_frame and not any(spells_control(tokenizer, content) for _, content in turns):
+        return ids
+    # A turn spells a control token: frame and turns are tokenised piece by piece.
+    pieces: list[list[int]] = [
+        text_ids(tokenizer, turns[int(piece)][1]) if number % 2 else _template_ids(tokenizer, piece)
+        for number, piece in enumerate(_PLACES.split(frame))
+    ]
+    return [token for piece in pieces for token in piece]
+
+
+def _template_ids(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
     return ids
+
+
+def _rendered(tokenizer: Any, turns: Sequence[Turn]) -> str:
+    messages = [{"role": role, "content": content} for role, content in turns]
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text

@@ -14,6 +14,7 @@ from partner_rl.evaluation.baselines.context import BaselineContext, BaselineRew
 from partner_rl.evaluation.baselines.generation import generate_answers, random_streams
 from partner_rl.evaluation.baselines.whole_response import clean_answer, whole_response_rewrites
 from partner_rl.models.loading import load_causal_lm, load_tokenizer
+from partner_rl.models.text_tokens import text_ids
 from partner_rl.types import Example
 
 BEFORE: Final = "Post: "
@@ -52,11 +53,10 @@ def source_ids(tokenizer: Any, pair: Example) -> list[int]:
     bos = tokenizer.bos_token_id
     start = [bos] if bos is not None else []
     text = f"{BEFORE}{pair.seeker_post}{BETWEEN}{pair.response_post}{AFTER}"
-    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return start + ids
+    return start + text_ids(tokenizer, text)
 
 
 def target_ids(tokenizer: Any, response: str, max_tokens: int) -> list[int]:
     """What the model is to write: the response and the end token, which a response that was cut off lacks."""
-    ids: list[int] = tokenizer(" " + " ".join(response.split()), add_special_tokens=False).input_ids
+    ids = text_ids(tokenizer, " " + " ".join(response.split()))
     return [*ids, int(tokenizer.eos_token_id)][:max_tokens]

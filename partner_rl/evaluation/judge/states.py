@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from partner_rl.models.text_tokens import text_ids
 from partner_rl.types import PartnerError
 from rewards.batching import length_batches
 from rewards.language_model import start_token
@@ -144,7 +145,7 @@ class ResponseStates:
         return _Row((*before, *response), len(before) if response else len(before) - 1)
 
     def _tokens(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(text_ids(self._tokenizer, text))
 
     @torch.inference_mode()
     def _batch_means(self, rows: Sequence[_Row]) -> FloatArray:
