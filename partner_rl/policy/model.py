@@ -18,6 +18,7 @@ from partner_rl.config.schema import PolicyConfig
 from partner_rl.models.loading import load_causal_lm, load_tokenizer, quiet_transformers
 from partner_rl.policy.attention import use_grouped_attention
 from partner_rl.policy.few_rows import use_few_rows_linear
+from partner_rl.policy.load_checks import check_reach, check_ways
 from partner_rl.policy.position_rows import add_position_rows, merge_position_rows, position_rows_off
 from partner_rl.policy.precision import use_float32_head
 from partner_rl.policy.tied_embedding import share_gradient_with_head
@@ -115,7 +116,8 @@ def load_policy(folder: str | Path, settings: PolicyConfig, window: int, device:
         device: Torch device.
 
     Raises:
-        PartnerError: The folder is no causal language model, or was exported with another window.
+        PartnerError: The folder is no causal language model, was exported with another window, attends to fewer tokens
+            than the settings need, or is computed differently when prompts are shared or adapters are off.
     """
     folder = Path(folder)
     tokenizer = load_tokenizer(folder)
@@ -124,11 +126,14 @@ def load_policy(folder: str | Path, settings: PolicyConfig, window: int, device:
     use_few_rows_linear(model)
     use_float32_head(model)
     vocabulary = add_position_tokens(tokenizer, model, window)
+    check_reach(tokenizer, model.config, settings, window)
     if settings.lora is not None:
         model = _add_adapters(model, settings, vocabulary)
     else:
         share_gradient_with_head(model)
-    return Policy(model.to(device).eval(), tokenizer, vocabulary, settings)
+    policy = Policy(model.to(device).eval(), tokenizer, vocabulary, settings)
+    check_ways(policy)
+    return policy
 
 
 def _add_adapters(model: Any, settings: PolicyConfig, vocabulary: ActionVocabulary) -> Any:

@@ -1,0 +1,164 @@
+"""What must hold of every policy before it samples or trains, whatever its architecture: checked when it is loaded.
+
+Sampling decodes from a shared prompt, the update packs a group's actions behind theirs, and adapters have their
+reference in the model itself. An architecture on which one of these computes something else than the plain model would
+train on wrong numbers without a sign of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from partner_rl.config.schema import PolicyConfig
+from partner_rl.models.loading import first_line
+from partner_rl.models.text_tokens import text_ids
+from partner_rl.policy.actions import ActionTokens
+from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
+from partner_rl.policy.prompt import encode_prompt
+from partner_rl.policy.shared_prompt import SharedPromptCache
+from partner_rl.types import PartnerError, RewriteState
+
+if TYPE_CHECKING:
+    from partner_rl.policy.model import Policy
+
+_LARGEST_GAP: Final = 0.05
+"""Nats; in float32 the ways agree to 1e-4."""
+_ROUGH_GAP: Final = 1.0
+"""Nats, where weights are held in fewer bits."""
+_STATE: Final = RewriteState("I feel so alone at night.", ("Try tea.",))
+_SENTENCES: Final = (" I am so sorry.", " What helps you to rest?")
+_TOKENS: Final = 3
+"""Of each sentence: on a CPU, every step of decoding reads all weights."""
+
+
+def check_reach(tokenizer: Any, config: Any, settings: PolicyConfig, window: int) -> None:
+    """Checks that each token of the longest prompt and sentence is seen from the last one in every layer.
+
+    Args:
+        tokenizer: The policy's tokenizer.
+        config: The model's configuration.
+        settings: The policy's lengths.
+        window: `k`, sentences in the window.
+
+    Raises:
+        PartnerError: The model attends within a window that is shorter.
+    """
+    reach = _reach(config.get_text_config())
+    # Empty texts are a space here: a token too many each, on the safe side.
+    frame = len(encode_prompt(tokenizer, RewriteState("", ("",) * window), settings))
+    longest = frame + settings.max_seeker_tokens + window * settings.max_sentence_tokens + settings.max_new_tokens
+    if reach is not None and longest > reach:
+        raise PartnerError(
+            f"{tokenizer.name_or_path} attends to {reach} tokens at once, but prompt and sentence take {longest}: "
+            "lower policy.max_seeker_tokens, policy.max_sentence_tokens or env.window"
+        )
+
+
+def _reach(config: Any) -> int | None:
+    """Tokens that a query sees in the layer that sees fewest; None for all."""
+    kinds = getattr(config, "layer_types", None)
+    sliding = getattr(config, "sliding_window", None) if kinds is None or "sliding_attention" in kinds else None
+    chunk = getattr(config, "attention_chunk_size", None) if kinds and "chunked_attention" in kinds else None
+    return min((int(size) for size in (sliding, chunk) if size), default=None)
+
+
+@torch.no_grad()
+def check_ways(policy: Policy) -> None:
+    """Checks that the ways in which the policy is computed agree, on a few tokens.
+
+    Args:
+        policy: As it was loaded: nothing is trained yet.
+
+    Raises:
+        PartnerError: Packed actions, decoding from a shared prompt, or the model without its adapters give other
+            log-probabilities than the model does for each action by itself.
+    """
+    group = _group(policy)
+    try:
+        plain = _plain(policy, group)
+        found = {
+            "actions packed behind a shared prompt": _packed(policy, group),
+            "decoding from a shared prompt": _decoded(policy, group),
+        }
+        if policy.settings.lora is not None:
+            with policy.adapters_off():
+                found["the model without its adapters"] = _packed(policy, group)
+    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise PartnerError(
+            f"{_name(policy)} cannot share a prompt ({type(error).__name__}: {first_line(error)}): "
+            "choose another models.policy"
+        ) from error
+    allowed = _LARGEST_GAP if next(policy.model.parameters()).dtype == torch.float32 else _ROUGH_GAP
+    for way, values in found.items():
+        gap = float((values - plain).abs().max())
+        # Also when it is not a number.
+        if not gap <= allowed:
+            raise PartnerError(
+                f"{_name(policy)} is computed wrongly here: {way} gives log-probabilities that are {gap:.2g} nats off "
+                "those of the plain model; choose another models.policy"
+            )
+
+
+def _name(policy: Policy) -> str:
+    return f"{policy.tokenizer.name_or_path} ({policy.model.config.model_type})"
+
+
+def _group(policy: Policy) -> PromptGroup:
+    """A short prompt with two actions of as many tokens."""
+    valid = policy.vocabulary.valid_positions(len(_STATE.span)).nonzero().flatten().tolist()
+    words = [text_ids(policy.tokenizer, sentence) for sentence in _SENTENCES]
+    length = min(_TOKENS, policy.settings.max_new_tokens, *map(len, words))
+    actions = tuple(ActionTokens(p, tuple(w[:length])) for p, w in zip((valid[0], valid[-2]), words, strict=True))
+    return PromptGroup(tuple(encode_prompt(policy.tokenizer, _STATE, policy.settings)), len(_STATE.span), actions)
+
+
+def _plain(policy: Policy, group: PromptGroup) -> torch.Tensor:
+    """Log-probabilities `[K, 1 + T]` of each action's position and tokens, by the model as it is."""
+    vocabulary, prompt = policy.vocabulary, len(group.prompt)
+    valid_1A = vocabulary.valid_positions(group.num_sentences)[None].to(policy.device)
+    rows = []
+    for action in group.actions:
+        ids = [*group.prompt, vocabulary.first_position_id + action.position, *action.tokens[:-1]]
+        logits_TV = policy.model(input_ids=torch.tensor([ids], device=policy.device), use_cache=False).logits[0]
+        positions_A = vocabulary.position_log_probs(logits_TV[prompt - 1 : prompt], valid_1A, 1.0)[0]
+        words_TV = vocabulary.word_logits(logits_TV[prompt:], 1.0).log_softmax(-1)
+        tokens_T1 = torch.tensor(action.tokens, device=policy.device)[:, None]
+        rows.append(torch.cat([positions_A[action.position, None], words_TV.gather(1, tokens_T1).flatten()]))
+    return torch.stack(rows)
+
+
+def _packed(policy: Policy, group: PromptGroup) -> torch.Tensor:
+    """As `_plain`, as the update computes them."""
+    packed = pack_groups([group], policy.vocabulary, policy.pad_id).to(policy.device)
+    return action_log_probs(policy.model, packed, policy.vocabulary, 1.0).log_probs_GKT[0]
+
+
+def _decoded(policy: Policy, group: PromptGroup) -> torch.Tensor:
+    """As `_plain`, as sampling computes them."""
+    vocabulary, device = policy.vocabulary, policy.device
+    prompt_1P = torch.tensor([group.prompt], device=device)
+    output = policy.model(input_ids=prompt_1P, use_cache=True)
+    valid_1A = vocabulary.valid_positions(group.num_sentences)[None].to(device)
+    positions_1A = vocabulary.position_log_probs(output.logits[:, -1], valid_1A, 1.0)
+    positions_K = torch.tensor([action.position for action in group.actions], device=device)
+    targets_KT = torch.tensor([action.tokens for action in group.actions], device=device)
+    inputs_KT = torch.cat([vocabulary.first_position_id + positions_K[:, None], targets_KT[:, :-1]], 1)
+    layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+    cache = SharedPromptCache(layers, torch.ones_like(prompt_1P), torch.zeros_like(positions_K), targets_KT.shape[1])
+    columns = [positions_1A[0, positions_K]]
+    for step in range(targets_KT.shape[1]):
+        cache.advance()
+        place_KT = torch.full((len(positions_K), 1), prompt_1P.shape[1] + step, device=device)
+        logits_KV = policy.model(
+            input_ids=inputs_KT[:, step, None],
+            # Of four dimensions, so that the model makes none; the attention asks the cache.
+            attention_mask=torch.zeros(1, 1, 1, 1, device=device),
+            position_ids=place_KT,
+            use_cache=False,
+            shared_prompt=cache,
+        ).logits[:, -1]
+        words_KV = vocabulary.word_logits(logits_KV, 1.0).log_softmax(-1)
+        columns.append(words_KV.gather(1, targets_KT[:, step, None]).squeeze(1))
+    return torch.stack(columns, 1)
