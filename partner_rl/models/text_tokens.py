@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -164,8 +164,10 @@ def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return backend
 
 
-def _unframed_ids(encoding: Encoding) -> list[int]:
-    return [i for i, framing in zip(encoding.ids, encoding.special_tokens_mask, strict=True) if not framing]
+def _unframed_ids(encoding: Encoding) -> Iterator[int]:
+    """Ids of a whole text, what was cut off included: it decides on how the rest is split, too."""
+    for part in (encoding, *encoding.overflowing):
+        yield from (i for i, framing in zip(part.ids, part.special_tokens_mask, strict=True) if not framing)
 
 
 def _without_names(backend: Tokenizer, names: frozenset[str]) -> Tokenizer:
