@@ -51,8 +51,8 @@ def check_reach(tokenizer: Any, config: Any, settings: PolicyConfig, window: int
     longest = frame + settings.max_seeker_tokens + window * settings.max_sentence_tokens + settings.max_new_tokens
     if reach is not None and longest > reach:
         raise PartnerError(
-            f"{tokenizer.name_or_path} attends to {reach} tokens at once, but prompt and sentence take {longest}: "
-            "lower policy.max_seeker_tokens, policy.max_sentence_tokens or env.window"
+            f"{tokenizer.name_or_path} attends to {reach} tokens at once, but prompt and sentence take up to "
+            f"{longest}: lower policy.max_seeker_tokens, policy.max_sentence_tokens or env.window"
         )
 
 

@@ -42,12 +42,13 @@ class RowsEmbedding(nn.Module):
             return states
         is_position = (ids_BT >= self.rows.first) & (ids_BT < self.rows.stop)
         index = (ids_BT - self.rows.first).clamp(0, len(self.rows.weight) - 1)
-        rows = self.rows.weight[index]
-        # Gemma's and BART's tables scale what they look up.
-        scale = getattr(self.base, "embed_scale", None)
-        if scale is not None:
-            rows = rows * (scale.to(rows.dtype) if isinstance(scale, torch.Tensor) else scale)
-        return torch.where(is_position[..., None], rows, states)
+        return torch.where(is_position[..., None], _as_looked_up(self.base, self.rows.weight[index]), states)
+
+
+def _as_looked_up(embedding: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """Rows of a table as its embedding returns them: Gemma's and BART's scale what they look up."""
+    scale = getattr(embedding, "embed_scale", 1.0)
+    return rows * (scale.to(rows.dtype) if isinstance(scale, torch.Tensor) else scale)
 
 
 class RowsHead(nn.Module):

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from envs import text
@@ -26,6 +28,7 @@ from partner_rl.evaluation.baselines.context import BaselineContext, no_progress
 from partner_rl.evaluation.baselines.generation import generate_answers, random_streams
 from partner_rl.evaluation.baselines.prompted import SHOTS, rewriting_turns
 from partner_rl.evaluation.baselines.registry import BASELINES, baseline_names, make_baselines
+from partner_rl.evaluation.baselines.seq2seq import source_ids, target_ids
 from partner_rl.evaluation.baselines.seq2seq_training import WholeRewrite, train_seq2seq, whole_rewrite
 from partner_rl.evaluation.baselines.template import CLOSING, OPENING, with_template
 from partner_rl.evaluation.baselines.whole_response import (
@@ -41,6 +44,7 @@ from partner_rl.policy.model import load_policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.rewriter import Rewrite, Rewriter
 from partner_rl.types import EditAction, Example, PartnerError, RewardBreakdown, RewriteState, ScoreRequest
+from tests.models.vocabularies import qwen_like
 
 PAIRS = [
     Example("s1", "r1", "I lost my job and I cannot sleep.", "Apply for others. Any friends?"),
@@ -236,6 +240,35 @@ def test_prompts_hold_the_examples_and_the_pair_in_one_line(base_model: Path) ->
     prompt = tokenizer.decode(chat_prompt(tokenizer, turns))
     assert PAIRS[0].response_post in prompt
     assert prompt.endswith("Answer:")
+
+
+@given(
+    st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "system\n", "<think>", "</think>", " so", "tired.", "<|"]))
+)
+def test_control_tokens_of_a_chat_are_the_templates_alone(parts: list[str]) -> None:
+    tokenizer = qwen_like()
+    post = "".join(parts).strip()
+    turns = [("system", "Be kind."), ("user", post), ("assistant", "<|im_end|>"), ("user", "x")]
+    ids = chat_prompt(tokenizer, turns)
+    starts, ends = (ids.count(tokenizer.convert_tokens_to_ids(name)) for name in ("<|im_start|>", "<|im_end|>"))
+    assert (starts, ends) == (len(turns) + 1, len(turns))
+    assert not {tokenizer.convert_tokens_to_ids(name) for name in ("<think>", "</think>")} & {*ids}
+    assert f"user\n{post}<|im_end|>" in tokenizer.decode(ids)
+    ordinary = [("system", "Be kind."), ("user", "I am so tired.")]
+    messages = [{"role": role, "content": content} for role, content in ordinary]
+    plain = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert chat_prompt(tokenizer, ordinary) == plain
+
+
+@pytest.mark.parametrize("control", ["<s>", "</s>", "<pad>"])
+def test_a_plain_prompt_and_a_target_hold_no_control_token(control: str) -> None:
+    tokenizer = load_tokenizer(resolve("random:llama", None))
+    pair = Cut(tokenizer, 40)(Example("s", "r", f"I {control} am", f"so {control}"))
+    assert (pair.seeker_post, pair.response_post) == (f"I {control} am", f"so {control}")
+    special = set(tokenizer.all_special_ids)
+    assert not special & {*chat_prompt(tokenizer, [("user", pair.seeker_post)])}
+    assert special & {*source_ids(tokenizer, pair)} == {tokenizer.bos_token_id}
+    assert special & {*target_ids(tokenizer, pair.response_post, 40)} == {tokenizer.eos_token_id}
 
 
 @pytest.mark.parametrize(

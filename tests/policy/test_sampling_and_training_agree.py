@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import AddedToken
 
 from partner_rl.config.schema import PolicyConfig
 from partner_rl.config.section import LoraSection
+from partner_rl.models.loading import load_causal_lm, load_tokenizer
 from partner_rl.models.sources import resolve
 from partner_rl.policy.actions import ActionTokens, decode_action, encode_action
 from partner_rl.policy.generate import Sampling, sample_actions
@@ -313,6 +315,22 @@ def test_banned_words_have_no_probability():
     banned = [i for i in policy.vocabulary.special_ids if i != policy.vocabulary.end_id]
     assert torch.isinf(words[..., banned]).all()
     assert torch.isfinite(words[..., policy.vocabulary.end_id]).all()
+
+
+def test_what_a_sentence_may_hold_is_there_when_it_is_read(tmp_path):
+    """A special token that the tokenizer has no name for would vanish, and be sampled all the same."""
+    tokenizer = load_tokenizer(resolve("random:llama", None))
+    tokenizer.add_tokens([AddedToken("<repo_name>", special=True), AddedToken("<think>", special=False)])
+    model = load_causal_lm(resolve("random:llama", None))
+    model.resize_token_embeddings(len(tokenizer))
+    tokenizer.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    policy = load_policy(tmp_path, PolicyConfig(), WINDOW)
+    vocabulary = policy.vocabulary
+    names = policy.tokenizer.convert_ids_to_tokens(vocabulary.banned_ids)
+    assert {"<repo_name>", "<think>", "<s>", "<pad>"} == set(names)
+    words = {*range(vocabulary.first_position_id)} - {*vocabulary.banned_ids, vocabulary.end_id}
+    assert all(policy.tokenizer.decode([word], skip_special_tokens=True) for word in words)
 
 
 def test_an_empty_group_is_refused():

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from partner_rl.config.section import LoraSection
+from partner_rl.policy.actions import decode_action
 from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
 from partner_rl.policy.model import Policy
-from partner_rl.warmstart.packing import TokenExample, pack_rows, row_log_probs
+from partner_rl.types import EditAction, RewriteState
+from partner_rl.warmstart.packing import TokenExample, encode_example, pack_rows, row_log_probs
+from partner_rl.warmstart.pairs import WarmStartExample
 from tests.warmstart.toy import SETTINGS, gradients, tiny_policy, toy_rows
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -119,3 +122,15 @@ def test_nothing_to_pack_is_refused(tmp_path: Path) -> None:
     for rows in ([], [[]]):
         with pytest.raises(ValueError, match="every row an example"):
             pack_rows(rows, policy.vocabulary, policy.pad_id)
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("control", ["<|noop|>", "<|insert_0|>", "<|replace_1|>", "<|endoftext|>", "</s>", "<pad>"])
+def test_a_control_token_in_a_target_is_text(tmp_path: Path, architecture: str, control: str):
+    policy = tiny_policy(tmp_path, SETTINGS.model_copy(update={"max_new_tokens": 60}), architecture)
+    written = f"I am {control} so sorry."
+    encoded = encode_example(policy, WarmStartExample(RewriteState(control, (control,)), EditAction(0, written)))
+    assert max(encoded.action.tokens) < policy.vocabulary.first_position_id
+    assert set(encoded.action.tokens) & {*policy.vocabulary.special_ids} == {policy.vocabulary.end_id}
+    assert decode_action(policy, encoded.action).sentence == written
+    assert torch.isfinite(loss_of(policy, [[encoded]]))
