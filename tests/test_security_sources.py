@@ -16,6 +16,8 @@ PACKAGES = ("partner_rl", "envs", "rewards", "launch", "benchmarks")
 SOURCES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
 MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "tarfile"}
 CALLS = {"eval", "exec", "os.system", "os.popen", "yaml.unsafe_load", "yaml.full_load", "pd.read_pickle"}
+TOKENIZES = {"partner_rl/models/text_tokens.py", "partner_rl/evaluation/baselines/base_model.py"}
+"""Where a tokenizer is called with more than a literal; the second does it for the frame of a chat template."""
 OWN_LOADER = ROOT / "partner_rl" / "config" / "yaml_text.py"
 
 
@@ -65,6 +67,31 @@ def wrong_call(node: ast.Call, has_own_loader: bool) -> Iterator[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_source_runs_nothing_from_outside(path):
     assert findings(path.read_text(encoding="utf-8"), has_own_loader=path == OWN_LOADER) == []
+
+
+def tokenizing(source: str) -> list[str]:
+    """The calls that give a text to a tokenizer itself, which takes control tokens in it for such."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and node.args]
+    names = [dotted(call.func).split(".") for call in calls if not isinstance(call.args[0], ast.Constant)]
+    ways, tokenizers = {"encode", "encode_plus", "encode_batch", "tokenize"}, {"tokenizer", "_tokenizer"}
+    return [
+        ".".join(name)
+        for name in names
+        if name[-1] in tokenizers or (name[-1] in ways and not tokenizers.isdisjoint(name[-2:-1]))
+    ]
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "benchmarks" not in p.parts], ids=lambda path: path.name)
+def test_texts_are_tokenised_in_one_place(path):
+    if path.relative_to(ROOT).as_posix() not in TOKENIZES:
+        assert tokenizing(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_tokenizer_that_is_called_is_found():
+    source = (
+        "a = tokenizer(text); b = self._tokenizer([text], padding=True); c = policy.tokenizer.encode(x); tokenizer('')"
+    )
+    assert tokenizing(source) == ["tokenizer", "self._tokenizer", "policy.tokenizer.encode"]
 
 
 @pytest.mark.parametrize(

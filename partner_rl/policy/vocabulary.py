@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from partner_rl.models.text_tokens import control_ids
+from partner_rl.models.text_tokens import control_ids, text_ids
 from partner_rl.positions import PositionKind, PositionRule, decode_position, num_positions, position_mask
 from partner_rl.types import PartnerError
 
@@ -123,9 +123,7 @@ def add_position_tokens(tokenizer: Any, model: Any, window: int) -> ActionVocabu
 
 
 def _append_tokens(tokenizer: Any, model: Any, names: list[str], window: int) -> None:
-    descriptions = [
-        tokenizer(_describe(p, window), add_special_tokens=False).input_ids for p in range(num_positions(window))
-    ]
+    descriptions = [text_ids(tokenizer, _describe(p, window)) for p in range(num_positions(window))]
     tokenizer.add_tokens(names, special_tokens=True)
     first = tokenizer.convert_tokens_to_ids(names[0])
     rows = model.get_input_embeddings().weight.shape[0]
