@@ -116,17 +116,28 @@ def _group(policy: Policy) -> PromptGroup:
 
 def _plain(policy: Policy, group: PromptGroup) -> torch.Tensor:
     """Log-probabilities `[K, 1 + T]` of each action's position and tokens, by the model as it is."""
-    vocabulary, prompt = policy.vocabulary, len(group.prompt)
-    valid_1A = vocabulary.valid_positions(group.num_sentences)[None].to(policy.device)
-    rows = []
-    for action in group.actions:
-        ids = [*group.prompt, vocabulary.first_position_id + action.position, *action.tokens[:-1]]
-        logits_TV = policy.model(input_ids=torch.tensor([ids], device=policy.device), use_cache=False).logits[0]
-        positions_A = vocabulary.position_log_probs(logits_TV[prompt - 1 : prompt], valid_1A, 1.0)[0]
-        words_TV = vocabulary.word_logits(logits_TV[prompt:], 1.0).log_softmax(-1)
-        tokens_T1 = torch.tensor(action.tokens, device=policy.device)[:, None]
-        rows.append(torch.cat([positions_A[action.position, None], words_TV.gather(1, tokens_T1).flatten()]))
-    return torch.stack(rows)
+    vocabulary = policy.vocabulary
+    position_K, token_KT, input_KT = _tensors(policy, group)
+    prompt_KP = torch.tensor(group.prompt, device=policy.device).expand(len(group.actions), -1)
+    ids_KL = torch.cat([prompt_KP, input_KT], 1)
+    logits_KTV = policy.model(input_ids=ids_KL, use_cache=False, logits_to_keep=1 + token_KT.shape[1]).logits
+    positions_KA = vocabulary.position_log_probs(logits_KTV[:, 0], _valid(policy, group), 1.0)
+    words_KTV = vocabulary.word_logits(logits_KTV[:, 1:], 1.0).log_softmax(-1)
+    tokens_KT = words_KTV.gather(2, token_KT[:, :, None]).squeeze(2)
+    return torch.cat([positions_KA.gather(1, position_K[:, None]), tokens_KT], 1)
+
+
+def _valid(policy: Policy, group: PromptGroup) -> torch.Tensor:
+    """The valid positions, `[1, A]`."""
+    return policy.vocabulary.valid_positions(group.num_sentences)[None].to(policy.device)
+
+
+def _tensors(policy: Policy, group: PromptGroup) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Positions `[K]`, tokens `[K, T]`, and what each token follows in its action, `[K, T]`."""
+    position_K = torch.tensor([action.position for action in group.actions], device=policy.device)
+    token_KT = torch.tensor([action.tokens for action in group.actions], device=policy.device)
+    first_K1 = policy.vocabulary.first_position_id + position_K[:, None]
+    return position_K, token_KT, torch.cat([first_K1, token_KT[:, :-1]], 1)
 
 
 def _packed(policy: Policy, group: PromptGroup) -> torch.Tensor:
@@ -137,28 +148,25 @@ def _packed(policy: Policy, group: PromptGroup) -> torch.Tensor:
 
 def _decoded(policy: Policy, group: PromptGroup) -> torch.Tensor:
     """As `_plain`, as sampling computes them."""
-    vocabulary, device = policy.vocabulary, policy.device
-    prompt_1P = torch.tensor([group.prompt], device=device)
-    output = policy.model(input_ids=prompt_1P, use_cache=True)
-    valid_1A = vocabulary.valid_positions(group.num_sentences)[None].to(device)
-    positions_1A = vocabulary.position_log_probs(output.logits[:, -1], valid_1A, 1.0)
-    positions_K = torch.tensor([action.position for action in group.actions], device=device)
-    targets_KT = torch.tensor([action.tokens for action in group.actions], device=device)
-    inputs_KT = torch.cat([vocabulary.first_position_id + positions_K[:, None], targets_KT[:, :-1]], 1)
+    vocabulary = policy.vocabulary
+    position_K, token_KT, input_KT = _tensors(policy, group)
+    rows, steps = token_KT.shape
+    prompt_1P = torch.tensor([group.prompt], device=policy.device)
+    output = policy.model(input_ids=prompt_1P, use_cache=True, logits_to_keep=1)
+    positions_A = vocabulary.position_log_probs(output.logits[:, -1], _valid(policy, group), 1.0)[0]
     layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
-    cache = SharedPromptCache(layers, torch.ones_like(prompt_1P), torch.zeros_like(positions_K), targets_KT.shape[1])
-    columns = [positions_1A[0, positions_K]]
-    for step in range(targets_KT.shape[1]):
+    cache = SharedPromptCache(layers, torch.ones_like(prompt_1P), torch.zeros_like(position_K), steps)
+    columns = [positions_A[position_K]]
+    for step in range(steps):
         cache.advance()
-        place_KT = torch.full((len(positions_K), 1), prompt_1P.shape[1] + step, device=device)
         logits_KV = policy.model(
-            input_ids=inputs_KT[:, step, None],
+            input_ids=input_KT[:, step, None],
             # Of four dimensions, so that the model makes none; the attention asks the cache.
-            attention_mask=torch.zeros(1, 1, 1, 1, device=device),
-            position_ids=place_KT,
+            attention_mask=torch.zeros(1, 1, 1, 1, device=policy.device),
+            position_ids=torch.full((rows, 1), len(group.prompt) + step, device=policy.device),
             use_cache=False,
             shared_prompt=cache,
         ).logits[:, -1]
         words_KV = vocabulary.word_logits(logits_KV, 1.0).log_softmax(-1)
-        columns.append(words_KV.gather(1, targets_KT[:, step, None]).squeeze(1))
+        columns.append(words_KV.gather(1, token_KT[:, step, None]).squeeze(1))
     return torch.stack(columns, 1)
