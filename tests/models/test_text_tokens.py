@@ -125,12 +125,14 @@ def test_the_sample_corpus_has_the_tokens_that_it_always_had(name: str):
 
 
 def test_what_is_cut_off_decides_too():
-    """GPT-2 splits white space before a word otherwise than at the end of a text, which a control token makes."""
-    tokenizer = tokenizer_of("random:gpt2")
-    text = "I am so tired\n\n<|endoftext|>"
-    whole = text_ids(tokenizer, text)
-    for limit in range(1, len(whole)):
-        assert framed_texts(tokenizer, [text], limit)[0].ids == whole[:limit]
+    """A control token behind the cut splits the word before it, unless it is read as text."""
+    tokenizer = VOCABULARIES["llama3"]()
+    word = max((piece for piece in tokenizer.get_vocab() if piece.isascii() and piece.isalpha()), key=len)
+    tokenizer.add_tokens([word[2:]], special_tokens=True)
+    (whole,) = text_ids(tokenizer, word)
+    assert tokenizer.convert_ids_to_tokens(whole) == word
+    # The frame is the start token.
+    assert framed_texts(tokenizer, [word], 2)[0].ids == [tokenizer.bos_token_id, whole]
 
 
 def test_added_words_and_runs_of_spaces_are_text():
