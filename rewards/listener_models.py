@@ -106,7 +106,7 @@ class ListenerKind:
     Attributes:
         load: Loads its model.
         temperature: Divides its relation, in the relation's unit: the value, among a few, at which supporters' own
-            sentences of EPITOME's training pairs find their posts likeliest (docs/rewards.md).
+            sentences of EPITOME find their posts likeliest (docs/rewards.md).
     """
 
     load: LoadListener
@@ -114,7 +114,7 @@ class ListenerKind:
 
 
 ENCODER: Final = ListenerKind(load_encoder_listener, 0.1)
-BACKWARD: Final = ListenerKind(load_backward_listener, 10.0)
+BACKWARD: Final = ListenerKind(load_backward_listener, 8.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ class ListenerConfig(RewardSection):
     """Posts that the listener chooses among: the true one and training posts, read from `data.source` by the actors."""
     temperature: PositiveFloat | None = None
     """The relation of post and sentence is divided by this; null for the value at which supporters' own sentences find
-    their posts likeliest (a cosine of 0.1; for the backward model BACKWARD nats)."""
+    their posts likeliest (a cosine of 0.1; for the backward model 8 nats)."""
 
 
 class VarietyConfig(WeightedSection):
