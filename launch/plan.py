@@ -215,9 +215,9 @@ def share_local_gpu(config: RunConfig, machine_gpus: int) -> RunConfig:
 
 
 def _reward_sections(config: RunConfig) -> dict[str, RewardSection]:
-    """Reward component → its section of the configuration."""
-    sections = ((name, getattr(config.rewards, name)) for name in type(config.rewards).model_fields)
-    return {name: section for name, section in sections if isinstance(section, RewardSection)}
+    """Reward component → its section of the configuration, for the components that an evaluation scores."""
+    sections = config.rewards.components().items()
+    return {name: section for name, section in sections if isinstance(section, RewardSection) and section.is_scored}
 
 
 def _check_shares(groups: Sequence[ActorGroup]) -> None:

@@ -47,15 +47,16 @@ def chosen_config(
 
 
 def chosen_names(only: str | None) -> tuple[str, ...]:
-    """The reward components of `--only`, in the registry's order; all of them when it is not given.
+    """The reward components of `--only`, in the registry's order; without it those that measure any response.
 
     Raises:
         PartnerError: There is no such component.
     """
+    from partner_rl.config.reward_schema import RewardsConfig
     from rewards.registry import COMPONENTS
 
     if only is None:
-        return tuple(COMPONENTS)
+        return tuple(name for name in COMPONENTS if getattr(RewardsConfig(), name).measures)
     wanted = [name.strip() for name in only.split(",") if name.strip()]
     unknown = sorted(set(wanted) - COMPONENTS.keys())
     if unknown or not wanted:
@@ -74,7 +75,7 @@ def chosen_components(config: RunConfig, run: Path | None, names: tuple[str, ...
     Raises:
         PartnerError: A classifier is asked for that neither the run nor an option names.
     """
-    from rewards.registry import all_components
+    from rewards.registry import COMPONENTS
 
     folders = {"empathy": config.rewards.empathy.checkpoint, "coherence": config.rewards.coherence.checkpoint}
     for name in names:
@@ -82,5 +83,4 @@ def chosen_components(config: RunConfig, run: Path | None, names: tuple[str, ...
             raise PartnerError(
                 f"no {name} classifier is named: give --run RUN or --{name} FOLDER, or leave it out with --only"
             )
-    components = all_components(config, run or _NO_RUN)
-    return {name: components[name] for name in names}
+    return {name: COMPONENTS[name](config, run or _NO_RUN) for name in names}

@@ -195,10 +195,12 @@ def placed_on_gpus(config: RunConfig, replicas: int, gpus: int) -> RunConfig:
     """
     if gpus == 0 or config.device == "cpu":
         return config
+    from rewards.registry import COMPONENTS
+
     share = math.floor(100 / math.ceil(replicas / gpus)) / 100
     sections = {
         name: getattr(config.rewards, name).model_copy(update={"num_gpus": share})
-        for name in ("empathy", "fluency", "coherence", "mutual_information")
+        for name in COMPONENTS
         if not getattr(config.rewards, name).num_gpus
     }
     return config.model_copy(update={"rewards": config.rewards.model_copy(update=sections)})

@@ -9,10 +9,13 @@ from typing import Final
 
 from partner_rl.config.reward_schema import RewardSection
 from partner_rl.config.schema import RunConfig
-from rewards import coherence, empathy, fluency, mutual_information
+from partner_rl.data.readers import SAMPLE
+from rewards import coherence, empathy, fluency, listener, mutual_information
 from rewards.coherence import CoherenceBuilder, CoherenceReward
 from rewards.empathy import EmpathyBuilder, EmpathyReward
 from rewards.fluency import FluencyBuilder, FluencyReward
+from rewards.listener import ListenerReward
+from rewards.listener_models import BACKWARD, ENCODER, ListenerBuilder
 from rewards.mutual_information import MutualInformationBuilder, MutualInformationReward
 from rewards.scorer import RewardComponent
 
@@ -76,25 +79,44 @@ def _mutual_information(config: RunConfig, run_folder: Path) -> RewardComponent:
     return RewardComponent(MutualInformationReward(section.lambda_mi), builder, section)
 
 
+def _listener(config: RunConfig, run_folder: Path) -> RewardComponent:
+    section, models = config.rewards.listener, config.models
+    backward = config.rewards.mutual_information.backward_checkpoint or models.reward_lm
+    is_encoder = section.scorer == "encoder"
+    builder = ListenerBuilder(
+        kind=ENCODER if is_encoder else BACKWARD,
+        model=_model_name(models.encoder if is_encoder else backward),
+        data=config.data.model_copy(update={"source": _data_source(config.data.source)}),
+        candidates=section.candidates,
+        temperature=section.temperature,
+        cache_dir=_cache_dir(config),
+        max_tokens=config.rewards.max_tokens,
+        device=_device(section),
+    )
+    return RewardComponent(ListenerReward(section.candidates), builder, section)
+
+
 COMPONENTS: Final[Mapping[str, Callable[[RunConfig, Path], RewardComponent]]] = MappingProxyType(
     {
         empathy.NAME: _empathy,
         fluency.NAME: _fluency,
         coherence.NAME: _coherence,
         mutual_information.NAME: _mutual_information,
+        listener.NAME: _listener,
     }
 )
 """Component name → how to make it from a run's configuration and folder. A new reward is added here."""
 
 
 def all_components(config: RunConfig, run_folder: Path) -> dict[str, RewardComponent]:
-    """Every component, also those that weigh nothing.
+    """Every component that an evaluation scores: those that have a weight, and those that measure whatever they weigh.
 
     Args:
         config: The run's configuration.
         run_folder: The run's folder, which holds the classifiers that the run trains.
     """
-    return {name: make(config, run_folder) for name, make in COMPONENTS.items()}
+    sections = {name: getattr(config.rewards, name) for name in COMPONENTS}
+    return {name: make(config, run_folder) for name, make in COMPONENTS.items() if sections[name].is_scored}
 
 
 def active_components(config: RunConfig, run_folder: Path) -> dict[str, RewardComponent]:
@@ -115,3 +137,7 @@ def _model_name(name: str) -> str:
     """The name with a local path made absolute: actors do not share the driver's working directory."""
     folder = Path(name).expanduser()
     return str(folder.absolute()) if folder.is_dir() else name
+
+
+def _data_source(source: str) -> str:
+    return source if source == SAMPLE else str(Path(source).expanduser().absolute())

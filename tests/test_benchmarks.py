@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 
-from benchmarks import roofline, scaling, seeds, vs_trl
-from benchmarks.command import numbers
+from benchmarks import listener, roofline, scaling, seeds, vs_trl
+from benchmarks.command import numbers, run_command
 from benchmarks.sides import MIB, Round, Side, Task, side
 from benchmarks.work import Workload
 from benchmarks.workload import fixed_length, make_examples, run_config, state_of
@@ -23,7 +23,7 @@ from partner_rl.models.sources import resolve
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.policy.vocabulary import ActionVocabulary
 from partner_rl.positions import position_mask
-from partner_rl.types import PartnerError
+from partner_rl.types import Example, MechanismLabel, PartnerError
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["models.reward_lm=random:llama", "models.encoder=random:bert", "resources.object_store_mb=100"]
@@ -290,3 +290,52 @@ def test_honesty_without_a_corpus_where_one_is_named_is_one_line() -> None:
     assert found.returncode == 1
     assert "/no/such/folder" in found.stderr
     assert len(found.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rewrites", "real=x.jsonl"], "give NAME=PATH"),
+        (["--rewrites", "rl=nowhere.jsonl"], "cannot read nowhere.jsonl"),
+        (["--split", "dev"], "fewer than 16 posts"),
+        (["--split", "all"], "--help"),
+    ],
+)
+def test_the_listener_benchmark_says_what_is_wrong_in_a_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run_command(listener.command, listener.NAME, [*arguments, *TINY])
+    assert end.value.code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_the_listener_benchmark_hears_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [{"seeker_post": f"I lost thing {n}.", "edits": [{"sentence": "Oh no. What now?"}]} for n in range(3)]
+    records.append({"seeker_post": "I lost hope.", "edits": []})
+    # U+2028 ends a line to `str.splitlines`.
+    records[0]["seeker_post"] = "I lost\u2028my way."
+    rewrites = tmp_path / "rewrites.jsonl"
+    rewrites.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    given = ["--rewrites", f"mine={rewrites}", "--backward", "random:llama", "--backward-responses", "2"]
+    with pytest.raises(SystemExit) as end:
+        run_command(listener.command, listener.NAME, [*given, "--json", str(tmp_path / "found.json"), *TINY])
+    assert not end.value.code
+    rows = {(row["kind"], row["listener"]): row for row in json.loads((tmp_path / "found.json").read_text())["rows"]}
+    assert set(rows) == {(k, who) for k in ("real", "template", "mine") for who in ("encoder", "backward")}
+    assert (rows["mine", "encoder"]["responses"], rows["mine", "encoder"]["sentences"]) == (3, 6)
+    assert (rows["mine", "backward"]["responses"], rows["mine", "backward"]["sentences"]) == (2, 4)
+    assert all(0.0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1.0 for row in rows.values())
+    assert "| real     | encoder" in capsys.readouterr().out
+    rewrites.write_text('{"edits": [{"kind": "insert"}]}\n')
+    with pytest.raises(PartnerError, match="line 1 is no rewrite"):
+        listener.written_in(rewrites)
+
+
+def test_real_sentences_are_those_with_a_rationale() -> None:
+    none = MechanismLabel(0)
+    pair = Example("s", "r", "Post.", "I am sorry to hear this. Try tea.", (MechanismLabel(2, ("sorry",)), none, none))
+    plain = Example("t", "q", "Other.", "Try some more tea.", (none, none, none))
+    assert listener.real_sentences([pair, plain]) == [("Post.", ("I am sorry to hear this.",))]

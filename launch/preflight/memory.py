@@ -86,7 +86,7 @@ def run_memory(config: RunConfig, plan: Plan, shapes: Shapes) -> tuple[ProcessMe
         shapes: The models' sizes, keyed `models.policy`, `models.reward_lm` and `models.encoder`.
     """
     found = [_policy_process(group.name, config, shapes.get(POLICY)) for group in plan.groups if _has_policy(group)]
-    for name in ("empathy", "fluency", "coherence", "mutual_information"):
+    for name in ("empathy", "fluency", "coherence", "mutual_information", "listener"):
         if plan.reward_group(name) is not None:
             found.append(_reward_process(name, config, shapes))
     return tuple(process for process in found if process is not None)
@@ -221,11 +221,12 @@ def _reward_process(component: str, config: RunConfig, shapes: Shapes) -> Proces
     """A reward actor: its models in float32 and one forward pass."""
     section = getattr(config.rewards, component)
     models = _models_of(component, config)
-    shape = shapes.get(REWARD_LM if component in ("fluency", "mutual_information") else ENCODER)
+    is_lm = _reads_with_lm(component, config)
+    shape = shapes.get(REWARD_LM if is_lm else ENCODER)
     if shape is None:
         return None
     on_gpu = section.num_gpus > 0
-    logits = 2 * 256 * shape.vocabulary * _FLOAT if component in ("fluency", "mutual_information") else 0
+    logits = 2 * 256 * shape.vocabulary * _FLOAT if is_lm else 0
     layer = TOKENS_PER_PASS * (shape.linear_width // shape.layers) * _FLOAT
     return ProcessMemory(
         reward_group_name(component),
@@ -234,6 +235,13 @@ def _reward_process(component: str, config: RunConfig, shapes: Shapes) -> Proces
         activations=layer + logits,
         overhead=_GPU_CONTEXT if on_gpu else _PROCESS,
     )
+
+
+def _reads_with_lm(component: str, config: RunConfig) -> bool:
+    """Whether the component's scorer is a language model; else it is an encoder."""
+    if component == "listener":
+        return config.rewards.listener.scorer == "backward"
+    return component in ("fluency", "mutual_information")
 
 
 def _models_of(component: str, config: RunConfig) -> int:

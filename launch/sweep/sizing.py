@@ -121,7 +121,7 @@ def check_scorers(spec: SweepSpec, config_of: ConfigOf) -> None:
     for key, values in spec.space.items():
         for value in values.examples if first_inside([key], SCORER_KEYS) else ():
             found = scorers(spec, config_of({key: value}))
-            different = [name for name, builder in found.items() if builder != expected[name]]
+            different = [name for name, builder in found.items() if builder != expected.get(name)]
             if different:
                 raise PartnerError(
                     f"share_rewards: {key} changes the scorer {different[0]}: set share_rewards to false"
@@ -149,7 +149,7 @@ def check_reservations(configs: Iterable[tuple[str, RunConfig]], base: RunConfig
 
 def _processes(config: RunConfig) -> object:
     sections = config.rewards.components().values()
-    pools = [(s.replicas, s.num_gpus) for s in sections if isinstance(s, RewardSection)]
+    pools = [(s.is_scored, s.replicas, s.num_gpus) for s in sections if isinstance(s, RewardSection)]
     algorithm = config.algorithm
     workers = (algorithm.num_env_runners, algorithm.num_learners)
     gpus = (algorithm.num_gpus_per_env_runner, algorithm.num_gpus_per_learner)

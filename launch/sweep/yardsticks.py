@@ -59,7 +59,7 @@ def _moved_by(spec: SweepSpec, config_of: ConfigOf, base: RunConfig, key: str) -
     before = all_components(base, Path("run"))
     for value in spec.space[key].examples if first_inside([key], SCORER_KEYS) else ():
         after = all_components(config_of({key: value}), Path("run"))
-        moved |= {FIGURE_OF[name] for name in before if before[name].builder != after[name].builder}
+        moved |= {figure for name, figure in FIGURE_OF.items() if before[name].builder != after[name].builder}
         if before[MUTUAL_INFORMATION].definition != after[MUTUAL_INFORMATION].definition:
             moved.add(FIGURE_OF[MUTUAL_INFORMATION])
     return moved

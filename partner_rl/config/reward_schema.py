@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -49,12 +49,20 @@ class WeightedSection(Section):
 class RewardSection(WeightedSection):
     """What every component has that actors score."""
 
+    measures: ClassVar[bool] = True
+    """Whether an evaluation measures with the component, whatever it weighs."""
+
     replicas: Positive | None = None
     """Actors of this component's pool; null for `rewards.replicas`."""
     num_gpus: NonNegativeFloat = 0.0
     """GPUs, or a fraction of one, that each actor reserves."""
     micro_batch: Positive = 16
     """Items that one call to an actor scores."""
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether an evaluation needs the component's actors."""
+        return self.measures or self.is_active
 
 
 class EmpathyConfig(RewardSection):
@@ -110,6 +118,22 @@ class MutualInformationConfig(RewardSection):
     """Folder of a fine-tuned backward model; null for `models.reward_lm`."""
 
 
+class ListenerConfig(RewardSection):
+    """Listener: how surely the written sentence alone tells the seeker's post from others (`rewards/listener.py`)."""
+
+    measures: ClassVar[bool] = False
+    weight: float = 0.0
+    """Weight of the component; its values are log-probabilities of the true post, nats: −2.8 is chance among 16."""
+    scorer: Literal["encoder", "backward"] = "encoder"
+    """Who listens: the sentence encoder, or the backward model of the mutual information, which costs a language
+    model's pass for each of the posts."""
+    candidates: Annotated[int, Field(ge=2, le=256)] = 16
+    """Posts that the listener chooses among: the true one and training posts, read from `data.source` by the actors."""
+    temperature: PositiveFloat | None = None
+    """The relation of post and sentence is divided by this; null for the value at which supporters' own sentences find
+    their posts likeliest (a cosine of 0.1; for the backward model 8 nats)."""
+
+
 class VarietyConfig(WeightedSection):
     """How new the written word pairs and sentences are; part of training only (`partner_rl/algorithm/variety.py`)."""
 
@@ -134,7 +158,7 @@ class HonestyConfig(WeightedSection):
 
 
 class RewardsConfig(Section):
-    """The four rewards, the actor pools that compute them (`rewards/`), variety and honesty."""
+    """The four rewards and the listener, the actor pools that compute them (`rewards/`), variety and honesty."""
 
     empathy: EmpathyConfig = EmpathyConfig()
     """Change in empathy."""
@@ -144,6 +168,8 @@ class RewardsConfig(Section):
     """Sentence coherence."""
     mutual_information: MutualInformationConfig = MutualInformationConfig()
     """Mutual information."""
+    listener: ListenerConfig = ListenerConfig()
+    """Whether a sentence tells its post apart."""
     variety: VarietyConfig = VarietyConfig()
     """Variety of what is written."""
     honesty: HonestyConfig = HonestyConfig()

@@ -68,20 +68,28 @@ def compare(
 def _mean_column(
     measure: MeanMeasure, systems: Sequence[PairScores], original: PairScores, reference: str | None, seed: int
 ) -> dict[str, _Cell]:
-    values = {scores.name: found for scores in systems if (found := measure.values(scores, original)) is not None}
+    found = {scores.name: measure.values(scores, original) for scores in systems}
+    values = {name: one for name, one in found.items() if one is not None and len(_measured(one))}
     against = values.get(reference) if reference is not None and measure.compared else None
     cells = {}
     for name, values_N in values.items():
-        interval = share_interval(values_N > 0) if measure.share else mean_interval(values_N, seed)
-        figure = _scaled(measure, float(values_N.mean()), interval)
+        measured = _measured(values_N)
+        interval = share_interval(measured > 0) if measure.share else mean_interval(measured, seed)
+        figure = _scaled(measure, float(measured.mean()), interval)
         comparison = None
-        if against is not None and name != reference:
-            differences_N = values_N - against
-            difference = _scaled(measure, float(differences_N.mean()), mean_interval(differences_N, seed))
-            p = mean_p_value(differences_N, seed)
+        differences = _measured(values_N - against) if against is not None and name != reference else None
+        if differences is not None and len(differences):
+            difference = _scaled(measure, float(differences.mean()), mean_interval(differences, seed))
+            p = mean_p_value(differences, seed)
             comparison = Comparison(difference, p, p)
         cells[name] = _Cell(figure, comparison)
     return cells
+
+
+def _measured(values_N: Floats) -> Floats:
+    """The values of the pairs that have one."""
+    measured: Floats = values_N[~np.isnan(values_N)]
+    return measured
 
 
 def _scaled(measure: MeanMeasure, value: float, interval: Interval | None) -> Figure:

@@ -17,6 +17,7 @@ from partner_rl.evaluation import corpus_figures
 from partner_rl.evaluation.pair_scores import PairScores
 from partner_rl.evaluation.resampling import Floats, Statistic
 from partner_rl.types import MECHANISMS, ScoreRequest
+from rewards.listener import CANDIDATES
 
 MADE_WORSE: Final = 0.5
 """A response is made worse when its empathy falls by more than this many expected points. Half a point is
@@ -36,7 +37,8 @@ class MeanMeasure:
         better: Which way is better.
         form: Format of its value.
         definition: What it is, in a line.
-        values: (A system's scores, the originals') → one value a pair, or None where there is nothing to measure.
+        values: (A system's scores, the originals') → one value a pair, NaN where that pair has nothing to measure; or
+            None where none has.
         exponential: The figure is exp of the mean; a comparison is then the ratio of two figures.
         share: The values are 0 or 1.
         compared: Whether systems are tested against each other on it.
@@ -194,6 +196,15 @@ _LANGUAGE: Final[tuple[Measure, ...]] = (
         ".3f",
         "mean cosine similarity of the embeddings of the seeker's post and the response",
         lambda scores, _: scores.specificity_N,
+    ),
+    MeanMeasure(
+        "listener_accuracy",
+        "listener accuracy",
+        "higher",
+        ".1%",
+        f"share of the written sentences that, heard alone, are nearer to their post than to {CANDIDATES - 1} others: "
+        f"chance is {1 / CANDIDATES:.1%}",
+        lambda scores, _: scores.listener_N,
     ),
     MeanMeasure(
         "mutual_information",

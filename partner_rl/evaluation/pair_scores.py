@@ -12,6 +12,7 @@ import numpy.typing as npt
 from envs.rewriting import written_sentences
 from partner_rl.evaluation.component_scores import RewardSource, component_scores, whole_response_coherence
 from partner_rl.evaluation.metrics.edit_rate import edit_rates
+from partner_rl.evaluation.metrics.listener_accuracy import listener_hits
 from partner_rl.evaluation.metrics.self_bleu import self_bleu
 from partner_rl.evaluation.metrics.self_disclosure import discloses
 from partner_rl.evaluation.metrics.specificity import Embed, similarities
@@ -63,7 +64,7 @@ class Sources:
     Attributes:
         client: The rewards, all four components, also those without a weight.
         definitions: Component name → its definition, also of those without a weight.
-        embed: Sentence embeddings for specificity.
+        embed: Sentence embeddings for specificity and listener accuracy.
         judge: The held-out judge of empathy, if there is one.
     """
 
@@ -86,6 +87,7 @@ class PairScores:
         repeated_N: Share of the rewritten response's tokens that repeat an earlier passage of it.
         coherence_N: Mean probability that two of the response's sentences belong to one response.
         specificity_N: Cosine similarity of the seeker's post and the rewritten response.
+        listener_N: Share of the written sentences by which a listener finds the post; NaN where none was written.
         mutual_information_N: The reward of that name, nats a token.
         self_bleu_N: BLEU of the rewritten response against the system's other responses.
         edit_rate_N: Word-level edit distance over the original's words.
@@ -102,6 +104,7 @@ class PairScores:
     repeated_N: Floats
     coherence_N: Floats
     specificity_N: Floats
+    listener_N: Floats
     mutual_information_N: Floats
     self_bleu_N: Floats
     edit_rate_N: Floats
@@ -160,10 +163,13 @@ def score_pairs(system: System, sources: Sources, batch_size: int, progress: Pro
             progress(min(start + batch_size, len(requests)), len(requests))
     columns: dict[str, Any] = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     rewrites = [request.rewritten_response for request in requests]
+    seekers = [request.seeker_post for request in requests]
     return PairScores(
         name=system.name,
         note=system.note,
         requests=requests,
+        # Not batch by batch: the other posts are chosen among all of them.
+        listener_N=listener_hits(seekers, [written_sentences(request) for request in requests], sources.embed),
         self_bleu_N=np.array(self_bleu(rewrites)),
         edit_rate_N=np.array(edit_rates([request.original_response for request in requests], rewrites)),
         length_N=np.array([float(len(spaced_words(rewrite))) for rewrite in rewrites]),

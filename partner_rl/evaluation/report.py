@@ -47,6 +47,7 @@ _ROWS: Final[tuple[tuple[str, Callable[[SystemScores], float | None], str], ...]
     ("perplexity ↓", lambda scores: scores.perplexity, ".1f"),
     ("coherence ↑", lambda scores: scores.coherence, ".3f"),
     ("specificity ↑", lambda scores: scores.specificity, ".3f"),
+    ("listener accuracy ↑", lambda scores: scores.listener_accuracy, ".1%"),
     ("mutual information ↑ (nats/token)", lambda scores: scores.mutual_information, ".3f"),
     ("distinct-1 ↑", lambda scores: scores.distinct_1, ".3f"),
     ("distinct-2 ↑", lambda scores: scores.distinct_2, ".3f"),

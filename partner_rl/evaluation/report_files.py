@@ -147,6 +147,8 @@ def pairs_table(result: EvaluationResult, about: About) -> pa.Table:
             "surprisal": scores.surprisal_N,
             "coherence": scores.coherence_N,
             "specificity": scores.specificity_N,
+            # Null where nothing was written.
+            "listener_accuracy": pa.array(scores.listener_N, from_pandas=True),
             "mutual_information": scores.mutual_information_N,
             "self_bleu": scores.self_bleu_N,
             "repeated": scores.repeated_N,

@@ -21,6 +21,7 @@ from partner_rl.evaluation.metrics.distinct_n import distinct_n
 from partner_rl.evaluation.metrics.distinct_sentences import distinct_sentences
 from partner_rl.evaluation.metrics.edit_rate import edit_rate
 from partner_rl.evaluation.metrics.length import mean_length
+from partner_rl.evaluation.metrics.listener_accuracy import listener_accuracy
 from partner_rl.evaluation.metrics.mean import mean
 from partner_rl.evaluation.metrics.perplexity import perplexity
 from partner_rl.evaluation.metrics.self_disclosure import share_disclosing
@@ -49,6 +50,8 @@ class SystemScores:
         perplexity: Perplexity of the rewritten responses under the reward's language model.
         coherence: Mean probability that two sentences of a rewritten response belong together.
         specificity: Mean cosine similarity of the seeker's post and the rewritten response.
+        listener_accuracy: Share of the written sentences by which a listener finds the post among 16; None when there
+            was none, or fewer posts.
         mutual_information: Mean of the reward of that name, in nats a token.
         distinct_1: Different words over words.
         distinct_2: Different word pairs over word pairs.
@@ -67,6 +70,7 @@ class SystemScores:
     perplexity: float
     coherence: float
     specificity: float
+    listener_accuracy: float | None
     mutual_information: float
     distinct_1: float
     distinct_2: float
@@ -101,7 +105,7 @@ def evaluate_system(
         requests: Its rewrites.
         client: The rewards, all four components, also those without a weight.
         definitions: Component name → its definition, also of those without a weight.
-        embed: Sentence embeddings for specificity.
+        embed: Sentence embeddings for specificity and listener accuracy.
 
     Raises:
         PartnerError: There is nothing to evaluate, or a reward fails.
@@ -126,6 +130,7 @@ def evaluate_system(
         perplexity=perplexity([score.details["inverse_perplexity"] for score in scores[FLUENCY]]),
         coherence=coherence(whole_response_coherence(client, rewrites)),
         specificity=specificity(seekers, rewrites, embed),
+        listener_accuracy=listener_accuracy(seekers, by_response, embed),
         mutual_information=mean([score.value for score in scores[MUTUAL_INFORMATION]], MUTUAL_INFORMATION),
         distinct_1=distinct_n(rewrites, 1),
         distinct_2=distinct_n(rewrites, 2),

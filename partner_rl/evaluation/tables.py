@@ -20,6 +20,7 @@ ADAPTABILITY_MEASURES: Final = (
     "perplexity_ratio",
     "coherence",
     "specificity",
+    "listener_accuracy",
     "mutual_information",
     "self_bleu",
     "edit_rate",

@@ -16,6 +16,7 @@ from partner_rl.evaluation.metrics.distinct_n import distinct_n
 from partner_rl.evaluation.metrics.distinct_sentences import distinct_sentences
 from partner_rl.evaluation.metrics.edit_rate import edit_rate
 from partner_rl.evaluation.metrics.length import mean_length
+from partner_rl.evaluation.metrics.listener_accuracy import listener_accuracy, listener_hits
 from partner_rl.evaluation.metrics.mean import mean
 from partner_rl.evaluation.metrics.perplexity import perplexity
 from partner_rl.evaluation.metrics.share_unchanged import share_unchanged
@@ -109,3 +110,50 @@ def test_share_unchanged_and_length() -> None:
 
 def test_content_words_fold_case_and_keep_contractions() -> None:
     assert content_words("Don’t WORRY — it's ok…") == ("don't", "worry", "it's", "ok")
+
+
+def numbered(texts: Sequence[str]) -> npt.NDArray[np.float64]:
+    """A direction for each number in a text, the same small one for all that have none."""
+    rows = np.full((len(texts), 40), 0.01)
+    for row, text in enumerate(texts):
+        for word in text.split():
+            if word.isdecimal():
+                rows[row, int(word)] = 1.0
+    return rows
+
+
+def test_a_listener_finds_the_post_that_a_sentence_speaks_of() -> None:
+    posts = [f"trouble number {number}" for number in range(20)]
+    named = [[f"about {number}"] for number in range(20)]
+    assert listener_accuracy(posts, named, numbered) == 1.0
+    # Half of what is said speaks of another post: a miss, or a tie of 16 where that post is not among the candidates.
+    mixed = [[f"about {number}", f"about {(number + 1) % 20}"] for number in range(20)]
+    found = listener_accuracy(posts, mixed, numbered)
+    assert found is not None
+    assert 0.5 <= found < 0.52
+    assert listener_accuracy(posts, [["sorry"]] * 20, numbered) == pytest.approx(1 / 16)
+
+
+def test_a_listener_counts_only_what_was_written() -> None:
+    posts = [f"trouble number {number}" for number in range(20)]
+    sentences: list[list[str]] = [[], *([f"about {number}"] for number in range(1, 20))]
+    hits_N = listener_hits(posts, sentences, numbered)
+    assert np.isnan(hits_N[0])
+    assert (hits_N[1:] == 1.0).all()
+    assert listener_accuracy(posts, sentences, numbered) == 1.0
+    assert listener_accuracy(posts, [[]] * 20, numbered) is None
+    # Sixteen posts of which two are one, white space and case aside, are too few.
+    assert listener_accuracy([*posts[:15], " Trouble  number 0"], [["about 0"]] * 16, numbered) is None
+    with pytest.raises(ValueError, match="20 posts but 1 responses"):
+        listener_hits(posts, [[]], numbered)
+
+
+def test_a_listener_chooses_among_the_same_posts_for_every_system() -> None:
+    posts = [f"trouble number {number}" for number in range(40)]
+    order = np.random.default_rng(0).permutation(40)
+    sentences = [[f"about {number} or {(number + 7) % 40}"] for number in range(40)]
+    hits_N = listener_hits(posts, sentences, numbered)
+    # The other number is among 15 of 39 posts or so, and ties with the true one.
+    assert {float(share) for share in hits_N} == {0.5, 1.0}
+    moved_N = listener_hits([posts[row] for row in order], [sentences[row] for row in order], numbered)
+    np.testing.assert_array_equal(moved_N, hits_N[order])

@@ -27,6 +27,7 @@ SCORES = SystemScores(
     perplexity=41.5,
     coherence=0.75,
     specificity=0.5,
+    listener_accuracy=0.25,
     mutual_information=-2.5,
     distinct_1=0.5,
     distinct_2=0.875,

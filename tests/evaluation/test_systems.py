@@ -53,6 +53,8 @@ def test_scores_of_a_system_by_hand() -> None:
     # The first response: all its sentences begin with A; the second has one sentence.
     assert scores.coherence == pytest.approx((1.0 + 0.5) / 2)
     assert scores.specificity == pytest.approx(np.sqrt(0.5))
+    # Two posts are too few to choose among.
+    assert scores.listener_accuracy is None
     assert scores.distinct_1 == pytest.approx(8 / 11)
     assert scores.distinct_2 == pytest.approx(7 / 9)
     assert scores.distinct_sentences == 0.5

@@ -189,3 +189,16 @@ def test_a_training_starts_no_actors_for_what_weighs_nothing() -> None:
     assert names == [DRIVER, "reward empathy", "reward coherence", "reward mutual_information"]
     assert {group.threads for group in resource_plan(config, 6, 0, scores_all=False).groups[1:]} == {2}
     assert resource_plan(config, 6, 0).reward_group("fluency") is not None
+
+
+@pytest.mark.parametrize(("keys", "actors"), [([], 4), (["rewards.listener.weight=0.5"], 5)])
+def test_the_listener_has_actors_only_where_it_has_a_weight(keys: list[str], actors: int) -> None:
+    from launch.plan import share_local_gpu
+
+    plan = resource_plan(load_config("smoke", keys), machine_cores=8, machine_gpus=0, scores_all=True)
+    assert len([group for group in plan.groups if group.name.startswith("reward ")]) == actors
+    assert (plan.reward_group("listener") is not None) == (actors == 5)
+    # Who starts no actor takes no share of the GPU.
+    shared = share_local_gpu(load_config("smoke", keys), 1).rewards
+    assert shared.fluency.num_gpus == 1 / actors
+    assert shared.listener.num_gpus == (1 / actors if actors == 5 else 0.0)

@@ -170,6 +170,18 @@ def test_a_gpu_is_where_the_run_puts_one(shapes):
     assert of("reward fluency", ["rewards.fluency.num_gpus=0.5"], shapes).on_gpu
 
 
+def test_the_listener_is_an_encoder_or_a_language_model(shapes):
+    def needs(*keys: str) -> dict[str, int]:
+        config = load_config("embedded", list(keys))
+        found = run_memory(config, resource_plan(config, 2, 0), shapes)
+        return {process.group: process.weights for process in found}
+
+    assert "reward listener" not in needs()
+    weighed = "rewards.listener.weight=1"
+    assert needs(weighed)["reward listener"] == needs()["reward coherence"]
+    assert needs(weighed, "rewards.listener.scorer=backward")["reward listener"] == needs()["reward fluency"]
+
+
 def test_mutual_information_loads_what_it_uses(shapes, tmp_path):
     name = "reward mutual_information"
     one = of(name, [], shapes).weights

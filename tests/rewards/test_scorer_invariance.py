@@ -22,6 +22,8 @@ from rewards.coherence_model import CoherenceClassifier, CoherenceModel
 from rewards.empathy import EmpathyScorer
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel
 from rewards.fluency import FluencyScorer, load_language_model
+from rewards.listener import ListenerScorer, distinct_posts
+from rewards.listener_models import BACKWARD, ENCODER
 from rewards.mutual_information import MutualInformationScorer
 from rewards.scorer import FloatArray, Item, Scorer
 
@@ -39,11 +41,12 @@ ITEMS: dict[str, tuple[Item, ...]] = {
     "empathy": PAIRS,
     "coherence": PAIRS,
     "mutual_information": PAIRS,
+    "listener": PAIRS,
     "fluency": tuple((f"{a} {b}",) for a, b in PAIRS),
 }
 CASES = [
-    *((name, build) for name in ("empathy", "coherence") for build in ("bert", "roberta")),
-    *((name, build) for name in ("fluency", "mutual_information") for build in ("gpt2", "llama")),
+    *((name, build) for name in ("empathy", "coherence", "listener") for build in ("bert", "roberta")),
+    *((name, build) for name in ("fluency", "mutual_information", "listener") for build in ("gpt2", "llama")),
 ]
 
 
@@ -93,6 +96,12 @@ def _scorer(name: str, kind: str, encoders: dict[str, Path], cache: Path) -> Sco
     if name in ("fluency", "mutual_information"):
         lm = load_language_model(f"random:{kind}", cache, "cpu")
         return FluencyScorer(lm, MAX_TOKENS) if name == "fluency" else MutualInformationScorer(lm, lm, MAX_TOKENS)
+    if name == "listener":
+        backward = kind in ("gpt2", "llama")
+        listener = BACKWARD if backward else ENCODER
+        model = f"random:{kind}" if backward else str(encoders[kind])
+        relate = listener.load(model, cache, MAX_TOKENS, "cpu")
+        return ListenerScorer(relate, distinct_posts(POSTS), len(POSTS) - 1, listener.temperature)
     folder = encoders[kind]
     tokenizer = load_tokenizer(folder)
     with torch.random.fork_rng():
