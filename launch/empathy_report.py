@@ -36,6 +36,7 @@ classifier.predict([("I failed the exam again.", "I am sorry. What happened?")])
 - Encoder: {encoder}, all but its {frozen} lowest layers trained; best of {epochs} passes by dev loss
 - Data: {data}, split by seeker ({train:.0%} train, {dev:.0%} dev), seed {seed}; this checkpoint is of the first split
 - Share of the n-grams in the logits: {ngrams:.0%}
+- Members of the ensemble: {members}; the figures below are of the first
 - `level` is the largest logit, where rare levels weigh more; `probabilities` are calibrated on the dev pairs
 
 Test pairs, {splits}: mean and, in brackets, lowest and highest split.
@@ -57,7 +58,8 @@ class SplitReport:
 
     Attributes:
         salt: `data.split_salt`.
-        training: How the training went.
+        training: How the training went; of an ensemble, that of the first member, whose figures these are.
+        further_members: How that of the others went.
         test: The classifier's test figures by mechanism.
         ngrams: Those of logistic regression on n-grams.
         majority: Those of the commonest level.
@@ -66,6 +68,7 @@ class SplitReport:
 
     salt: str
     training: EmpathyReport
+    further_members: tuple[EmpathyReport, ...]
     test: Mapping[str, MechanismScores]
     ngrams: Mapping[str, LevelScores]
     majority: Mapping[str, LevelScores]
@@ -122,6 +125,7 @@ def model_card(config: RunConfig, reports: Sequence[SplitReport]) -> str:
         dev=config.data.dev_fraction,
         seed=config.seed,
         ngrams=settings.empathy_ngram_weight,
+        members=settings.empathy_members,
         splits=f"{len(reports)} splits" if len(reports) > 1 else "one split",
         table=table(reports),
         intervals=_intervals(reports[0]),

@@ -41,7 +41,7 @@ from partner_rl.warmstart.train import train_warmstart
 from rewards.pool import RewardClient, RewardPools, create_pools
 from rewards.registry import COMPONENTS, all_components, coherence_folder, empathy_folder
 from rewards.training.coherence import train_coherence
-from rewards.training.empathy import train_empathy
+from rewards.training.empathy_members import train_members
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +93,11 @@ def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> No
     settings, device = config.reward_training, device_of(config)
     if not empathy.exists():
         with progress("Training the empathy classifier") as report:
-            classifier, result = train_empathy(
+            ensemble, results = train_members(
                 splits.train, splits.dev, encoder, settings, config.seed, device, progress=report
             )
-        classifier.save(empathy)
-        for name, scores in result.mechanisms.items():
+        ensemble.save(empathy)
+        for name, scores in results[0].mechanisms.items():
             logger.info(
                 "%s on dev pairs: accuracy %.2f, macro-F1 %.2f",
                 name.replace("_", " "),

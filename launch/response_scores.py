@@ -78,10 +78,12 @@ class ResponseScores:
     def _empathy(self, pairs: Sequence[RewrittenPair]) -> list[Scores]:
         scorer = self._rewards.scorer(empathy.NAME)
         assert isinstance(scorer, EmpathyScorer)
-        found = scorer.classifier.predict([(p.example.seeker_post, p.example.response_post) for p in pairs])
+        texts = [(p.example.seeker_post, p.example.response_post) for p in pairs]
+        found = scorer.classifier.predict(texts)
+        bounds_NM = scorer.score(texts) if self._empathy_score == "conservative" else None
         rows: list[Scores] = []
-        for prediction in found:
-            levels = [m.expected_level if self._empathy_score == "expected" else m.level for m in prediction]
+        for number, prediction in enumerate(found):
+            levels = [m.level if self._empathy_score == "argmax" else m.expected_level for m in prediction]
             mechanisms = {
                 name: {
                     "level": mechanism.level,
@@ -91,6 +93,10 @@ class ResponseScores:
                 }
                 for name, mechanism in zip(MECHANISMS, prediction, strict=True)
             }
+            if bounds_NM is not None:
+                levels = [float(bound) for bound in bounds_NM[number]]
+                for mechanism, bound in zip(mechanisms.values(), levels, strict=True):
+                    mechanism["lower_level"] = _round(bound)
             rows.append({**mechanisms, "total": _round(sum(levels))})
         return rows
 

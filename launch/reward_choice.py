@@ -35,15 +35,15 @@ def chosen_config(
     from launch.run_folder import RunFolder
 
     folder = None if run is None else RunFolder.open(run)[0]
-    config = load_config(preset if folder is None else str(folder.config_file), overrides)
-    rewards = config.rewards
-    if empathy is not None:
-        section = rewards.empathy.model_copy(update={"checkpoint": str(empathy)})
-        rewards = rewards.model_copy(update={"empathy": section})
-    if coherence is not None:
-        other = rewards.coherence.model_copy(update={"checkpoint": str(coherence)})
-        rewards = rewards.model_copy(update={"coherence": other})
-    return config.model_copy(update={"rewards": rewards})
+    named = {"empathy": empathy, "coherence": coherence}
+    # As overrides, so that the configuration is checked as it will be.
+    checkpoints = [f"rewards.{name}.checkpoint={_quoted(path)}" for name, path in named.items() if path is not None]
+    return load_config(preset if folder is None else str(folder.config_file), [*overrides, *checkpoints])
+
+
+def _quoted(path: Path) -> str:
+    """The path as a text of YAML."""
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 def chosen_names(only: str | None) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from launch.empathy_report import SplitReport
     from partner_rl.config.schema import RunConfig
     from partner_rl.data.splits import Splits
-    from rewards.empathy_model import EmpathyClassifier
+    from rewards.empathy_ensemble import EmpathyEnsemble
 
 
 def command(
@@ -60,54 +60,60 @@ def command(
     with output_folder(output) as temporary:
         reports: list[SplitReport] = []
         for number in range(splits):
-            split_config = config if number == 0 else _with_salt(config, f"{config.data.split_salt}-{number + 1}")
+            split_config = config if number == 0 else _further_split(config, number)
             parts = first if number == 0 else _splits_of(split_config)
-            classifier, report = _train(split_config, parts, number, splits)
+            ensemble, report = _train(split_config, parts, number, splits)
             reports.append(report)
             if number == 0:
-                kept = classifier
+                kept = ensemble
         if _is_main_process():
             # Only now are all figures of the model card known.
             kept.save(temporary)
             write_report(temporary, as_json(config, reports), model_card(config, reports))
     if _is_main_process():
         out.print(table(reports), markup=False, soft_wrap=True)
-        seconds = sum(report.training.seconds for report in reports)
+        trainings = [training for report in reports for training in (report.training, *report.further_members)]
+        seconds = sum(training.seconds for training in trainings)
         out.print(f"{seconds:.0f} s of training; classifier and report.json in {output}", soft_wrap=True)
 
 
-def _train(config: RunConfig, parts: Splits, number: int, count: int) -> tuple[EmpathyClassifier, SplitReport]:
-    """Train on one split and judge classifier and baselines on its test pairs."""
+def _train(config: RunConfig, parts: Splits, number: int, count: int) -> tuple[EmpathyEnsemble, SplitReport]:
+    """Train on one split and judge the first classifier and baselines on its test pairs."""
     import numpy as np
 
     from launch.empathy_report import SplitReport
     from launch.pipeline import cache_dir_of, device_of
     from partner_rl.models.sources import resolve
-    from rewards.training.empathy import labelled_pairs, train_empathy
+    from rewards.training.empathy import labelled_pairs
     from rewards.training.empathy_baselines import majority_levels, ngram_levels
+    from rewards.training.empathy_members import train_members
     from rewards.training.empathy_scores import score_classifier, score_levels
 
     encoder = resolve(config.models.encoder, cache_dir_of(config))
     title = "Training the empathy classifier" + (f", split {number + 1} of {count}" if count > 1 else "")
     with progress(title) as report:
-        classifier, training = train_empathy(
+        ensemble, trainings = train_members(
             parts.train, parts.dev, encoder, config.reward_training, config.seed, device_of(config), report
         )
     err.print("Scoring held-out pairs and baselines")
     rng = np.random.default_rng(config.seed)
     train, test = labelled_pairs(parts.train, None, rng), labelled_pairs(parts.test, None, rng)
-    return classifier, SplitReport(
+    return ensemble, SplitReport(
         salt=config.data.split_salt,
-        training=training,
-        test=score_classifier(classifier, test, config.seed),
+        training=trainings[0],
+        further_members=trainings[1:],
+        test=score_classifier(ensemble.members[0], test, config.seed),
         ngrams=score_levels(ngram_levels(train, test), test, config.seed),
         majority=score_levels(majority_levels(train, test), test, config.seed),
         test_pairs=len(test),
     )
 
 
-def _with_salt(config: RunConfig, salt: str) -> RunConfig:
-    return config.model_copy(update={"data": config.data.model_copy(update={"split_salt": salt})})
+def _further_split(config: RunConfig, number: int) -> RunConfig:
+    """The configuration of a split that gives figures and no checkpoint: another salt, one member."""
+    data = config.data.model_copy(update={"split_salt": f"{config.data.split_salt}-{number + 1}"})
+    training = config.reward_training.model_copy(update={"empathy_members": 1})
+    return config.model_copy(update={"data": data, "reward_training": training})
 
 
 def _splits_of(config: RunConfig) -> Any:

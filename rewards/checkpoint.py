@@ -21,6 +21,8 @@ from partner_rl.types import PartnerError
 WEIGHTS = "model.safetensors"
 METADATA = "partner_rl.json"
 FORMAT = 1
+MEMBERS = "members"
+"""In an ensemble's folder, which is that of its first member, the folder of the others, each named by its number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,14 +13,18 @@ from typing import Literal
 import numpy as np
 import torch
 
-from partner_rl.types import MECHANISMS, ScoreRequest
+from partner_rl.types import MECHANISMS, PartnerError, ScoreRequest
 from rewards.batching import item_order
 from rewards.device import check_device
-from rewards.empathy_model import NUM_LEVELS, EmpathyClassifier
+from rewards.empathy_ensemble import EmpathyEnsemble, lower_bound
+from rewards.empathy_model import EmpathyClassifier
 from rewards.scorer import ComponentScore, FloatArray, Item
 from rewards.window import window
 
 NAME = "empathy"
+
+Levels = Callable[[EmpathyEnsemble, Sequence[tuple[str, str]]], torch.Tensor]
+"""Level of each mechanism, 0…2 and `[n_pairs, 3]`, of (seeker post, response) pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,15 @@ class EmpathyScorer:
 
     name = NAME
 
-    def __init__(self, classifier: EmpathyClassifier, score: Literal["expected", "argmax"]) -> None:
-        """Take a classifier; `score` is the expected level of each mechanism or the one it decides for."""
-        self.classifier = classifier
-        self._levels = _expected_levels if score == "expected" else _decided_levels
+    def __init__(self, ensemble: EmpathyEnsemble, levels: Levels) -> None:
+        """Take the classifiers, and what makes levels of what they say."""
+        self.ensemble = ensemble
+        self._levels = levels
+
+    @property
+    def classifier(self) -> EmpathyClassifier:
+        """The classifier whose decisions, probabilities and rationales stand beside the levels."""
+        return self.ensemble.members[0]
 
     def score(self, items: Sequence[Item]) -> FloatArray:
         """Levels, shape `[n_items, 3]`, in the order of `MECHANISMS`."""
@@ -69,7 +78,7 @@ class EmpathyScorer:
         # Each pair once: the samples of a group share their original.
         distinct = sorted({pair for pair in pairs if pair[1].strip()}, key=item_order)
         if distinct:
-            found = dict(zip(distinct, self._levels(self.classifier, distinct).numpy(), strict=True))
+            found = dict(zip(distinct, self._levels(self.ensemble, distinct).numpy(), strict=True))
             for row, pair in enumerate(pairs):
                 levels[row] = found.get(pair, 0.0)
         return levels
@@ -80,13 +89,29 @@ class EmpathyScorer:
         return seeker, window(other[0], response, self.classifier.fits)[1] if other else response
 
 
-def _expected_levels(classifier: EmpathyClassifier, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
-    probabilities_BML = classifier.level_probabilities(pairs)
-    return probabilities_BML @ torch.arange(NUM_LEVELS, dtype=probabilities_BML.dtype)
+def expected_levels(ensemble: EmpathyEnsemble, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
+    """The mean level under the first member's calibrated probabilities."""
+    return EmpathyEnsemble(ensemble.members[:1]).expected_levels(pairs)[0]
 
 
-def _decided_levels(classifier: EmpathyClassifier, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
-    return classifier.level_logits(pairs).argmax(-1).float()
+def decided_levels(ensemble: EmpathyEnsemble, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
+    """The level that the first member decides for."""
+    return ensemble.members[0].level_logits(pairs).argmax(-1).float()
+
+
+@dataclass(frozen=True, slots=True)
+class LowerLevels:
+    """The lower confidence bound of the members' expected levels.
+
+    Attributes:
+        deviations: Standard deviations below the mean.
+    """
+
+    deviations: float
+
+    def __call__(self, ensemble: EmpathyEnsemble, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
+        """The bound, `[n_pairs, 3]`; the ensemble has at least two members."""
+        return lower_bound(ensemble.expected_levels(pairs), self.deviations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +120,37 @@ class EmpathyBuilder:
 
     Attributes:
         folder: A trained classifier's folder, readable where the scorer runs.
-        score: `expected` or `argmax` level.
+        score: `expected` or `argmax` level of the first member, or the `conservative` one of all.
         max_tokens: Most tokens of a response that are read, and of the seeker's post its first; None for as many as in
             the classifier's training.
         device: `cpu` or `cuda`.
+        deviations: Standard deviations that `conservative` takes off the members' mean.
     """
 
     folder: Path
-    score: Literal["expected", "argmax"] = "expected"
+    score: Literal["expected", "argmax", "conservative"] = "expected"
     max_tokens: int | None = None
     device: str = "cpu"
+    deviations: float = 1.0
 
     def build(self) -> EmpathyScorer:
-        """Load the classifier."""
+        """Load the classifier.
+
+        Raises:
+            PartnerError: The folder holds none, or a single one where a bound over several is asked for.
+        """
         check_device(self.device, NAME)
+        if self.score == "conservative":
+            ensemble = EmpathyEnsemble.load(self.folder, self.max_tokens, self.device)
+            if len(ensemble.members) < 2:
+                raise PartnerError(
+                    f"{self.folder} holds one empathy classifier, and rewards.empathy.score=conservative needs two or "
+                    "more: train it with reward_training.empathy_members=3, or set score=expected"
+                )
+            return EmpathyScorer(ensemble, LowerLevels(self.deviations))
         if self.max_tokens is None:
             classifier = EmpathyClassifier.from_pretrained(self.folder, self.device)
         else:
             classifier = EmpathyClassifier.load(self.folder, self.max_tokens, self.device)
-        return EmpathyScorer(classifier, self.score)
+        levels = expected_levels if self.score == "expected" else decided_levels
+        return EmpathyScorer(EmpathyEnsemble((classifier,)), levels)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import HashingVectorizer
@@ -70,19 +71,26 @@ class NgramLevels(nn.Module):
         logits = torch.from_numpy(np.ascontiguousarray(features @ weights, dtype=np.float32))
         return log_softmax(logits.view(-1, len(MECHANISMS), NUM_LEVELS).to(self.bias_ML.device) + self.bias_ML, dim=-1)
 
-    def fit(self, texts: Sequence[str], levels_NM: Tensor) -> None:
-        """Fit the regression, levels balanced; a level that never occurs stays all but impossible."""
+    def fit(self, texts: Sequence[str], levels_NM: Tensor, rows: npt.NDArray[np.int64] | None = None) -> None:
+        """Fit the regression, levels balanced; a level that never occurs stays all but impossible.
+
+        Args:
+            texts: Which n-grams there are, and how rare.
+            levels_NM: Their levels.
+            rows: The texts to fit on, repeats allowed; None for each once.
+        """
         counts = _VECTORIZER.transform(texts)
         texts_with_F = np.asarray((counts > 0).sum(axis=0)).ravel()
         used = np.flatnonzero(texts_with_F >= MIN_TEXTS)
         idf_F = np.zeros(NUM_FEATURES, dtype=np.float32)
         idf_F[used] = np.log((1 + len(texts)) / (1 + texts_with_F[used])) + 1
-        features = _weigh(counts, idf_F)[:, used]
+        chosen = slice(None) if rows is None else rows
+        features = _weigh(counts, idf_F)[:, used][chosen]
         self.idf_F.copy_(torch.from_numpy(idf_F))
         self.weight_FML.zero_()
         self.bias_ML.fill_(_NEVER)
         for m in range(len(MECHANISMS)):
-            levels_N = levels_NM[:, m].numpy()
+            levels_N = levels_NM[chosen, m].numpy()
             seen = np.unique(levels_N)
             self.bias_ML[m, seen] = 0.0
             if len(seen) < 2 or len(used) == 0:

@@ -40,6 +40,7 @@ def _empathy(config: RunConfig, run_folder: Path) -> RewardComponent:
     builder = EmpathyBuilder(
         folder=empathy_folder(config, run_folder),
         score=section.score,
+        deviations=section.deviations,
         max_tokens=section.max_tokens,
         device=_device(section),
     )

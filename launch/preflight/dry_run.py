@@ -21,7 +21,7 @@ from launch.console import out
 from launch.plan import DRIVER, ActorGroup, Plan, machine_cores
 from launch.preflight.checks import Row, check_all, has_problem
 from launch.preflight.facts import Facts, ModelFact
-from launch.preflight.gather import EstimateMemory, Wish, folder_fact, gather
+from launch.preflight.gather import EstimateMemory, Wish, classifier_files, folder_fact, gather
 from launch.preflight.memory import ENCODER, POLICY, Shapes, checkpoint_bytes, export_bytes, run_memory
 from launch.preflight.option import given_options
 from launch.preflight.show import print_processes, print_rows
@@ -128,9 +128,7 @@ def classifier_fact(key: str, folder: Path, kind: str) -> ModelFact:
         folder: The classifier's folder.
         kind: `empathy` or `coherence`.
     """
-    from rewards.checkpoint import METADATA, WEIGHTS
-
-    return folder_fact(key, str(folder), (METADATA, WEIGHTS), f"{kind} classifier")
+    return folder_fact(key, str(folder), classifier_files(kind), f"{kind} classifier")
 
 
 def driver_plan(config: RunConfig) -> Plan:
@@ -194,7 +192,7 @@ def run_writes(config: RunConfig, folder: Path, *, is_new: bool) -> Callable[[Sh
         export = None if policy is None else export_bytes(policy, window)
         state = None if policy is None else checkpoint_bytes(policy, config.policy, window)
         found = [Write(folder, "run folder, with config.yaml and run.json", must_be_new=is_new)]
-        for name, encoders in (("empathy", 2), ("coherence", 1)):
+        for name, encoders in (("empathy", 2 * config.reward_training.empathy_members), ("coherence", 1)):
             if getattr(config.rewards, name).checkpoint is None:
                 size = None if encoder is None else 4 * encoders * encoder.parameters
                 found.append(Write(folder / "rewards" / name, f"{name} classifier", size))

@@ -276,14 +276,15 @@ def model_fact(key: str, name: str, cache: Path | None) -> ModelFact:
 
 def _checkpoints(config: RunConfig, wish: Wish, cache: Path | None) -> Iterator[ModelFact]:
     """What else the configuration names a folder of."""
-    from rewards.checkpoint import METADATA, WEIGHTS
-
     rewards = config.rewards
     if ENCODER in wish.models:
         for name in ("empathy", "coherence"):
             folder = getattr(rewards, name).checkpoint
             if folder is not None:
-                yield folder_fact(f"rewards.{name}.checkpoint", folder, (METADATA, WEIGHTS), f"{name} classifier")
+                files = classifier_files(
+                    name, is_ensemble=name == "empathy" and rewards.empathy.score == "conservative"
+                )
+                yield folder_fact(f"rewards.{name}.checkpoint", folder, files, f"{name} classifier")
     if REWARD_LM in wish.models:
         section = rewards.mutual_information
         for side in ("forward", "backward"):
@@ -293,6 +294,19 @@ def _checkpoints(config: RunConfig, wish: Wish, cache: Path | None) -> Iterator[
     for key, path in (("evaluation.judge", config.evaluation.judge), ("warmstart.data", config.warmstart.data)):
         if path is not None:
             yield folder_fact(key, path, (), "file or folder")
+
+
+def classifier_files(kind: str, *, is_ensemble: bool = False) -> tuple[str, ...]:
+    """What the folder of a trained classifier must hold.
+
+    Args:
+        kind: `empathy`, which is in Hugging Face's layout, or `coherence`.
+        is_ensemble: Whether there must be a second member.
+    """
+    from rewards.checkpoint import MEMBERS, METADATA, WEIGHTS
+
+    description = "config.json" if kind == "empathy" else METADATA
+    return (description, WEIGHTS, *([f"{MEMBERS}/2/{WEIGHTS}"] if is_ensemble else []))
 
 
 def folder_fact(key: str, name: str, files: Sequence[str], what: str) -> ModelFact:
@@ -363,8 +377,9 @@ def run_bytes(config: RunConfig, shapes: Shapes) -> int | None:
 
 
 def _classifier_bytes(config: RunConfig, encoder: ModelShape) -> int:
-    """The classifiers that the run trains: the empathy classifier has two encoders."""
-    encoders = (2 if config.rewards.empathy.checkpoint is None else 0) + (config.rewards.coherence.checkpoint is None)
+    """The classifiers that the run trains: each member of the empathy ensemble has two encoders."""
+    members = config.reward_training.empathy_members if config.rewards.empathy.checkpoint is None else 0
+    encoders = 2 * members + (config.rewards.coherence.checkpoint is None)
     return 4 * encoders * encoder.parameters
 
 

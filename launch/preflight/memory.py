@@ -247,7 +247,9 @@ def _reads_with_lm(component: str, config: RunConfig) -> bool:
 def _models_of(component: str, config: RunConfig) -> int:
     """Models that a reward actor loads; of mutual information those that differ and have a share."""
     if component == "empathy":
-        return 2
+        # Two encoders a member, of which only the bound reads more than the first.
+        bounded = config.rewards.empathy.score == "conservative"
+        return 2 * (config.reward_training.empathy_members if bounded else 1)
     if component != "mutual_information":
         return 1
     section = config.rewards.mutual_information

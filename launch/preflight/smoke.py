@@ -26,8 +26,8 @@ _SAMPLES: Final = 2
 def smoke_config(config: RunConfig, runs_dir: Path) -> RunConfig:
     """The same run for one iteration with tiny models.
 
-    Kept are actors with their resources, estimator, normalisation, weights and their schedules, window, adapters and
-    number type.
+    Kept are actors with their resources, estimator, normalisation, weights and their schedules, window, adapters,
+    number type, and whether the empathy classifier is an ensemble.
 
     Args:
         config: The run.
@@ -46,7 +46,9 @@ def smoke_config(config: RunConfig, runs_dir: Path) -> RunConfig:
                 update={name: getattr(policy, name) for name in lengths} | {"compile": False}
             ),
             "rewards": _tiny_rewards(config, tiny),
-            "reward_training": tiny.reward_training,
+            "reward_training": tiny.reward_training.model_copy(
+                update={"empathy_members": 2 if config.rewards.empathy.score == "conservative" else 1}
+            ),
             "warmstart": tiny.warmstart,
             "algorithm": algorithm.model_copy(
                 update={

@@ -72,8 +72,11 @@ class EmpathyConfig(RewardSection):
     """Weight `w_e`."""
     checkpoint: str | None = None
     """Folder of a trained classifier; null trains one into the run folder."""
-    score: Literal["expected", "argmax"] = "expected"
-    """Use the expected level of each mechanism, or the one that the classifier decides for, as the paper does."""
+    score: Literal["expected", "argmax", "conservative"] = "expected"
+    """Use the expected level of each mechanism; or the one that the classifier decides for, as the paper does; or what
+    an ensemble is sure of, the mean of its members' expected levels less `deviations` standard deviations."""
+    deviations: NonNegativeFloat = 1.0
+    """Standard deviations of the members' levels that `score=conservative` takes off; 0 leaves their mean."""
     normalize: Literal["sum", "mechanisms"] = "sum"
     """What `algorithm.normalization` normalises: the change of all mechanisms together, or the change of each on its
     own with a third of the weight, so that the mechanism that is cheapest to raise does not crowd out the others."""
@@ -208,6 +211,9 @@ class RewardTrainingConfig(Section):
     """Tokens of a response that the empathy classifier is trained on (paper: 64), and so reads at once in use."""
     empathy_ngram_weight: Fraction = 0.5
     """Share of a regression on the response's word n-grams in the levels' logits; 0 leaves the encoder alone."""
+    empathy_members: Positive = 1
+    """Classifiers of the ensemble, each of which takes the time of one; `rewards.empathy.score=conservative` needs two
+    or more, the other scores read the first alone."""
     empathy_patience: Positive = 3
     """Stop after this many epochs in a row without a better loss on the dev pairs; the best epoch is kept."""
     head_learning_rate: PositiveFloat = 1e-3

@@ -460,6 +460,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_bound_needs_members(self) -> RunConfig:
+        section, members = self.rewards.empathy, self.reward_training.empathy_members
+        if section.score == "conservative" and section.checkpoint is None and members < 2:
+            raise ValueError(
+                f"rewards.empathy.score=conservative is a bound over an ensemble, and "
+                f"reward_training.empathy_members={members} trains no ensemble: set that to 3, or score=expected"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _judging_needs_a_judge(self) -> RunConfig:
         if self.guards.judge_every is not None and self.evaluation.judge is None:
             raise ValueError("guards.judge_every asks for a judge: set evaluation.judge to its folder, too")

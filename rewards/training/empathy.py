@@ -97,6 +97,7 @@ def train_empathy(
     seed: int,
     device: str = "cpu",
     progress: Progress | None = None,
+    resampling: np.random.Generator | None = None,
 ) -> tuple[EmpathyClassifier, EmpathyReport]:
     """Train a classifier.
 
@@ -108,6 +109,7 @@ def train_empathy(
         seed: Seed of the order, the new layers and dropout; the process's own random stream is left alone.
         device: `cpu` or `cuda`.
         progress: Called with (steps done, all steps).
+        resampling: Draws the pairs, with replacement, that the regression on n-grams is fitted on; None for each once.
 
     Raises:
         PartnerError: No training pair is labelled, the loss is not finite, or the encoder cannot be loaded.
@@ -126,7 +128,7 @@ def train_empathy(
         model = EmpathyModel.on_encoder(load_encoder(encoder_path), settings.empathy_max_tokens)
         nn.Module.to(model, device)
         classifier = EmpathyClassifier(model, tokenizer, settings.empathy_max_tokens)
-        training = _Training(classifier, pairs, dev, settings, rng, progress)
+        training = _Training(classifier, pairs, dev, settings, rng, progress, resampling)
         epochs, best_epoch = training.run()
     lost = training.targets.lost
     if lost:
@@ -169,6 +171,7 @@ class _Training:
         settings: RewardTrainingConfig,
         rng: np.random.Generator,
         progress: Progress | None,
+        resampling: np.random.Generator | None,
     ) -> None:
         model, tokenizer, device = classifier.model, classifier.tokenizer, classifier.device
         self._classifier, self._pairs, self._dev, self._settings, self._rng = classifier, pairs, dev, settings, rng
@@ -203,10 +206,11 @@ class _Training:
         )
         self._weights_ML = class_weights(self.targets.levels_NM).to(device)
         model.config.ngram_weight = share = settings.empathy_ngram_weight
-        model.ngrams.fit([pair.response_post for pair in pairs], self.targets.levels_NM)
-        offsets_ML = (1 - share) * level_offsets(self._weights_ML).cpu() + share * balanced_offsets(
-            self.targets.levels_NM
-        )
+        levels_NM = self.targets.levels_NM
+        rows = None if resampling is None else resampling.integers(len(pairs), size=len(pairs))
+        model.ngrams.fit([pair.response_post for pair in pairs], levels_NM, rows)
+        balanced_ML = balanced_offsets(levels_NM if rows is None else levels_NM[rows])
+        offsets_ML = (1 - share) * level_offsets(self._weights_ML).cpu() + share * balanced_ML
         model.config.level_offsets = offsets_ML.tolist()
 
     @property

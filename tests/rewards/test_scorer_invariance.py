@@ -19,7 +19,8 @@ from partner_rl.models.sources import resolve
 from rewards import encoder, language_model
 from rewards.coherence import CoherenceScorer
 from rewards.coherence_model import CoherenceClassifier, CoherenceModel
-from rewards.empathy import EmpathyScorer
+from rewards.empathy import EmpathyScorer, expected_levels
+from rewards.empathy_ensemble import EmpathyEnsemble
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel
 from rewards.fluency import FluencyScorer, load_language_model
 from rewards.listener import ListenerScorer, distinct_posts
@@ -116,7 +117,7 @@ def _scorer(name: str, kind: str, encoders: dict[str, Path], cache: Path) -> Sco
             parameter.data += 0.1 * torch.randn_like(parameter)
     if name == "coherence":
         return CoherenceScorer(CoherenceClassifier(model, tokenizer, MAX_TOKENS))
-    return EmpathyScorer(EmpathyClassifier(model, tokenizer, MAX_TOKENS), "expected")
+    return EmpathyScorer(EmpathyEnsemble((EmpathyClassifier(model, tokenizer, MAX_TOKENS),)), expected_levels)
 
 
 def scores(scorer: Scorer, items: Sequence[Item]) -> FloatArray:
