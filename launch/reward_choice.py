@@ -37,12 +37,12 @@ def chosen_config(
     folder = None if run is None else RunFolder.open(run)[0]
     named = {"empathy": empathy, "coherence": coherence}
     # As overrides, so that the configuration is checked as it will be.
-    checkpoints = [f"rewards.{name}.checkpoint={_quoted(path)}" for name, path in named.items() if path is not None]
+    checkpoints = [f"rewards.{name}.checkpoint={quoted(path)}" for name, path in named.items() if path is not None]
     return load_config(preset if folder is None else str(folder.config_file), [*overrides, *checkpoints])
 
 
-def _quoted(path: Path) -> str:
-    """The path as a text of YAML."""
+def quoted(path: Path) -> str:
+    """The path as the value of an override, which is YAML."""
     return "'" + str(path).replace("'", "''") + "'"
 
 

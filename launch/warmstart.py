@@ -19,6 +19,7 @@ import typer
 from launch.console import err, out, progress
 from launch.interrupt import stop_on_request
 from launch.preflight.option import DryRunOption
+from launch.reward_choice import quoted
 from launch.run_folder import write_folder
 from partner_rl.config.load import load_config, save_config
 from partner_rl.config.schema import RunConfig
@@ -90,14 +91,10 @@ def work_folder(output: Path) -> Path:
 def _given(data: Path | None, rewards: Path | None) -> Iterator[str]:
     """The options as overrides."""
     if data is not None:
-        yield f"warmstart.data={_quoted(data)}"
+        yield f"warmstart.data={quoted(data)}"
     if rewards is not None:
         inside = rewards / "rewards" / "empathy"
-        yield f"rewards.empathy.checkpoint={_quoted(inside if inside.is_dir() else rewards)}"
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
+        yield f"rewards.empathy.checkpoint={quoted(inside if inside.is_dir() else rewards)}"
 
 
 def warm_start(config: RunConfig, output: Path, *, resume: bool) -> None:

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
-
-import numpy as np
 
 from partner_rl.config.reward_schema import RewardTrainingConfig
+from partner_rl.seeds import generator_of, seed_of
 from partner_rl.types import Example
 from rewards.empathy_ensemble import EmpathyEnsemble
 from rewards.training.empathy import EmpathyReport, train_empathy
 from rewards.training.schedule import Progress
-
-_PURPOSE: Final = int.from_bytes(b"empathy member")
-"""First word of the members' seeds, so that nothing else draws their numbers."""
 
 
 def train_members(
@@ -44,19 +39,14 @@ def train_members(
             examples_dev,
             encoder_path,
             settings,
-            seed if number == 0 else member_seed(seed, number),
+            seed if number == 0 else seed_of("empathy member", seed, number),
             device,
             None if progress is None else _shifted(progress, number, count),
-            resampling=None if number == 0 else np.random.default_rng([_PURPOSE, seed, number]),
+            resampling=None if number == 0 else generator_of("empathy resample", seed, number),
         )
         classifiers.append(classifier)
         reports.append(report)
     return EmpathyEnsemble(tuple(classifiers)), tuple(reports)
-
-
-def member_seed(seed: int, number: int) -> int:
-    """Seed of the training of a member after the first, which is number 0."""
-    return int(np.random.SeedSequence([_PURPOSE, seed, number]).generate_state(1)[0])
 
 
 def _shifted(progress: Progress, number: int, count: int) -> Progress:

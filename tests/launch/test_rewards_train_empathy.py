@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from launch import cli
 from partner_rl.types import MECHANISMS
+from rewards.empathy_ensemble import EmpathyEnsemble
 from rewards.empathy_model import EmpathyClassifier
 from tests.launch.ports import free_port
 
@@ -82,12 +83,14 @@ def test_two_processes_share_the_batches(tmp_path: Path) -> None:
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     launch += ["--main_process_port", str(free_port())]
     command = ["-m", "launch.cli", "rewards", "train", "empathy", "--data", "sample", "--output", str(folder), *TINY]
+    command += ["reward_training.empathy_members=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*launch, *command], env=environment, capture_output=True, text=True, timeout=1000, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("| explorations | classifier |") == 1
+    assert len(EmpathyEnsemble.load(folder).members) == 2
     assert run("--data", "sample", "--output", str(tmp_path / "alone"), *TINY) == 0
     # Half the steps, each with the mean gradient of two batches: not the weights of one process, but close to them.
     together, alone = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "alone"))

@@ -20,7 +20,7 @@ from rewards.empathy_ensemble import EmpathyEnsemble, lower_bound
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel
 from rewards.ngrams import NgramLevels
 from rewards.training.empathy import train_empathy
-from rewards.training.empathy_members import member_seed, train_members
+from rewards.training.empathy_members import train_members
 
 SORRY = "I am so sorry to hear that."
 FILLERS = ("You could go for a walk.", "Buses leave at nine.", "Just stop thinking about it!")
@@ -148,11 +148,6 @@ def test_members_learn_the_same_and_differ_in_both_halves(bert: Path) -> None:
     pairs = [("I am tired.", f"{SORRY} {FILLERS[0]}"), ("I am tired.", FILLERS[0])]
     sorry, filler = lower_bound(ensemble.expected_levels(pairs), 1.0)[:, 0].tolist()
     assert sorry > 1.0 > 0.5 > filler
-
-
-def test_seeds_of_members_differ() -> None:
-    seeds = {member_seed(seed, number) for seed in range(5) for number in range(1, 5)}
-    assert len(seeds) == 20
 
 
 def test_a_regression_on_chosen_rows_is_that_of_these_texts() -> None:
