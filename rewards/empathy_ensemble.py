@@ -1,9 +1,10 @@
 """An ensemble of empathy classifiers, and the lower confidence bound of the levels that its members see.
 
 Where members agree, the labels have taught them; where they differ, chance has: a bound below their mean pays for the
-first and not for the second. What all have learned alike, it pays in full, be it right or wrong. Members differ in both halves. The encoders differ in the seed of new layers, order and
-dropout (deep ensembles, Lakshminarayanan et al., NeurIPS 2017). The regression on n-grams has no seed and would be the
-same in all, so that every further member fits it on a resample of the pairs (bagging, Breiman, 1996).
+first and not for the second. What all have learned alike it pays in full, be it right or wrong. Members differ in both
+halves. The encoders differ in the seed of new layers, order and dropout (deep ensembles, Lakshminarayanan et al.,
+NeurIPS 2017). The regression on n-grams has no seed and would be the same in all, so that every further member fits it
+on a resample of the pairs (bagging, Breiman, 1996).
 
 The first member is the classifier that is trained alone, number by number, and its folder is the ensemble's; the others
 lie below it. Whatever reads one classifier reads the first.
