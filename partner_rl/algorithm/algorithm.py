@@ -312,31 +312,17 @@ class RewriteAlgorithm(Algorithm):
             PartnerError: They do not; it says whether by rounding or because they hold different weights.
         """
         odd = next((one for one in measured if one.weights_digest is not None), None)
-        if odd is None:
+        if odd is None or odd.gap is None:
             return
-        assert odd.gap is not None
-        limits = self.config.gap_limits
-        found = (
-            f"iteration {self._next_iteration}: log-probabilities differ between sampling and training by "
-            f"{odd.gap.mean:.2g} nats a token on average and {odd.gap.p99:.2g} at the 99th percentile "
-            f"(limits {limits.mean:g} and {limits.p99:g})"
-        )
-        if odd.weights_digest in self._sampler_digests():
-            dtype = self.config.run.policy.dtype
-            cure = (
-                "set policy.dtype=float32" if dtype != "float32" else "set policy.compile=false, policy.attention=sdpa"
-            )
-            raise PartnerError(f"{found}, with the same weights: the model rounds too differently in the two; {cure}")
-        raise PartnerError(f"{found}: env runners and learners hold different weights; resume the run")
+        # Where both are one module, the learner has moved on, but what it updated is what was sampled with.
+        same = self._shares_module() or set(self._sampler_digests()) == {odd.weights_digest}
+        why = self.config.gap_limits.explain(odd.gap, self.config.run.policy.dtype, same_weights=same)
+        raise PartnerError(f"iteration {self._next_iteration}: {why}")
 
     def _sampler_digests(self) -> list[str]:
         """Digests of the weights that the env runners sample with."""
-        if self._shares_module():
-            # The learner has moved on, but what it updated is what was sampled with.
-            return [one.weights_digest for one in self._foreach_learner(_measured) if one.weights_digest is not None]
-        digests: list[str] = self.env_runner_group.foreach_env_runner(
-            _digest, local_env_runner=self.env_runner is not None
-        )
+        is_local = self.env_runner is not None
+        digests: list[str] = self.env_runner_group.foreach_env_runner(_digest, local_env_runner=is_local)
         return digests
 
     def _steer_kl(self, kl: float) -> float:

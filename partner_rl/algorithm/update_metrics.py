@@ -73,6 +73,23 @@ class GapLimits:
         """Whether a gap is within the limits; one that is not a number is not."""
         return gap.mean <= self.mean and gap.p99 <= self.p99
 
+    def explain(self, gap: LogProbGap, dtype: str, *, same_weights: bool) -> str:
+        """What a gap beyond the limits comes from, and what to do: one line.
+
+        Args:
+            gap: The gap.
+            dtype: `policy.dtype`.
+            same_weights: Whether all samplers held the learner's weights.
+        """
+        found = (
+            f"log-probabilities differ between sampling and training by {gap.mean:.2g} nats a token on average and "
+            f"{gap.p99:.2g} at the 99th percentile (limits {self.mean:g} and {self.p99:g})"
+        )
+        if not same_weights:
+            return f"{found}: env runners and learners hold different weights; resume the run"
+        cure = "policy.compile=false, policy.attention=sdpa" if dtype == "float32" else "policy.dtype=float32"
+        return f"{found}, with the same weights: the model rounds too differently in the two; set {cure}"
+
 
 GAP_LIMITS: Final = {"float32": GapLimits(mean=1e-4, p99=1e-3), "bfloat16": GapLimits(mean=0.1, p99=0.4)}
 """By `policy.dtype`: a few times what rounding alone makes (`benchmarks.logprob_gap`)."""
