@@ -37,6 +37,7 @@ from partner_rl.policy.module import (
     REFERENCE_LOGITS,
     RewriteModule,
 )
+from partner_rl.seeds import seed_of
 
 if TYPE_CHECKING:
     from partner_rl.algorithm.config import RewriteConfig
@@ -84,11 +85,12 @@ class RewriteLearner(TorchLearner):
             optimizer.zero_grad(set_to_none=True)
         self.step_metrics, self._gaps = StepMetrics(), []
         parts = micro_batches(groups, self.config.micro_batch_tokens)
+        compared = range(len(parts)) if self._kl_coeff else [_drawn(parts)]
         for index, part in enumerate(parts):
             # Learners exchange gradients once, with the last micro-batch.
             hold = self.config.num_learners > 1 and index < len(parts) - 1
             with module.no_sync() if hold else contextlib.nullcontext():
-                inputs = {DEFAULT_MODULE_ID: self._inputs(part, counts)}
+                inputs = {DEFAULT_MODULE_ID: self._inputs(part, counts, compares=index in compared)}
                 outputs = self.module.forward_train(inputs)
                 self.compute_losses(fwd_out=outputs, batch=inputs)[DEFAULT_MODULE_ID].backward()
         self._measure_gap()
@@ -105,23 +107,20 @@ class RewriteLearner(TorchLearner):
             # The weights are about to change, and whoever reports the gap must know which ones it was measured with.
             self.step_metrics.weights_digest = self._rewrite_module().weights_digest()
 
-    def _inputs(self, part: list[TrainingGroup], counts: _Counts) -> dict[str, Any]:
-        """A micro-batch as the module and the loss read it."""
+    def _inputs(self, part: list[TrainingGroup], counts: _Counts, *, compares: bool) -> dict[str, Any]:
+        """A micro-batch as the module and the loss read it, with the reference's log-probabilities if asked for."""
         policy = self._rewrite_module().policy
         device = cast(torch.device, self._device)
         packed = pack_groups([g.group for g in part], policy.vocabulary, policy.pad_id).to(device)
+        inputs = {PACKED: packed, "groups": part, "counts": counts, "reference_GKT": None}
+        if not compares:
+            return inputs
         logits = self._reference_logits(packed)
         # The reference gives every word a probability, also where the sampler left out some.
         whole = replace(packed, kept_GCW=None)
         reference = log_probs_of(logits, whole, policy.vocabulary, policy.settings.temperature).log_probs_GKT
         is_exact = self._kl_coeff > 0 and self.config.kl_gradient == "exact"
-        return {
-            PACKED: packed,
-            REFERENCE_LOGITS: logits if is_exact else None,
-            "groups": part,
-            "counts": counts,
-            "reference_GKT": reference,
-        }
+        return inputs | {"reference_GKT": reference, REFERENCE_LOGITS: logits if is_exact else None}
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
@@ -134,7 +133,8 @@ class RewriteLearner(TorchLearner):
         self.step_metrics.add(POSITION_ENTROPY_MEAN, entropy, len(fwd_out[POSITION_ENTROPY]))
         if config.position_entropy_coeff:
             loss = loss - config.position_entropy_coeff * entropy / counts.prompts
-        self._measure_kl(batch, fwd_out)
+        if batch["reference_GKT"] is not None:
+            self._measure_kl(batch, fwd_out)
         if self._kl_coeff:
             penalty = kl_penalty(
                 fwd_out[LOG_PROBS],
@@ -238,6 +238,15 @@ class _Counts:
 
     episodes: int
     prompts: int
+
+
+def _drawn(parts: list[list[TrainingGroup]]) -> int:
+    """One of the micro-batches, drawn by what it holds: without a penalty the divergence is measured on it alone.
+
+    A look at the reference costs a third of an update, and a resumed run must draw the same.
+    """
+    words = (token for part in parts for item in part for action in item.group.actions for token in action.tokens)
+    return seed_of("measured micro-batch", *words) % len(parts)
 
 
 def _targets(part: list[TrainingGroup], mask_GKT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -76,3 +76,25 @@ def test_an_iteration_of_several_steps_logs_the_true_means(local_ray):
             assert len({round(step.sums[SAMPLER_KL][0], 9) for step in steps}) > 4
     finally:
         algorithm.stop()
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_divergence_is_measured_without_a_penalty_on_a_part(local_ray, lora):
+    def after(iterations: int, **keys) -> list[dict[str, float]]:
+        algorithm = build_toy(toy_config(lora=lora, samples_per_group=8, micro_batch_tokens=1, **keys))
+        try:
+            found = []
+            for _ in range(iterations):
+                algorithm.train()
+                counted = algorithm._local_learner().step_metrics.sums
+                found.append({"kl": algorithm.last.learner[KL_SENTENCE], "actions": counted[KL_SENTENCE][1]})
+            return found
+        finally:
+            algorithm.stop()
+
+    free = after(3)
+    assert [row["actions"] for row in free] == [8.0] * 3
+    assert free[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert free[2]["kl"] > 0.01
+    # A penalty looks at all of them.
+    assert after(1, kl_coeff=0.1)[0]["actions"] == 32.0
