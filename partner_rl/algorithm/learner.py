@@ -27,7 +27,7 @@ from partner_rl.algorithm.update_metrics import (
     LogProbGap,
     StepMetrics,
 )
-from partner_rl.policy.logprobs import PackedBatch, action_logits, log_probs_of, pack_groups
+from partner_rl.policy.logprobs import ActionLogProbs, PackedBatch, action_logits, log_probs_of, pack_groups
 from partner_rl.policy.module import (
     DIVERGENCE,
     LOG_PROBS,
@@ -37,10 +37,13 @@ from partner_rl.policy.module import (
     REFERENCE_LOGITS,
     RewriteModule,
 )
-from partner_rl.seeds import seed_of
+from partner_rl.seeds import generator_of
 
 if TYPE_CHECKING:
     from partner_rl.algorithm.config import RewriteConfig
+
+MEASURED_PART = 4
+"""Without a KL penalty the divergence is measured on one in this many groups: a look at the reference takes time."""
 
 
 class RewriteLearner(TorchLearner):
@@ -85,14 +88,15 @@ class RewriteLearner(TorchLearner):
             optimizer.zero_grad(set_to_none=True)
         self.step_metrics, self._gaps = StepMetrics(), []
         parts = micro_batches(groups, self.config.micro_batch_tokens)
-        compared = range(len(parts)) if self._kl_coeff else [_drawn(parts)]
         for index, part in enumerate(parts):
             # Learners exchange gradients once, with the last micro-batch.
             hold = self.config.num_learners > 1 and index < len(parts) - 1
             with module.no_sync() if hold else contextlib.nullcontext():
-                inputs = {DEFAULT_MODULE_ID: self._inputs(part, counts, compares=index in compared)}
+                inputs = {DEFAULT_MODULE_ID: self._inputs(part, counts)}
                 outputs = self.module.forward_train(inputs)
                 self.compute_losses(fwd_out=outputs, batch=inputs)[DEFAULT_MODULE_ID].backward()
+        if not self._kl_coeff:
+            self._measure_sampler_kl(_some_of(groups))
         self._measure_gap()
         self.step_metrics.add(GRAD_NORM, self._apply_clipped(), 1)
         loss, _ = self.step_metrics.sums[LOSS]
@@ -107,20 +111,36 @@ class RewriteLearner(TorchLearner):
             # The weights are about to change, and whoever reports the gap must know which ones it was measured with.
             self.step_metrics.weights_digest = self._rewrite_module().weights_digest()
 
-    def _inputs(self, part: list[TrainingGroup], counts: _Counts, *, compares: bool) -> dict[str, Any]:
-        """A micro-batch as the module and the loss read it, with the reference's log-probabilities if asked for."""
+    @torch.no_grad()
+    def _measure_sampler_kl(self, groups: list[TrainingGroup]) -> None:
+        """Measures how far the policy that sampled some groups is from the reference, by one pass of the reference."""
+        for part in micro_batches(groups, self.config.micro_batch_tokens):
+            packed = self._packed(part)
+            reference = self._reference_log_probs(packed, self._reference_logits(packed))
+            _, sampled_GKT = _targets(part, reference.mask_GKT)
+            self._measure_kl(sampled_GKT, reference, packed)
+
+    def _packed(self, part: list[TrainingGroup]) -> PackedBatch:
         policy = self._rewrite_module().policy
-        device = cast(torch.device, self._device)
-        packed = pack_groups([g.group for g in part], policy.vocabulary, policy.pad_id).to(device)
-        inputs = {PACKED: packed, "groups": part, "counts": counts, "reference_GKT": None}
-        if not compares:
-            return inputs
-        logits = self._reference_logits(packed)
+        packed = pack_groups([g.group for g in part], policy.vocabulary, policy.pad_id)
+        return packed.to(cast(torch.device, self._device))
+
+    def _reference_log_probs(self, packed: PackedBatch, logits: torch.Tensor) -> ActionLogProbs:
+        policy = self._rewrite_module().policy
         # The reference gives every word a probability, also where the sampler left out some.
         whole = replace(packed, kept_GCW=None)
-        reference = log_probs_of(logits, whole, policy.vocabulary, policy.settings.temperature).log_probs_GKT
-        is_exact = self._kl_coeff > 0 and self.config.kl_gradient == "exact"
-        return inputs | {"reference_GKT": reference, REFERENCE_LOGITS: logits if is_exact else None}
+        return log_probs_of(logits, whole, policy.vocabulary, policy.settings.temperature)
+
+    def _inputs(self, part: list[TrainingGroup], counts: _Counts) -> dict[str, Any]:
+        """A micro-batch as the module and the loss read it; with the reference where there is a penalty."""
+        packed = self._packed(part)
+        inputs = {PACKED: packed, "groups": part, "counts": counts}
+        if not self._kl_coeff:
+            return inputs
+        logits = self._reference_logits(packed)
+        is_exact = self.config.kl_gradient == "exact"
+        reference = self._reference_log_probs(packed, logits)
+        return inputs | {"reference": reference, REFERENCE_LOGITS: logits if is_exact else None}
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
@@ -133,12 +153,11 @@ class RewriteLearner(TorchLearner):
         self.step_metrics.add(POSITION_ENTROPY_MEAN, entropy, len(fwd_out[POSITION_ENTROPY]))
         if config.position_entropy_coeff:
             loss = loss - config.position_entropy_coeff * entropy / counts.prompts
-        if batch["reference_GKT"] is not None:
-            self._measure_kl(batch, fwd_out)
         if self._kl_coeff:
+            self._measure_kl(fwd_out[LOG_PROBS], batch["reference"], batch[PACKED])
             penalty = kl_penalty(
                 fwd_out[LOG_PROBS],
-                batch["reference_GKT"],
+                batch["reference"].log_probs_GKT,
                 fwd_out[MASK],
                 config.kl_gradient,
                 exact_GKT=fwd_out[DIVERGENCE],
@@ -150,11 +169,9 @@ class RewriteLearner(TorchLearner):
         return loss
 
     @torch.no_grad()
-    def _measure_kl(self, batch: dict[str, Any], fwd_out: dict[str, Any]) -> None:
-        mask_GKT, packed = fwd_out[MASK], batch[PACKED]
-        kl = kl_estimate(
-            fwd_out[LOG_PROBS], batch["reference_GKT"], mask_GKT, truncated=packed.kept_GCW is not None
-        ).item()
+    def _measure_kl(self, log_probs_GKT: torch.Tensor, reference: ActionLogProbs, packed: PackedBatch) -> None:
+        mask_GKT, truncated = reference.mask_GKT, packed.kept_GCW is not None
+        kl = kl_estimate(log_probs_GKT, reference.log_probs_GKT, mask_GKT, truncated=truncated).item()
         self.step_metrics.add(KL, kl, int(mask_GKT.sum()))
         self.step_metrics.add(KL_SENTENCE, kl, int(mask_GKT[:, :, 0].sum()))
 
@@ -240,13 +257,11 @@ class _Counts:
     prompts: int
 
 
-def _drawn(parts: list[list[TrainingGroup]]) -> int:
-    """One of the micro-batches, drawn by what it holds: without a penalty the divergence is measured on it alone.
-
-    A look at the reference costs a third of an update, and a resumed run must draw the same.
-    """
-    words = (token for part in parts for item in part for action in item.group.actions for token in action.tokens)
-    return seed_of("measured micro-batch", *words) % len(parts)
+def _some_of(groups: list[TrainingGroup]) -> list[TrainingGroup]:
+    """A quarter of the groups, drawn by what they hold, so that a resumed run draws the same."""
+    words = (token for item in groups for action in item.group.actions for token in action.tokens)
+    chosen = generator_of("measured groups", *words).permutation(len(groups))[: -(-len(groups) // MEASURED_PART)]
+    return [groups[index] for index in sorted(chosen.tolist())]
 
 
 def _targets(part: list[TrainingGroup], mask_GKT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

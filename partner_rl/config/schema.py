@@ -187,7 +187,7 @@ class AlgorithmConfigSection(Section):
     """Gradients are clipped to this global norm."""
     kl_coeff: NonNegativeFloat = 0.0
     """β: weight of the KL divergence from the warm-started policy, in units of the advantage a nat of the action, which
-    is position and sentence together. 0 still measures it, on one micro-batch a step."""
+    is position and sentence together. 0 still measures it, on a quarter of the groups."""
     kl_gradient: Literal["k2", "sequence", "exact"] = "k2"
     """How its gradient is estimated: by the squared log ratio of each token; by the score function of the whole action
     with a leave-one-out baseline; or by each token's divergence over the whole vocabulary, which costs memory."""

@@ -96,5 +96,5 @@ def test_the_divergence_is_measured_without_a_penalty_on_a_part(local_ray, lora)
     assert [row["actions"] for row in free] == [8.0] * 3
     assert free[0]["kl"] == pytest.approx(0.0, abs=1e-5)
     assert free[2]["kl"] > 0.01
-    # A penalty looks at all of them.
+    # One group of four; a penalty looks at all of them.
     assert after(1, kl_coeff=0.1)[0]["actions"] == 32.0
