@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -27,7 +28,7 @@ from partner_rl.algorithm.update_metrics import (
     LogProbGap,
     StepMetrics,
 )
-from partner_rl.policy.logprobs import ActionLogProbs, PackedBatch, action_logits, log_probs_of, pack_groups
+from partner_rl.policy.logprobs import PackedBatch, action_logits, log_probs_of, pack_groups
 from partner_rl.policy.module import (
     DIVERGENCE,
     LOG_PROBS,
@@ -118,18 +119,20 @@ class RewriteLearner(TorchLearner):
             packed = self._packed(part)
             reference = self._reference_log_probs(packed, self._reference_logits(packed))
             _, sampled_GKT = _targets(part, reference.mask_GKT)
-            self._measure_kl(sampled_GKT, reference, packed)
+            self._measure_kl(sampled_GKT, reference)
 
     def _packed(self, part: list[TrainingGroup]) -> PackedBatch:
         policy = self._rewrite_module().policy
         packed = pack_groups([g.group for g in part], policy.vocabulary, policy.pad_id)
         return packed.to(cast(torch.device, self._device))
 
-    def _reference_log_probs(self, packed: PackedBatch, logits: torch.Tensor) -> ActionLogProbs:
+    def _reference_log_probs(self, packed: PackedBatch, logits: torch.Tensor) -> _Reference:
         policy = self._rewrite_module().policy
+        of = partial(log_probs_of, vocabulary=policy.vocabulary, temperature=policy.settings.temperature)
         # The reference gives every word a probability, also where the sampler left out some.
-        whole = replace(packed, kept_GCW=None)
-        return log_probs_of(logits, whole, policy.vocabulary, policy.settings.temperature)
+        whole = of(logits, replace(packed, kept_GCW=None))
+        kept_GKT = None if packed.kept_GCW is None else of(logits, packed).log_probs_GKT
+        return _Reference(whole.log_probs_GKT, whole.mask_GKT, kept_GKT)
 
     def _inputs(self, part: list[TrainingGroup], counts: _Counts) -> dict[str, Any]:
         """A micro-batch as the module and the loss read it; with the reference where there is a penalty."""
@@ -154,14 +157,16 @@ class RewriteLearner(TorchLearner):
         if config.position_entropy_coeff:
             loss = loss - config.position_entropy_coeff * entropy / counts.prompts
         if self._kl_coeff:
-            self._measure_kl(fwd_out[LOG_PROBS], batch["reference"], batch[PACKED])
+            # Where ratios are used, the policy may have moved since it sampled.
+            earlier_GKT = None if config.surrogate is None else sampled_GKT
+            self._measure_kl(fwd_out[LOG_PROBS], batch["reference"], earlier_GKT)
             penalty = kl_penalty(
                 fwd_out[LOG_PROBS],
                 batch["reference"].log_probs_GKT,
                 fwd_out[MASK],
                 config.kl_gradient,
                 exact_GKT=fwd_out[DIVERGENCE],
-                sampled_GKT=None if config.surrogate is None else sampled_GKT,
+                sampled_GKT=earlier_GKT,
             )
             loss = loss + self._kl_coeff * penalty / counts.episodes
         self.step_metrics.add(LOSS, loss, 1)
@@ -169,9 +174,11 @@ class RewriteLearner(TorchLearner):
         return loss
 
     @torch.no_grad()
-    def _measure_kl(self, log_probs_GKT: torch.Tensor, reference: ActionLogProbs, packed: PackedBatch) -> None:
-        mask_GKT, truncated = reference.mask_GKT, packed.kept_GCW is not None
-        kl = kl_estimate(log_probs_GKT, reference.log_probs_GKT, mask_GKT, truncated=truncated).item()
+    def _measure_kl(
+        self, log_probs_GKT: torch.Tensor, reference: _Reference, sampled_GKT: torch.Tensor | None = None
+    ) -> None:
+        mask_GKT, kept_GKT = reference.mask_GKT, reference.kept_GKT
+        kl = kl_estimate(log_probs_GKT, reference.log_probs_GKT, mask_GKT, kept_GKT, sampled_GKT).item()
         self.step_metrics.add(KL, kl, int(mask_GKT.sum()))
         self.step_metrics.add(KL_SENTENCE, kl, int(mask_GKT[:, :, 0].sum()))
 
@@ -247,6 +254,15 @@ class RewriteLearner(TorchLearner):
         for name, parameter in module.trainable_parameters().items():
             if name in states:
                 optimizer.state[parameter] = states[name]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """Log-probabilities of actions under the reference; `kept_GKT` are those among the words that truncation left."""
+
+    log_probs_GKT: torch.Tensor
+    mask_GKT: torch.Tensor
+    kept_GKT: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)

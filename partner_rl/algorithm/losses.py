@@ -62,23 +62,33 @@ def kl_estimate(
     log_probs_GKT: torch.Tensor,
     reference_GKT: torch.Tensor,
     mask_GKT: torch.Tensor,
-    *,
-    truncated: bool = False,
+    kept_reference_GKT: torch.Tensor | None = None,
+    sampled_GKT: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """An estimate of KL(policy ‖ reference), summed over positions and tokens, in nats; for logs, not for gradients.
 
-    k3, `r − 1 − log r` with `r = reference / policy` (Schulman, 2020): never negative, and unbiased for samples of a
-    policy that gives every word a probability. The gradient of its value is that of KL(reference ‖ policy), which
-    hardly holds a policy that has left the reference: `kl_penalty` is what is trained on.
+    k3, `r − 1 − log r` with `r = reference / policy` (Schulman, 2020): never negative, and unbiased for samples of the
+    policy. The gradient of its value is that of KL(reference ‖ policy), which hardly holds a policy that has left the
+    reference: `kl_penalty` is what is trained on.
+
+    A truncated policy draws from some words only, among which `r` no longer has the mean 1. Its divergence is that from
+    the reference among these words, less the logarithm of the reference's mass on them.
 
     Args:
         log_probs_GKT: Log-probabilities of the sampled actions under the policy.
         reference_GKT: And under the reference.
         mask_GKT: True on positions and tokens that exist.
-        truncated: The policy draws from some words only, for which `r` no longer has the mean 1: k1, `−log r`.
+        kept_reference_GKT: And under the reference among the words that truncation left; None without truncation.
+        sampled_GKT: And under the policy that sampled, where it is an earlier one: each token is then weighed by its
+            importance ratio, without which words that the policy has left would count exponentially.
     """
-    log_ratio = _log_ratio(reference_GKT, log_probs_GKT, mask_GKT)
-    return (-log_ratio if truncated else log_ratio.exp() - 1 - log_ratio).sum()
+    among_GKT = reference_GKT if kept_reference_GKT is None else kept_reference_GKT
+    log_ratio = _log_ratio(among_GKT, log_probs_GKT, mask_GKT)
+    minus_log_mass = _log_ratio(among_GKT, reference_GKT, mask_GKT)
+    terms_GKT = log_ratio.exp() - 1 - log_ratio + minus_log_mass
+    if sampled_GKT is not None:
+        terms_GKT = terms_GKT * _log_ratio(log_probs_GKT, sampled_GKT, mask_GKT).exp()
+    return terms_GKT.sum()
 
 
 def kl_penalty(

@@ -150,13 +150,34 @@ def test_the_estimate_for_the_logs_is_unbiased_also_where_words_were_left_out():
     policy = torch.tensor([0.5, 0.3, 0.2])
     reference = torch.tensor([0.2, 0.2, 0.6])
     truncated = torch.tensor([0.625, 0.375, 0.0])
-    for ours, is_truncated in ((policy, False), (truncated, True)):
+    among_kept = torch.tensor([0.5, 0.5, 0.0])
+    for ours, kept in ((policy, None), (truncated, among_kept)):
         drawn = torch.multinomial(ours, 200_000, replacement=True, generator=torch.Generator().manual_seed(0))
         mask = torch.ones(1, 1, len(drawn), dtype=torch.bool)
         logs = (ours.log()[drawn][None, None], reference.log()[drawn][None, None])
-        found = kl_estimate(*logs, mask, truncated=is_truncated).item() / len(drawn)
+        kept_logs = None if kept is None else kept.log()[drawn][None, None]
+        found = kl_estimate(*logs, mask, kept_logs).item() / len(drawn)
+        # Each sample's own estimate is not negative, whatever was sampled.
+        assert all(
+            kl_estimate(
+                *(x[:, :, i : i + 1] for x in (*logs, mask)), None if kept is None else kept_logs[:, :, i : i + 1]
+            )
+            >= 0
+            for i in range(20)
+        )
         exact = sum(p * math.log(p / q) for p, q in zip(ours.tolist(), reference.tolist(), strict=True) if p)
         assert found == pytest.approx(exact, abs=0.01)
+
+
+def test_the_estimate_of_a_policy_that_has_moved_weighs_by_importance():
+    sampler, policy = torch.tensor([0.4, 0.4, 0.2]), torch.tensor([0.9, 0.0999, 0.0001])
+    drawn = torch.multinomial(sampler, 200_000, replacement=True, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(1, 1, len(drawn), dtype=torch.bool)
+    ours, theirs = policy.log()[drawn][None, None], sampler.log()[drawn][None, None]
+    found = kl_estimate(ours, theirs, mask, sampled_GKT=theirs).item() / len(drawn)
+    assert found == pytest.approx((policy * (policy / sampler).log()).sum().item(), rel=0.02)
+    # Without the ratio the word that the policy has all but left rules the figure.
+    assert kl_estimate(ours, theirs, mask).item() / len(drawn) > 100 * found
 
 
 @pytest.mark.parametrize("form", FORMS)

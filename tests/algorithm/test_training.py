@@ -166,6 +166,33 @@ def test_a_difference_between_sampler_and_learner_stops_the_run(local_ray):
     algo.stop()
 
 
+@pytest.mark.parametrize("keys", [{}, {"epochs": 2, "minibatch_groups": 2}], ids=["one step", "four steps"])
+@pytest.mark.parametrize("truncation", [{}, {"top_k": 20}, {"top_p": 0.6}], ids=["whole", "top-k", "top-p"])
+@pytest.mark.parametrize("form", ["k2", "sequence", "exact"])
+def test_every_gradient_of_the_penalty_trains_on_what_was_sampled(local_ray, form, truncation, keys):
+    config = toy_config(kl_coeff=0.5, kl_gradient=form, learning_rate=3e-3, **keys)
+    config = config.model_copy(update={"policy": config.policy.model_copy(update=truncation)})
+    metrics, weights = run(config, 3)
+    assert all(m["train/logprob_gap"] < 1e-4 for m in metrics)
+    assert all(m["policy/kl_sentence"] > m["policy/kl"] for m in metrics[1:])
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    if truncation:
+        # The policy starts at the reference, less the words that are left out.
+        assert metrics[0]["policy/kl_sentence"] > 0.05
+    elif not keys:
+        assert metrics[0]["policy/kl_sentence"] == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(("form", "share"), [("k2", 0.6), ("sequence", 0.6), ("exact", 0.35)])
+def test_a_strong_penalty_holds_the_policy_near_its_start(local_ray, form, share):
+    def end(beta: float) -> float:
+        config = toy_config(kl_coeff=beta, kl_gradient=form, learning_rate=1e-3, samples_per_group=8)
+        return float(np.mean([m["policy/kl_sentence"] for m in run(config, 16)[0][-6:]]))
+
+    # What is left is the noise of the steps, least where whole distributions are compared.
+    assert end(20.0) < share * end(1e-6)
+
+
 def test_the_message_tells_rounding_from_stale_weights(local_ray, monkeypatch):
     monkeypatch.setitem(GAP_LIMITS, "float32", GapLimits(mean=0.0, p99=0.0))
     algo = build_toy(toy_config())
