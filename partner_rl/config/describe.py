@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from partner_rl.config.schema import RunConfig
+from partner_rl.config.section import ADJUSTABLE
 
 _TYPE_WORDS = {
     "integer": "integer",
@@ -22,6 +23,7 @@ _TYPE_WORDS = {
     "null": "null",
     "object": "section (a mapping of keys)",
 }
+_MAY_CHANGE = "↻"
 _BOUNDS = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
 
 
@@ -35,6 +37,7 @@ class KeyDescription:
         default: The default as a user writes it; empty for a section that is on.
         documentation: What the key does.
         is_section: Whether the key holds further keys.
+        is_adjustable: Whether the key may be changed when a run is resumed.
     """
 
     key: str
@@ -42,19 +45,24 @@ class KeyDescription:
     default: str
     documentation: str
     is_section: bool
+    is_adjustable: bool
 
 
 @lru_cache(maxsize=1)
 def describe_fields() -> tuple[KeyDescription, ...]:
     """Every key of `RunConfig` in the order of the schema; a section stands before its keys."""
     schema = RunConfig.model_json_schema()
-    return tuple(_walk(schema, schema["$defs"], prefix=""))
+    return tuple(_walk(schema, schema["$defs"], prefix="", adjustable=False))
 
 
-def _walk(section: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[KeyDescription]:
+def _walk(
+    section: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str, adjustable: bool
+) -> Iterator[KeyDescription]:
     for name, field in section["properties"].items():
         key = prefix + name
         subsection = _subsection(field, definitions)
+        # The nearest section that says something decides.
+        may_change = bool(field.get(ADJUSTABLE, adjustable))
         optional = any(option.get("type") == "null" for option in field.get("anyOf", ()))
         yield KeyDescription(
             key=key,
@@ -62,9 +70,10 @@ def _walk(section: Mapping[str, Any], definitions: Mapping[str, Any], prefix: st
             default="" if subsection and not optional else _literal(field.get("default")),
             documentation=_one_line((subsection if subsection and not optional else field).get("description", "")),
             is_section=subsection is not None,
+            is_adjustable=may_change,
         )
         if subsection is not None:
-            yield from _walk(subsection, definitions, prefix=f"{key}.")
+            yield from _walk(subsection, definitions, f"{key}.", may_change)
 
 
 def _subsection(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -113,6 +122,8 @@ def configuration_markdown() -> str:
         "the command line: `partner-rl train --preset embedded rewards.empathy.weight=0.5 policy.lora.rank=8`. The",
         "value of an override is YAML; it replaces what was there. Setting a key of a section that is `null` creates",
         "the section.",
+        "",
+        f"Keys with {_MAY_CHANGE} may be changed when a run is resumed ([resuming](resume.md)).",
     ]
     fields = describe_fields()
     lines += _table("The run", "", fields)
@@ -123,7 +134,7 @@ def configuration_markdown() -> str:
 
 def _table(title: str, introduction: str, fields: tuple[KeyDescription, ...], prefix: str = "") -> list[str]:
     rows = [
-        f"| `{field.key}` | {_cell(field.type)} | {_cell(f'`{field.default}`')} | {_cell(field.documentation)} |"
+        f"| {_name_cell(field)} | {_cell(field.type)} | {_cell(f'`{field.default}`')} | {_cell(field.documentation)} |"
         for field in fields
         if field.key.startswith(prefix)
         and "." not in field.key[len(prefix) :]
@@ -141,6 +152,10 @@ def _table(title: str, introduction: str, fields: tuple[KeyDescription, ...], pr
         "|---|---|---|---|",
         *rows,
     ]
+
+
+def _name_cell(field: KeyDescription) -> str:
+    return f"`{field.key}` {_MAY_CHANGE}" if field.is_adjustable else f"`{field.key}`"
 
 
 def _cell(text: str) -> str:

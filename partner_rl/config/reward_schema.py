@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from partner_rl.config.section import (
+    Adjustable,
     Fraction,
     LoraSection,
     NonNegative,
@@ -52,11 +53,11 @@ class RewardSection(WeightedSection):
     measures: ClassVar[bool] = True
     """Whether an evaluation measures with the component, whatever it weighs."""
 
-    replicas: Positive | None = None
+    replicas: Adjustable[Positive | None] = None
     """Actors of this component's pool; null for `rewards.replicas`."""
-    num_gpus: NonNegativeFloat = 0.0
+    num_gpus: Adjustable[NonNegativeFloat] = 0.0
     """GPUs, or a fraction of one, that each actor reserves."""
-    micro_batch: Positive = 16
+    micro_batch: Adjustable[Positive] = 16
     """Items that one call to an actor scores."""
 
     @property
@@ -83,7 +84,7 @@ class EmpathyConfig(RewardSection):
     max_tokens: Positive | None = None
     """Most tokens of a response that are read, a longer one in a window around its edit; null for as many as the
     classifier was trained on."""
-    micro_batch: Positive = 32
+    micro_batch: Adjustable[Positive] = 32
     """Items that one call to an actor scores."""
 
 
@@ -104,7 +105,7 @@ class CoherenceConfig(RewardSection):
     """Weight `w_c`."""
     checkpoint: str | None = None
     """Folder of a trained classifier; null trains one into the run folder."""
-    micro_batch: Positive = 64
+    micro_batch: Adjustable[Positive] = 64
     """Items that one call to an actor scores."""
 
 
@@ -177,18 +178,18 @@ class RewardsConfig(Section):
     """Variety of what is written."""
     honesty: HonestyConfig = HonestyConfig()
     """No invented experience."""
-    replicas: Positive = 1
+    replicas: Adjustable[Positive] = 1
     """Actors of each pool, unless the component says otherwise."""
-    num_cpus: NonNegativeFloat = 0.5
+    num_cpus: Adjustable[NonNegativeFloat] = 0.5
     """Logical CPUs that each reward actor reserves in Ray."""
     max_tokens: Positive = 256
     """Most tokens of a post that the scorers read at once. Of a longer response they read a window around the edit
     (fluency: all of it, piece by piece), of a longer seeker's post the beginning."""
-    timeout_s: PositiveFloat = 300.0
+    timeout_s: Adjustable[PositiveFloat] = 300.0
     """A micro-batch that takes longer counts as failed: its actor is killed, restarted and the batch sent again."""
-    max_retries: NonNegative = 3
+    max_retries: Adjustable[NonNegative] = 3
     """Attempts after the first before a failing micro-batch ends the run."""
-    cache_size: NonNegative = 100_000
+    cache_size: Adjustable[NonNegative] = 100_000
     """Scores that the evaluation keeps, so that what systems share is computed once; 0 for none. Training scores each
     iteration anew: with a cache, its batches, and so the last bits of its scores, would depend on what came before."""
 

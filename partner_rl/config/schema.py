@@ -13,7 +13,9 @@ from pydantic import Field, model_validator
 from partner_rl.config.guard_schema import GuardsConfig
 from partner_rl.config.reward_schema import RewardsConfig, RewardTrainingConfig
 from partner_rl.config.section import (
+    Adjustable,
     DType,
+    Fixed,
     Fraction,
     LoraSection,
     NonNegative,
@@ -65,7 +67,7 @@ class ModelsConfig(Section):
     """The causal language model behind fluency and mutual information."""
     encoder: str = "pypi:all-minilm-l6-v2"
     """The encoder behind the empathy and coherence classifiers and the specificity metric."""
-    cache_dir: str | None = None
+    cache_dir: Adjustable[str | None] = None
     """Folder of converted models; null for `$PARTNER_RL_CACHE`, else `~/.cache/partner-rl`."""
 
 
@@ -101,10 +103,10 @@ class PolicyConfig(Section):
     """Sample a sentence's tokens among this many likeliest ones while training; 0 for all."""
     lora: LoraSection | None = None
     """Train low-rank adapters and the new token rows only; null trains every weight."""
-    attention: Literal["auto", "sdpa", "flex"] = "sdpa"
+    attention: Adjustable[Literal["auto", "sdpa", "flex"]] = "sdpa"
     """Attention over a group's packed actions in the update: `flex` skips the blocks that the mask rules out and stores
     no mask; `auto` takes it on a GPU."""
-    compile: bool = False
+    compile: Adjustable[bool] = False
     """Compile the decoding step: worth the minute that it takes in long runs on a GPU."""
     dtype: DType = "float32"
     """Compute type; with bfloat16 the trained weights stay float32 and the forward pass runs under autocast."""
@@ -135,22 +137,22 @@ class WarmStartConfig(Section):
     row_tokens: Positive | None = None
     """Pack a step's examples into rows of at most this many tokens; null gives each example a row of its own and makes
     steps of examples of similar length."""
-    micro_batch_tokens: Positive = 2048
+    micro_batch_tokens: Adjustable[Positive] = 2048
     """Padded tokens in one forward and backward pass; gradients accumulate over the passes of a step."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Adjustable[bool] = False
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
     learning_rate: PositiveFloat = 1e-4
     """Peak learning rate, reached after a tenth of the steps and decayed linearly to zero."""
     patience: Positive | None = None
     """Stop after this many epochs in a row without a better held-out loss; null makes all epochs."""
-    checkpoint_steps: Positive | None = None
+    checkpoint_steps: Adjustable[Positive | None] = None
     """Steps between training states inside an epoch; null keeps one at the end of each epoch and at Ctrl-C only."""
 
 
 class AlgorithmConfigSection(Section):
     """The RL algorithm and its distribution over Ray."""
 
-    iterations: Positive = 20
+    iterations: Adjustable[Positive] = 20
     """Iterations of sample → score → advantage → update → sync."""
     groups_per_iteration: Positive = 4
     """Distinct states sampled in an iteration, over all env runners."""
@@ -200,15 +202,15 @@ class AlgorithmConfigSection(Section):
     groups_per_chunk: Positive | None = None
     """An env runner generates this many groups while the rewards of those before are computed; null for all at once.
     Another number draws other samples."""
-    micro_batch_tokens: Positive = 4096
+    micro_batch_tokens: Adjustable[Positive] = 4096
     """Padded tokens in one forward and backward pass of the update; gradients accumulate over passes."""
     num_env_runners: NonNegative = 0
     """Remote env runners; 0 samples in the driver."""
-    num_learners: NonNegative = 0
+    num_learners: Adjustable[NonNegative] = 0
     """Remote learners; 0 updates in the driver."""
-    num_gpus_per_env_runner: NonNegativeFloat = 0.0
+    num_gpus_per_env_runner: Adjustable[NonNegativeFloat] = 0.0
     """GPUs, or a fraction of one, of each remote env runner."""
-    num_gpus_per_learner: NonNegativeFloat = 0.0
+    num_gpus_per_learner: Adjustable[NonNegativeFloat] = 0.0
     """GPUs, or a fraction of one, of each remote learner."""
 
     @model_validator(mode="after")
@@ -320,9 +322,9 @@ class TrackingConfig(Section):
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """`auto` is what `WANDB_MODE` says; without it online when `WANDB_API_KEY` is set, else offline."""
-    project: str = "partner-rl"
+    project: Fixed[str] = "partner-rl"
     """W&B project."""
-    entity: str | None = None
+    entity: Fixed[str | None] = None
     """W&B user or team; null for the default one."""
     group: str | None = None
     """W&B group."""
@@ -340,7 +342,7 @@ class TrackingConfig(Section):
     """Write TensorBoard event files into the run folder."""
     sample_rows: NonNegative = 4
     """Rows of the before/after table at each logged step; 0 keeps texts out of the trackers."""
-    redact: bool = False
+    redact: Fixed[bool] = False
     """Keep texts of posts out of what a run shows and writes: before/after rows (`samples.jsonl`, W&B) and
     `rewrites.jsonl` hold figures only, reports hold no texts (`docs/security.md`)."""
     log_every: Positive = 1
@@ -399,7 +401,7 @@ class RunConfig(Section):
     """Folder of run folders."""
     seed: NonNegative = 0
     """Seed of everything random."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Adjustable[Literal["auto", "cpu", "cuda"]] = "auto"
     """Device of the driver's policy; `auto` takes a GPU when there is one."""
     data: DataConfig = DataConfig()
     """Pairs and splits."""
@@ -417,19 +419,19 @@ class RunConfig(Section):
     """Supervised warm start."""
     algorithm: AlgorithmConfigSection = AlgorithmConfigSection()
     """The RL algorithm."""
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: Adjustable[EvaluationConfig] = EvaluationConfig()
     """Evaluation."""
-    baselines: BaselinesConfig = BaselinesConfig()
+    baselines: Adjustable[BaselinesConfig] = BaselinesConfig()
     """Baselines of the evaluation."""
-    guards: GuardsConfig = GuardsConfig()
+    guards: Adjustable[GuardsConfig] = GuardsConfig()
     """Guards against reward hacking and collapse."""
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    checkpoint: Adjustable[CheckpointConfig] = CheckpointConfig()
     """Checkpoints."""
-    faults: FaultsConfig = FaultsConfig()
+    faults: Adjustable[FaultsConfig] = FaultsConfig()
     """Stalls and full disks."""
-    tracking: TrackingConfig = TrackingConfig()
+    tracking: Adjustable[TrackingConfig] = TrackingConfig()
     """Tracking."""
-    resources: ResourcesConfig = ResourcesConfig()
+    resources: Adjustable[ResourcesConfig] = ResourcesConfig()
     """Ray and threads."""
 
     @model_validator(mode="after")

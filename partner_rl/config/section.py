@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,15 @@ NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 DType = Literal["float32", "bfloat16"]
+
+T = TypeVar("T")
+ADJUSTABLE: Final = "adjustable"
+"""Where the JSON schema says of a field whether it may be changed when a run is resumed."""
+
+Adjustable = Annotated[T, Field(json_schema_extra={ADJUSTABLE: True})]
+"""A field that may have another value from the resume of a run on; of a section, all its fields."""
+Fixed = Annotated[T, Field(json_schema_extra={ADJUSTABLE: False})]
+"""A field inside an adjustable section that keeps the value with which a run began."""
 
 
 class Section(BaseModel):
