@@ -56,9 +56,7 @@ def named_runs(opened: Sequence[tuple[RunFolder, RunConfig]]) -> list[EvaluatedR
     """
     for folder, _ in opened:
         if not folder.export.is_dir():
-            raise PartnerError(
-                f"{folder.path} has no export/: finish its training with `partner-rl train --resume {folder.path}`"
-            )
+            raise PartnerError(f"{folder.path} has no export/: finish its training with `{folder.resume_command}`")
     if len(opened) == 1:
         return [EvaluatedRun(TRAINED, *opened[0])]
     seen: Counter[str] = Counter()

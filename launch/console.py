@@ -7,6 +7,7 @@ bar on a terminal and a plain line now and then elsewhere, so that the logs of a
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,11 @@ err: Final = Console(stderr=True, highlight=False)
 
 _PLAIN_INTERVAL_S: Final = 15.0
 _NOISY_LOGGERS: Final = ("urllib3", "filelock", "httpx", "httpcore", "fsspec", "matplotlib", "asyncio", "h5py", "git")
+
+
+def typed_command(*words: object) -> str:
+    """A command of ours as it is typed into a shell, such as the one that goes on with a run."""
+    return shlex.join(["partner-rl", *map(str, words)])
 
 
 def set_up_logging(level: int = logging.INFO) -> None:

@@ -73,7 +73,7 @@ def _find_model(path: Path) -> _Model:
     if (path / "config.yaml").is_file():
         run, config = RunFolder.open(path)
         if not run.export.is_dir():
-            raise PartnerError(f"{path} has no export/: finish its training with `partner-rl train --resume {path}`")
+            raise PartnerError(f"{path} has no export/: finish its training with `{run.resume_command}`")
         return _Model(run.export, run, config)
     if not (path / METADATA_FILE).is_file():
         raise PartnerError(

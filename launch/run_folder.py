@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import time
@@ -10,19 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from launch.run_record import recorded
+from launch.console import typed_command
+from launch.folder_lock import LOCK_FILE, alone
+from launch.run_record import FINGERPRINTS_FILE, RUN_FILE, recorded
 from partner_rl.config.load import load_config, save_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.durable import has_whole_size, publish, remove_unfinished
 from partner_rl.names import is_plain_name
 from partner_rl.types import PartnerError
 
+logger = logging.getLogger(__name__)
+
 _CHECKPOINT = re.compile(r"iteration-(\d+)")
 _DISCARDED = ".discarded"
-_LOCK = ".lock"
-_UNFINISHED_CONFIG = "config.yaml.part"
+_LEFT_BY_A_START = frozenset(
+    {LOCK_FILE, *(f"{name}{part}" for name in ("config.yaml", RUN_FILE, FINGERPRINTS_FILE) for part in ("", ".part"))}
+)
+"""Files of a run that has computed nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +48,29 @@ class RunFolder:
             config: The configuration; `config.name` names the folder.
             default_name: Names the folder, with the time, when the configuration does not.
 
+        A start that computed nothing does not take the name.
+
         Raises:
-            PartnerError: A run of this name exists.
+            PartnerError: A run of this name exists, or the folder cannot be made.
         """
         name = config.name or f"{default_name}-{time.strftime('%Y%m%d-%H%M%S')}"
         if not is_plain_name(name):
             raise PartnerError(f"name={name!r} is no folder name: leave out slashes and control characters")
         run = cls(Path(config.runs_dir) / name)
         try:
-            run.path.mkdir(parents=True)
-        except FileExistsError as error:
-            # A folder without a configuration is left by a kill right after the start; nothing can be resumed there.
-            if not run.path.is_dir() or {path.name for path in run.path.iterdir()} - {_UNFINISHED_CONFIG}:
-                raise PartnerError(
-                    f"{run.path} exists: resume it with `partner-rl train --resume {run.path}` or set another name=…"
-                ) from error
-        save_config(config.model_copy(update={"name": name}), run.config_file)
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PartnerError(
+                f"{run.path} cannot be made ({error.strerror}): set another name=… or runs_dir=…"
+            ) from error
+        with alone(run.path, "training"):
+            if run.has_begun:
+                known = run.config_file.is_file()
+                how = f"resume it with `{run.resume_command}`" if known else "it is none of our runs; move it away"
+                raise PartnerError(f"{run.path} exists: {how}, or set another name=…")
+            for left in _LEFT_BY_A_START - {LOCK_FILE}:
+                (run.path / left).unlink(missing_ok=True)
+            save_config(config.model_copy(update={"name": name}), run.config_file)
         return run
 
     @classmethod
@@ -73,6 +85,21 @@ class RunFolder:
             raise PartnerError(f"{path} is no run folder: it holds no config.yaml")
         return run, load_config(str(run.config_file), [])
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is something to go on with: whatever a start leaves that has computed nothing is not."""
+        return self.path.is_dir() and any(path.name not in _LEFT_BY_A_START for path in self.path.iterdir())
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the newest checkpoint; 0 before the first one."""
+        return max(map(iterations_of, self.saved_checkpoints()), default=0)
+
+    @property
+    def resume_command(self) -> str:
+        """How to go on with the run."""
+        return typed_command("train", "--resume", self.path)
+
     @contextmanager
     def resumable(self) -> Iterator[None]:
         """Keeps other processes out of the run, and tells, when Ctrl-C ends the block, how to go on.
@@ -83,30 +110,12 @@ class RunFolder:
             PartnerError: Another process is at work in the folder.
         """
         try:
-            with self.alone():
+            with alone(self.path, "training"):
                 self._remove_unfinished()
                 with recorded(self.path):
                     yield
         except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(f"interrupted; go on with: partner-rl train --resume {self.path}") from interrupt
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keeps other processes out of the run for the time of a block.
-
-        Raises:
-            PartnerError: Another process is at work in the folder.
-        """
-        # The kernel lets go of the lock when the process ends, however it ends.
-        lock = FileLock(self.path / _LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise PartnerError(f"another process is training in {self.path}: wait for it, or stop it first") from error
-        try:
-            yield
-        finally:
-            lock.release()
+            raise KeyboardInterrupt(f"interrupted; go on with: {self.resume_command}") from interrupt
 
     def _remove_unfinished(self) -> None:
         for folder in (self.path, self.checkpoints):
@@ -183,6 +192,18 @@ class RunFolder:
                 aside = path.with_name(path.name + _DISCARDED)
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
+
+    def set_aside_results(self, iterations: int) -> None:
+        """Renames the figures and rewrites of a policy that is about to be trained on.
+
+        Args:
+            iterations: Iterations that this policy has behind it.
+        """
+        for path in (self.summary, self.rewrites):
+            if path.exists():
+                aside = path.with_name(f"{path.stem}-iteration-{iterations:06d}{path.suffix}")
+                path.rename(aside)
+                logger.info("%s is about the policy so far: it is %s now", path.name, aside.name)
 
     def drop_old_checkpoints(self, keep: int, keep_every: int | None = None) -> None:
         """Removes all but the newest checkpoints, and those that were set aside.

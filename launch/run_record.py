@@ -24,6 +24,7 @@ from partner_rl.types import PartnerError
 logger = logging.getLogger(__name__)
 
 RUN_FILE: Final = "run.json"
+FINGERPRINTS_FILE: Final = "fingerprints.json"
 METRICS_FILE: Final = "metrics.jsonl"
 SAMPLES_FILE: Final = "samples.jsonl"
 STALL_FILE: Final = "stall.json"
@@ -76,7 +77,7 @@ def recorded(run_dir: Path) -> Iterator[None]:
             "host": socket.gethostname(),
             "pid": process.pid,
             "process_started": process.create_time(),
-            "started": _now(),
+            "started": now(),
             "ended": None,
             "reason": None,
             "provenance": provenance().as_json(),
@@ -96,13 +97,14 @@ def recorded(run_dir: Path) -> Iterator[None]:
 
 def _end(run_dir: Path, state: RunState, reason: str | None) -> None:
     try:
-        update_record(run_dir, {"state": state, "ended": _now(), "reason": reason})
+        update_record(run_dir, {"state": state, "ended": now(), "reason": reason})
     except OSError as error:
         # On a full disk, what ended the run matters more; without the note it counts as killed.
         logger.warning("%s cannot be written (%s)", run_dir / RUN_FILE, error.strerror)
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as records have it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

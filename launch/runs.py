@@ -242,12 +242,12 @@ def sync(
     """
     import wandb
 
-    from launch.run_folder import RunFolder
+    from launch.folder_lock import alone
     from launch.tracking.uploading import check_server, send_all, unsent
 
     read_run(run)
     # The lock knows of trainings on other machines, too, whose record cannot tell whether they are still there.
-    with RunFolder(run).alone():
+    with alone(run, "training"):
         waiting = unsent(run)
         if not waiting:
             out.print(f"nothing to send: W&B has all of {run}", markup=False, soft_wrap=True)

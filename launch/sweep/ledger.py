@@ -7,15 +7,14 @@ JSON before it says so to Tune; a resumed sweep starts Tune anew with what is le
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from launch.console import typed_command
 from launch.run_folder import RunFolder
 from launch.sweep.space import Point
 from partner_rl.durable import sync, temporary_beside
@@ -24,8 +23,6 @@ from partner_rl.types import PartnerError
 
 Status = Literal["running", "finished", "stopped", "failed"]
 """`running` also of a trial that was interrupted; `stopped` by the scheduler, before its last iteration."""
-
-_LOCK: Final = ".lock"
 
 
 class Evaluated(BaseModel):
@@ -68,6 +65,8 @@ class TrialRecord(BaseModel):
         history: Evaluations, oldest first.
         weights: With PBT the weights that the policy was trained with, over all trials that it came from.
         reason: Why it failed, in one line.
+        blameless: Whether it failed through what lies outside of it: a full disk, an input that is gone, a process that
+            was lost.
         seconds: Phase → seconds, over all starts.
         reward_actors: Reward actors of its own.
     """
@@ -82,6 +81,7 @@ class TrialRecord(BaseModel):
     history: tuple[Evaluated, ...] = ()
     weights: tuple[WeightsFrom, ...] = ()
     reason: str | None = None
+    blameless: bool = False
     seconds: dict[str, float] = {}
     reward_actors: int = 0
 
@@ -94,6 +94,10 @@ class TrialRecord(BaseModel):
     def last(self) -> Evaluated | None:
         """The newest evaluation."""
         return self.history[-1] if self.history else None
+
+    def is_to_be_retried(self, *, all_failed: bool) -> bool:
+        """Whether it failed and is tried again: what failed by itself would fail again, unless all are asked for."""
+        return self.status == "failed" and (all_failed or self.blameless)
 
     def evaluated(self, found: Evaluated) -> TrialRecord:
         """The record with an evaluation; those of as many or more iterations are undone ones."""
@@ -115,6 +119,11 @@ class SweepFolder:
     def spec_file(self) -> Path:
         """The spec as it was when the sweep began."""
         return self.path / "sweep.yaml"
+
+    @property
+    def resume_command(self) -> str:
+        """How to go on with the sweep."""
+        return typed_command("sweep", "--resume", self.path)
 
     @property
     def base_file(self) -> Path:
@@ -176,23 +185,6 @@ class SweepFolder:
         """Writes a record down, whole or not at all, and returns it."""
         write_text(self._record(record.name), record.model_dump_json(indent=2) + "\n")
         return record
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keeps other sweeps out of the folder for the time of a block.
-
-        Raises:
-            PartnerError: Another process is at work there.
-        """
-        lock = FileLock(self.path / _LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise PartnerError(f"another sweep is running in {self.path}: wait for it, or stop it first") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     @property
     def _records(self) -> Path:

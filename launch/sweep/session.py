@@ -15,6 +15,7 @@ import torch
 from pydantic import JsonValue
 
 from launch.console import err, progress
+from launch.folder_lock import alone
 from launch.plan import machine_cores, resource_plan
 from launch.preflight.gather import Wish, machine_facts, model_facts, run_bytes
 from launch.preflight.memory import Shapes, run_memory
@@ -115,8 +116,7 @@ def new_sweep(name: str, overrides: tuple[str, ...], output: Path | None, num_sa
     folder = SweepFolder(output or Path("runs") / f"sweep-{title}")
     if folder.spec_file.exists():
         raise PartnerError(
-            f"{folder.path} holds a sweep: go on with `partner-rl sweep --resume {folder.path}`, or name another "
-            "folder with --output"
+            f"{folder.path} holds a sweep: go on with `{folder.resume_command}`, or name another folder with --output"
         )
     return _checked(folder, _with_samples(spec, num_samples), overrides)
 
@@ -188,7 +188,7 @@ def run_sweep(sweep: Sweep, *, retry_failed: bool = False) -> Outcome:
     if left_to_do(sweep, retry_failed=retry_failed).trials:
         sweep.check_room()
     folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.alone():
+    with alone(folder.path, "running a sweep"):
         save_config(sweep.config, folder.base_file)
         # From here on the folder's own file is what trials change.
         kept = sweep.spec.model_copy(update={"base": folder.base_file.name, "overrides": {}})
@@ -196,8 +196,7 @@ def run_sweep(sweep: Sweep, *, retry_failed: bool = False) -> Outcome:
         try:
             _run(sweep, retry_failed=retry_failed)
         except KeyboardInterrupt as interrupt:
-            how = f"interrupted; go on with: partner-rl sweep --resume {folder.path}"
-            raise KeyboardInterrupt(how) from interrupt
+            raise KeyboardInterrupt(f"interrupted; go on with: {folder.resume_command}") from interrupt
         return write_report(folder, sweep.spec, folder.records(), _sessions(folder), sweep.moved)
 
 

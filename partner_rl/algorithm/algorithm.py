@@ -422,8 +422,18 @@ class RewriteAlgorithm(Algorithm):
         self._next_iteration = iterations
 
     def restore_training_state(self, folder: Path) -> int:
-        """Takes a saved state back and returns the number of iterations that it has behind it."""
-        return self.restore_state(TrainingState.load(folder))
+        """Takes a saved state back and returns the number of iterations that it has behind it.
+
+        Raises:
+            PartnerError: It cannot be read, or is that of another configuration.
+        """
+        state = TrainingState.load(folder)
+        try:
+            return self.restore_state(state)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PartnerError(
+                f"checkpoint {folder} is of another configuration ({type(error).__name__}): put its config.yaml back"
+            ) from error
 
     def restore_state(self, state: TrainingState) -> int:
         """Takes back what `training_state` gave, and returns the number of iterations that it has behind it."""

@@ -9,7 +9,6 @@ in `partner_rl.warmstart.packing`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import time
 import warnings
@@ -23,6 +22,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 
 from partner_rl.config.schema import WarmStartConfig
+from partner_rl.fingerprint import fingerprint_of
 from partner_rl.policy.model import Policy
 from partner_rl.seeds import generator_of
 from partner_rl.types import PartnerError
@@ -292,12 +292,9 @@ class _Trainer:
     def _fingerprint(self) -> str:
         """Identifies what the steps depend on: examples, settings, seed and the parameters that are trained."""
         s = self._settings
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(repr((self._seed, s.epochs, s.batch_size, s.learning_rate, s.row_tokens)).encode())
-        digest.update(repr([(name, tuple(p.shape)) for name, p in self._trained.items()]).encode())
-        for row in (*self._rows, None, *self._rows_dev):
-            digest.update(repr(row).encode())
-        return digest.hexdigest()
+        settings = (self._seed, s.epochs, s.batch_size, s.learning_rate, s.row_tokens)
+        shapes = [(name, tuple(p.shape)) for name, p in self._trained.items()]
+        return fingerprint_of((settings, shapes, *self._rows, None, *self._rows_dev))
 
     def report(self, history: History) -> WarmStartReport:
         """The figures of the training."""

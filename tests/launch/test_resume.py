@@ -6,13 +6,15 @@ import json
 import logging
 import os
 import random
+import shlex
 import shutil
 import signal
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -151,14 +153,55 @@ def test_a_second_process_is_refused_and_a_killed_one_does_not_lock(tmp_path):
         pass
 
 
-def test_a_kill_before_the_configuration_is_written_does_not_take_the_name(tmp_path):
+@pytest.mark.reported
+@pytest.mark.parametrize("left", ["config.yaml.part", "config.yaml", "run.json", ".lock", "fingerprints.json.part"])
+def test_a_start_that_computed_nothing_does_not_take_the_name(tmp_path, left):
     config = load_config("smoke", [f"runs_dir={tmp_path}", "name=a"])
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "config.yaml.part").touch()
+    (tmp_path / "a" / left).touch()
     run = RunFolder.create(config, "x")
     assert RunFolder.open(run.path)[1] == config
+    (run.path / "rewards").mkdir()
     with pytest.raises(PartnerError, match="resume it with"):
         RunFolder.create(config, "x")
+
+
+@pytest.mark.reported
+def test_a_name_is_not_taken_from_a_start_that_is_under_way(tmp_path):
+    config = load_config("smoke", [f"runs_dir={tmp_path}", "name=a"])
+    run = RunFolder.create(config, "x")
+    with run.resumable(), pytest.raises(PartnerError, match="another process is training"):
+        RunFolder.create(config, "x")
+
+
+@pytest.mark.reported
+def test_a_folder_or_file_of_somebody_elses_is_no_run(tmp_path):
+    config = load_config("smoke", [f"runs_dir={tmp_path}", "name=a"])
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.txt").touch()
+    with pytest.raises(PartnerError, match="none of our runs"):
+        RunFolder.create(config, "x")
+    (tmp_path / "b").touch()
+    with pytest.raises(PartnerError, match="cannot be made"):
+        RunFolder.create(config.model_copy(update={"name": "b"}), "x")
+
+
+@pytest.mark.reported
+@pytest.mark.parametrize("name", ["my run", "it's", "a;b", "$HOME", "[red]x", "*"])
+def test_the_command_to_go_on_with_survives_a_shell(tmp_path, name):
+    run = RunFolder(tmp_path / name)
+    assert shlex.split(run.resume_command) == ["partner-rl", "train", "--resume", str(run.path)]
+    with pytest.raises(KeyboardInterrupt) as caught, interrupted(run):
+        pass
+    assert str(caught.value).endswith(run.resume_command)
+
+
+@contextmanager
+def interrupted(run: RunFolder) -> Iterator[None]:
+    run.path.mkdir()
+    with run.resumable():
+        yield
+        raise KeyboardInterrupt
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):

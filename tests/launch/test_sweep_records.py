@@ -12,6 +12,7 @@ import yaml
 from ray.exceptions import RayTaskError
 from ray.tune.search import Searcher
 
+from launch.folder_lock import alone
 from launch.run_folder import RunFolder
 from launch.sweep import trial as trial_module
 from launch.sweep.examiner import finite_figures
@@ -116,9 +117,9 @@ def test_a_base_that_is_a_runs_gives_trials_names_of_their_own(tmp_path):
 
 def test_a_second_sweep_in_the_folder_is_refused(tmp_path):
     with (
-        SweepFolder(tmp_path).alone(),
-        pytest.raises(PartnerError, match="another sweep is running"),
-        SweepFolder(tmp_path).alone(),
+        alone(tmp_path, "running a sweep"),
+        pytest.raises(PartnerError, match="another process is running a sweep"),
+        alone(tmp_path, "running a sweep"),
     ):
         pass
 

@@ -1,0 +1,37 @@
+"""One process at a time in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from partner_rl.types import PartnerError
+
+LOCK_FILE: Final = ".lock"
+
+
+@contextmanager
+def alone(folder: Path, work: str) -> Iterator[None]:
+    """Keeps other processes out of a folder for the time of a block.
+
+    Args:
+        folder: The folder.
+        work: What another process may be doing there, such as "training".
+
+    Raises:
+        PartnerError: Another process is at work there.
+    """
+    # The kernel lets go of the lock when the process ends, however it ends.
+    lock = FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise PartnerError(f"another process is {work} in {folder}: wait for it, or stop it first") from error
+    try:
+        yield
+    finally:
+        lock.release()
