@@ -22,7 +22,7 @@ from partner_rl.models.sources import resolve
 from rewards.coherence_model import CoherenceClassifier, CoherenceModel
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel
 from rewards.pool import RewardPools, create_pools
-from rewards.registry import active_components, coherence_folder, empathy_folder
+from rewards.registry import active_components, trained_folder
 
 
 @contextmanager
@@ -54,11 +54,11 @@ def _write_untrained(config: RunConfig, folder: Path) -> None:
         if config.rewards.empathy.checkpoint is None:
             tokens = settings.empathy_max_tokens
             model = EmpathyModel.on_encoder(load_encoder(encoder), tokens)
-            EmpathyClassifier(model, load_tokenizer(encoder), tokens).save(empathy_folder(config, folder))
+            EmpathyClassifier(model, load_tokenizer(encoder), tokens).save(trained_folder(folder, "empathy"))
         if config.rewards.coherence.checkpoint is None:
             tokens = config.rewards.max_tokens
             pairs = CoherenceModel(load_encoder(encoder))
-            CoherenceClassifier(pairs, load_tokenizer(encoder), tokens).save(coherence_folder(config, folder))
+            CoherenceClassifier(pairs, load_tokenizer(encoder), tokens).save(trained_folder(folder, "coherence"))
 
 
 @contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
-from partner_rl.config.load import load_config
+from partner_rl.config.load import Assignment, assignments, load_config
 from partner_rl.config.schema import AlgorithmConfigSection, RunConfig
 from partner_rl.types import PartnerError
 
@@ -27,13 +26,13 @@ class Ablation:
     Attributes:
         name: Name of the run and its folder.
         what: The change in a few words.
-        overrides: The change as `key=value` texts.
+        overrides: The change.
         shares_warm_start: Whether it starts from the full run's warm start.
     """
 
     name: str
     what: str
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[Assignment, ...] = ()
     shares_warm_start: bool = True
 
 
@@ -90,7 +89,7 @@ def plan(preset: str, overrides: Sequence[str], only: str | None, output: Path) 
     base = load_config(preset, overrides)
     runs = []
     for one in choose(ablations(base), only):
-        placed = (_set("name", one.name), _set("runs_dir", str(output)))
+        placed = (Assignment("name", one.name), Assignment("runs_dir", str(output)))
         shared = _shared(base, one, output.absolute() / FULL) if one.name != FULL else ()
         runs.append(PlannedRun(one, load_config(preset, [*overrides, *shared, *one.overrides, *placed])))
     return runs
@@ -98,17 +97,17 @@ def plan(preset: str, overrides: Sequence[str], only: str | None, output: Path) 
 
 def _parts(config: RunConfig) -> Iterator[Ablation]:
     if config.warmstart.epochs or config.warmstart.checkpoint:
-        without = (_set("warmstart.epochs", 0), _set("warmstart.checkpoint", None))
+        without = (Assignment("warmstart.epochs", 0), Assignment("warmstart.checkpoint", None))
         yield Ablation("no_warm_start", "RL from the pretrained model", without, shares_warm_start=False)
     for reward, section in config.rewards.components().items():
         if section.is_active:
-            gone: tuple[str, ...] = (_set(f"rewards.{reward}.weight", 0.0),)
+            gone: tuple[Assignment, ...] = (Assignment(f"rewards.{reward}.weight", 0.0),)
             # A schedule gives a weight to what has none.
-            gone += (_set(f"rewards.{reward}.schedule", None),) if section.schedule is not None else ()
+            gone += (Assignment(f"rewards.{reward}.schedule", None),) if section.schedule is not None else ()
             yield Ablation(f"no_{reward}", f"without the reward {reward.replace('_', ' ')}", gone)
     if config.env.positions == "all":
         # Without a choice the position has no entropy, which is what the guard would sound the alarm about.
-        end = (_set("env.positions", "end"), _set("guards.min_position_entropy", None))
+        end = (Assignment("env.positions", "end"), Assignment("guards.min_position_entropy", None))
         yield Ablation("end_position", "a sentence after the last one, nowhere else", end)
 
 
@@ -121,32 +120,27 @@ def _group_sizes(config: RunConfig) -> Iterator[Ablation]:
         groups, rest = divmod(episodes, size)
         if size == settings.samples_per_group or rest or any(groups % count for count in workers):
             continue
-        changes = [_set("algorithm.samples_per_group", size), _set("algorithm.groups_per_iteration", groups)]
+        changes = assignments({"algorithm.samples_per_group": size, "algorithm.groups_per_iteration": groups})
         if minibatch is not None:
             if minibatch % size or groups % (minibatch // size):
                 continue
-            changes.append(_set("algorithm.minibatch_groups", minibatch // size))
+            changes.append(Assignment("algorithm.minibatch_groups", minibatch // size))
         yield Ablation(f"k_{size}", f"K = {size}, {groups} groups an iteration", tuple(changes))
 
 
 def _estimators(config: RunConfig) -> Iterator[Ablation]:
     for name in get_args(AlgorithmConfigSection.model_fields["advantage"].annotation):
         if name != config.algorithm.advantage:
-            yield Ablation(f"estimator_{name}", f"estimator {name}", (_set("algorithm.advantage", name),))
+            yield Ablation(f"estimator_{name}", f"estimator {name}", (Assignment("algorithm.advantage", name),))
 
 
-def _shared(base: RunConfig, ablation: Ablation, full: Path) -> tuple[str, ...]:
+def _shared(base: RunConfig, ablation: Ablation, full: Path) -> tuple[Assignment, ...]:
     """The full run's models, where the configuration names none."""
     shared = [
-        _set(f"rewards.{reward}.checkpoint", str(full / "rewards" / reward))
+        Assignment(f"rewards.{reward}.checkpoint", str(full / "rewards" / reward))
         for reward in ("empathy", "coherence")
         if getattr(base.rewards, reward).checkpoint is None
     ]
     if ablation.shares_warm_start and base.warmstart.checkpoint is None:
-        shared.append(_set("warmstart.checkpoint", str(full / "warm_start")))
+        shared.append(Assignment("warmstart.checkpoint", str(full / "warm_start")))
     return tuple(shared)
-
-
-def _set(key: str, value: Any) -> str:
-    """An override; JSON is YAML."""
-    return f"{key}={json.dumps(value)}"

@@ -99,7 +99,7 @@ def _whole_rewrites(config: RunConfig, splits: Splits) -> tuple[list[WholeRewrit
     from partner_rl.evaluation.baselines.seq2seq_training import whole_rewrite
 
     source = config.warmstart.data
-    made = make_examples(config, splits) if source is None else read_examples_of(config, Path(source).expanduser())
+    made = make_examples(config, splits) if source is None else read_examples_of(config, Path(source))
     train, dev = (
         [whole_rewrite(example.state, example.action, config.env.window) for example in part]
         for part in (made.train, made.dev)
@@ -141,13 +141,13 @@ def baseline_context(
     from partner_rl.models.sources import resolve
 
     given, seq2seq = config.warmstart.checkpoint, config.evaluation.seq2seq
-    warm_start = run.warm_start if given is None else Path(given).expanduser()
+    warm_start = run.warm_start if given is None else Path(given)
     return BaselineContext(
         pairs=pairs,
         config=config,
         base_model=resolve(config.models.policy, cache_dir_of(config)),
         warm_start=warm_start if warm_start.is_dir() else None,
-        seq2seq=None if seq2seq is None else Path(seq2seq).expanduser(),
+        seq2seq=None if seq2seq is None else Path(seq2seq),
         client=client,
         rewrite=_rewriter(config, pairs),
         device=device_of(config),

@@ -101,7 +101,7 @@ def warm_starts(runs: Sequence[EvaluatedRun]) -> dict[str, tuple[Path, Evaluated
     folders: dict[Path, EvaluatedRun] = {}
     for run in runs:
         checkpoint = run.config.warmstart.checkpoint
-        folder = run.folder.warm_start if checkpoint is None else Path(checkpoint).expanduser()
+        folder = run.folder.warm_start if checkpoint is None else Path(checkpoint)
         if folder.is_dir():
             folders.setdefault(folder.resolve(), run)
     if len(folders) == 1:

@@ -57,14 +57,12 @@ def command(
     Example: `partner-rl evaluate runs/first --max-pairs 200 --baselines template --targets`
     """
     from launch.compared_systems import named_runs
-    from partner_rl.config.load import load_config
+    from partner_rl.config.load import Override, given, load_config
 
     if split not in ("test", "dev"):
         raise PartnerError(f"--split is {split!r}: it must be test or dev")
-    overrides = [*(settings or []), *redaction(redact)]
-    overrides += [] if data is None else [f"data.source={data}"]
-    overrides += [] if max_pairs is None else [f"evaluation.max_pairs={max_pairs}"]
-    overrides += [] if judge is None else [f"evaluation.judge={judge}"]
+    options = {"data.source": data, "evaluation.max_pairs": max_pairs, "evaluation.judge": judge}
+    overrides: list[Override] = [*(settings or []), *redaction(redact), *given(options)]
     folders = [RunFolder.open(run)[0] for run in runs]
     evaluated = named_runs([(folder, load_config(str(folder.config_file), overrides)) for folder in folders])
     if greedy and temperatures is not None:

@@ -101,7 +101,7 @@ def _judge(config: RunConfig) -> LevelJudge | None:
     """The held-out judge that the configuration names."""
     if config.evaluation.judge is None:
         return None
-    return load_judge(Path(config.evaluation.judge).expanduser(), device_of(config), cache_dir_of(config))
+    return load_judge(Path(config.evaluation.judge), device_of(config), cache_dir_of(config))
 
 
 def _measured(

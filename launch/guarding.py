@@ -87,8 +87,7 @@ class GuardWatch:
         self._guards = Guards(config.guards)
         self._judge: Judge | None = None
         if config.guards.judge_every is not None and config.evaluation.judge is not None:
-            folder = Path(config.evaluation.judge).expanduser()
-            self._judge = load_judge(folder, device_of(config), cache_dir_of(config))
+            self._judge = load_judge(Path(config.evaluation.judge), device_of(config), cache_dir_of(config))
 
     @property
     def needs_old_checkpoints(self) -> bool:

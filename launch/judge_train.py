@@ -88,7 +88,7 @@ def command(
             judge, found = train_judge(
                 (splits.train, splits.dev, splits.test),
                 language_model,
-                _portable_name(config.models.reward_lm),
+                config.models.reward_lm,
                 config.seed,
                 device_of(config),
                 report,
@@ -97,12 +97,6 @@ def command(
         write_report(temporary, _as_json(config, found), _card(config, found))
     out.print(_table(found), markup=False, soft_wrap=True)
     out.print(f"{found.seconds:.0f} s; judge and report.json in {output}", soft_wrap=True)
-
-
-def _portable_name(name: str) -> str:
-    """A model's name that holds from every folder: that of a model in a folder becomes absolute."""
-    folder = Path(name).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else name
 
 
 def _as_json(config: RunConfig, report: JudgeReport) -> dict[str, object]:

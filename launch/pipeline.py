@@ -38,8 +38,10 @@ from partner_rl.policy.model import Policy, load_policy, save_policy
 from partner_rl.rewriter import Rewrite, Rewriter
 from partner_rl.types import Example, PartnerError, ScoreRequest
 from partner_rl.warmstart.train import train_warmstart
+from rewards.coherence import NAME as COHERENCE
+from rewards.empathy import NAME as EMPATHY
 from rewards.pool import RewardClient, RewardPools, create_pools
-from rewards.registry import COMPONENTS, all_components, coherence_folder, empathy_folder
+from rewards.registry import COMPONENTS, all_components, trained_folder
 from rewards.training.coherence import train_coherence
 from rewards.training.empathy_members import train_members
 
@@ -57,7 +59,7 @@ def device_of(config: RunConfig) -> str:
 
 def cache_dir_of(config: RunConfig) -> Path | None:
     """The folder of converted models that the configuration names, if any."""
-    return None if config.models.cache_dir is None else Path(config.models.cache_dir).expanduser()
+    return None if config.models.cache_dir is None else Path(config.models.cache_dir)
 
 
 def load_splits(config: RunConfig) -> Splits:
@@ -87,11 +89,11 @@ def rewritable(pairs: Sequence[Example], config: RunConfig) -> list[Example]:
 
 
 def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> None:
-    """Trains the classifiers that the configuration gives no checkpoint for."""
+    """Trains, into the run folder, the classifiers that the configuration gives no checkpoint for."""
     encoder = resolve(config.models.encoder, cache_dir_of(config))
-    empathy, coherence = empathy_folder(config, run.path), coherence_folder(config, run.path)
+    empathy, coherence = (trained_folder(run.path, name) for name in (EMPATHY, COHERENCE))
     settings, device = config.reward_training, device_of(config)
-    if not empathy.exists():
+    if config.rewards.empathy.checkpoint is None and not empathy.exists():
         with progress("Training the empathy classifier") as report:
             ensemble, results = train_members(
                 splits.train, splits.dev, encoder, settings, config.seed, device, progress=report
@@ -104,7 +106,7 @@ def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> No
                 scores.levels.accuracy,
                 scores.levels.macro_f1,
             )
-    if not coherence.exists():
+    if config.rewards.coherence.checkpoint is None and not coherence.exists():
         with progress("Training the coherence classifier") as report:
             train_coherence(
                 splits.train,
@@ -122,11 +124,11 @@ def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> No
 def warm_start(config: RunConfig, run: RunFolder, splits: Splits) -> Path:
     """Trains the warm-started policy, unless there is one; returns its folder."""
     if config.warmstart.checkpoint is not None:
-        return Path(config.warmstart.checkpoint).expanduser()
+        return Path(config.warmstart.checkpoint)
     if run.warm_start.exists():
         return run.warm_start
     source = config.warmstart.data
-    examples = make_examples(config, splits) if source is None else read_examples_of(config, Path(source).expanduser())
+    examples = make_examples(config, splits) if source is None else read_examples_of(config, Path(source))
     torch.manual_seed(config.seed)
     policy = load_policy(
         resolve(config.models.policy, cache_dir_of(config)), config.policy, config.env.window, device_of(config)

@@ -36,10 +36,9 @@ def command(
 
     Example: `partner-rl quickstart --data path/to/epitome`
     """
-    from partner_rl.config.load import load_config
+    from partner_rl.config.load import given, load_config
 
-    settings = [*(overrides or []), *([f"data.source={data}"] if data is not None else []), *redaction(redact)]
-    config = load_config(preset, settings)
+    config = load_config(preset, [*(overrides or []), *given({"data.source": data}), *redaction(redact)])
     if dry_run:
         from launch.preflight.commands import show_new_run
 

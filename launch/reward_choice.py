@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partner_rl.config.load import load_config
+from partner_rl.config.load import given, load_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
 
@@ -35,15 +35,8 @@ def chosen_config(
     from launch.run_folder import RunFolder
 
     folder = None if run is None else RunFolder.open(run)[0]
-    named = {"empathy": empathy, "coherence": coherence}
-    # As overrides, so that the configuration is checked as it will be.
-    checkpoints = [f"rewards.{name}.checkpoint={quoted(path)}" for name, path in named.items() if path is not None]
-    return load_config(preset if folder is None else str(folder.config_file), [*overrides, *checkpoints])
-
-
-def quoted(path: Path) -> str:
-    """The path as the value of an override, which is YAML."""
-    return "'" + str(path).replace("'", "''") + "'"
+    named = given({"rewards.empathy.checkpoint": empathy, "rewards.coherence.checkpoint": coherence})
+    return load_config(preset if folder is None else str(folder.config_file), [*overrides, *named])
 
 
 def chosen_names(only: str | None) -> tuple[str, ...]:

@@ -37,10 +37,9 @@ def training_config(preset: str, overrides: Sequence[str], source: str) -> RunCo
     Raises:
         PartnerError: The configuration is wrong.
     """
-    from partner_rl.config.load import load_config
+    from partner_rl.config.load import Assignment, load_config
 
-    config = load_config(preset, overrides)
-    return config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
+    return load_config(preset, [*overrides, Assignment("data.source", source)])
 
 
 def training_inputs(preset: str, overrides: Sequence[str], source: str) -> tuple[RunConfig, Splits]:

@@ -19,9 +19,8 @@ import typer
 from launch.console import err, out, progress
 from launch.interrupt import stop_on_request
 from launch.preflight.option import DryRunOption
-from launch.reward_choice import quoted
 from launch.run_folder import write_folder
-from partner_rl.config.load import load_config, save_config
+from partner_rl.config.load import Assignment, load_config, save_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import Example, PartnerError
 
@@ -88,13 +87,13 @@ def work_folder(output: Path) -> Path:
     return output.with_name(f"{output.name}.training")
 
 
-def _given(data: Path | None, rewards: Path | None) -> Iterator[str]:
-    """The options as overrides."""
+def _given(data: Path | None, rewards: Path | None) -> Iterator[Assignment]:
+    """The options as assignments."""
     if data is not None:
-        yield f"warmstart.data={quoted(data)}"
+        yield Assignment("warmstart.data", data)
     if rewards is not None:
         inside = rewards / "rewards" / "empathy"
-        yield f"rewards.empathy.checkpoint={quoted(inside if inside.is_dir() else rewards)}"
+        yield Assignment("rewards.empathy.checkpoint", inside if inside.is_dir() else rewards)
 
 
 def warm_start(config: RunConfig, output: Path, *, resume: bool) -> None:
@@ -194,7 +193,7 @@ def _examples(config: RunConfig) -> tuple[WarmStartExamples, Splits | None]:
 
     source = config.warmstart.data
     if source is not None:
-        examples = read_examples_of(config, Path(source).expanduser())
+        examples = read_examples_of(config, Path(source))
         return examples, None if config.rewards.empathy.checkpoint is None else load_splits(config)
     splits = load_splits(config)
     return make_examples(config, splits), splits

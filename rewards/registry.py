@@ -9,7 +9,6 @@ from typing import Final
 
 from partner_rl.config.reward_schema import RewardSection
 from partner_rl.config.schema import RunConfig
-from partner_rl.data.readers import SAMPLE
 from rewards import coherence, empathy, fluency, listener, mutual_information
 from rewards.coherence import CoherenceBuilder, CoherenceReward
 from rewards.empathy import EmpathyBuilder, EmpathyReward
@@ -20,25 +19,20 @@ from rewards.mutual_information import MutualInformationBuilder, MutualInformati
 from rewards.scorer import RewardComponent
 
 
-def empathy_folder(config: RunConfig, run_folder: Path) -> Path:
-    """Where the run's empathy classifier is, or is to be written when the configuration names none."""
-    return _classifier_folder(config.rewards.empathy.checkpoint, run_folder, empathy.NAME)
-
-
-def coherence_folder(config: RunConfig, run_folder: Path) -> Path:
-    """Where the run's coherence classifier is, or is to be written when the configuration names none."""
-    return _classifier_folder(config.rewards.coherence.checkpoint, run_folder, coherence.NAME)
+def trained_folder(run_folder: Path, name: str) -> Path:
+    """Where a run puts the classifier that it trains."""
+    # Absolute: actors do not share the driver's working directory.
+    return (run_folder / "rewards" / name).absolute()
 
 
 def _classifier_folder(checkpoint: str | None, run_folder: Path, name: str) -> Path:
-    # Absolute: actors do not share the driver's working directory.
-    return (Path(checkpoint).expanduser() if checkpoint is not None else run_folder / "rewards" / name).absolute()
+    return trained_folder(run_folder, name) if checkpoint is None else Path(checkpoint)
 
 
 def _empathy(config: RunConfig, run_folder: Path) -> RewardComponent:
     section = config.rewards.empathy
     builder = EmpathyBuilder(
-        folder=empathy_folder(config, run_folder),
+        folder=_classifier_folder(section.checkpoint, run_folder, empathy.NAME),
         score=section.score,
         deviations=section.deviations,
         max_tokens=section.max_tokens,
@@ -50,7 +44,7 @@ def _empathy(config: RunConfig, run_folder: Path) -> RewardComponent:
 def _fluency(config: RunConfig, run_folder: Path) -> RewardComponent:
     section = config.rewards.fluency
     builder = FluencyBuilder(
-        model=_model_name(config.models.reward_lm),
+        model=config.models.reward_lm,
         cache_dir=_cache_dir(config),
         max_tokens=config.rewards.max_tokens,
         device=_device(section),
@@ -61,7 +55,7 @@ def _fluency(config: RunConfig, run_folder: Path) -> RewardComponent:
 def _coherence(config: RunConfig, run_folder: Path) -> RewardComponent:
     section = config.rewards.coherence
     builder = CoherenceBuilder(
-        folder=coherence_folder(config, run_folder),
+        folder=_classifier_folder(section.checkpoint, run_folder, coherence.NAME),
         max_tokens=config.rewards.max_tokens,
         device=_device(section),
     )
@@ -71,8 +65,8 @@ def _coherence(config: RunConfig, run_folder: Path) -> RewardComponent:
 def _mutual_information(config: RunConfig, run_folder: Path) -> RewardComponent:
     section, language_model = config.rewards.mutual_information, config.models.reward_lm
     builder = MutualInformationBuilder(
-        forward=_model_name(section.forward_checkpoint or language_model) if section.lambda_mi > 0.0 else None,
-        backward=_model_name(section.backward_checkpoint or language_model) if section.lambda_mi < 1.0 else None,
+        forward=section.forward_checkpoint or language_model if section.lambda_mi > 0.0 else None,
+        backward=section.backward_checkpoint or language_model if section.lambda_mi < 1.0 else None,
         cache_dir=_cache_dir(config),
         max_tokens=config.rewards.max_tokens,
         device=_device(section),
@@ -86,8 +80,8 @@ def _listener(config: RunConfig, run_folder: Path) -> RewardComponent:
     is_encoder = section.scorer == "encoder"
     builder = ListenerBuilder(
         kind=ENCODER if is_encoder else BACKWARD,
-        model=_model_name(models.encoder if is_encoder else backward),
-        data=config.data.model_copy(update={"source": _data_source(config.data.source)}),
+        model=models.encoder if is_encoder else backward,
+        data=config.data,
         candidates=section.candidates,
         temperature=section.temperature,
         cache_dir=_cache_dir(config),
@@ -131,14 +125,4 @@ def _device(section: RewardSection) -> str:
 
 
 def _cache_dir(config: RunConfig) -> Path | None:
-    return None if config.models.cache_dir is None else Path(config.models.cache_dir).expanduser().absolute()
-
-
-def _model_name(name: str) -> str:
-    """The name with a local path made absolute: actors do not share the driver's working directory."""
-    folder = Path(name).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else name
-
-
-def _data_source(source: str) -> str:
-    return source if source == SAMPLE else str(Path(source).expanduser().absolute())
+    return None if config.models.cache_dir is None else Path(config.models.cache_dir)

@@ -54,7 +54,7 @@ def complete(arguments: Sequence[str], storage: str, working_dir: Path) -> tuple
         # What goes on keeps its configuration and its folder.
         return tuple(arguments)
     if name in ("train", "quickstart"):
-        return (*arguments, *_for_a_run(given, storage))
+        return (*arguments, *_for_a_run(given, storage, working_dir))
     if name == "sweep":
         return (*arguments, *_for_a_sweep(given, storage))
     if name == "ablate":
@@ -107,12 +107,14 @@ def _check_files(given: Mapping[str, Any], working_dir: Path) -> None:
             raise PartnerError(f"{path} would stay behind: put it into {working_dir}, and name it as seen from there")
 
 
-def _for_a_run(given: Mapping[str, Any], storage: str) -> list[str]:
+def _for_a_run(given: Mapping[str, Any], storage: str, working_dir: Path) -> list[str]:
     from partner_rl.config.load import load_config
 
     config = load_config(given["preset"], given["overrides"] or [])
     runs = Path(config.runs_dir)
-    return [*([] if runs.is_absolute() else [f"runs_dir={storage}/{runs}"]), *_joining(config)]
+    # What was relative has become absolute here, and would be gone with the job.
+    inside = [runs.relative_to(here) for here in (working_dir.absolute(), Path.cwd()) if runs.is_relative_to(here)]
+    return [*(f"runs_dir={storage}/{path}" for path in inside[:1]), *_joining(config)]
 
 
 def _for_a_sweep(given: Mapping[str, Any], storage: str) -> list[str]:

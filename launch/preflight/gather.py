@@ -35,8 +35,9 @@ from launch.preflight.memory import (
 )
 from launch.preflight.model_shape import ModelShape, find_model, is_built_on_use, shape_of
 from launch.preflight.placement import this_machine
+from partner_rl.config.paths import SAMPLE
 from partner_rl.config.schema import RunConfig, TrackingConfig
-from partner_rl.data.readers import SAMPLE, iter_rows
+from partner_rl.data.readers import iter_rows
 from partner_rl.data.records import Reject
 from partner_rl.models.embedded import EMBEDDED
 from partner_rl.types import Example, PartnerError

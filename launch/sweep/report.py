@@ -20,7 +20,7 @@ from launch.sweep.charts import FRONT, PARALLEL, Line, draw_charts
 from launch.sweep.ledger import SweepFolder, TrialRecord, WeightsFrom, write_text
 from launch.sweep.pareto import choose, losses, pareto_front, scaled
 from launch.sweep.spec import METRICS, SweepSpec
-from partner_rl.config.load import config_yaml, load_config
+from partner_rl.config.load import assignments, config_yaml, load_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.durable import temporary_beside
 from partner_rl.evaluation.summary import write_summary
@@ -116,7 +116,7 @@ def chosen_config(base: str, record: TrialRecord) -> RunConfig:
             values[key] = points[-1][1]
             if len(points) > 1:
                 values[key.removesuffix("weight") + "schedule"] = [list(point) for point in points]
-    return load_config(base, values)
+    return load_config(base, assignments(values))
 
 
 def schedule(weights: Sequence[WeightsFrom], key: str) -> list[tuple[int, float]]:

@@ -37,7 +37,7 @@ from launch.sweep.space import checked_configs, config_maker, planned_points
 from launch.sweep.spec import SweepSpec, read_spec, spec_yaml
 from launch.sweep.trial import TrialSetup, run_trial
 from launch.sweep.yardsticks import LEARNED, yardsticks
-from partner_rl.config.load import load_config, save_config
+from partner_rl.config.load import assignments, load_config, save_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
 
@@ -225,7 +225,7 @@ def _run_on_ray(sweep: Sweep, work: Work, size: Sizing, fixed: Mapping[str, Json
         stack.enter_context(ray_session(config, size.session))
         pool = None
         if spec.share_rewards:
-            shared = on_gpus(spec, load_config(str(folder.base_file), fixed), torch.cuda.device_count())
+            shared = on_gpus(spec, load_config(str(folder.base_file), assignments(fixed)), torch.cuda.device_count())
             pool = stack.enter_context(shared_pool(spec, shared, folder, size.plan))
             session = Session(0.0, size.concurrent, pool.actors, pool.seconds)
         setup = TrialSetup(

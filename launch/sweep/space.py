@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.search.sample import Domain
 
 from launch.sweep.spec import Range, SweepSpec
-from partner_rl.config.load import load_config
+from partner_rl.config.load import assignments, load_config
 from partner_rl.config.reward_schema import WeightedSection
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
@@ -107,11 +107,6 @@ def config_maker(spec: SweepSpec, overrides: Sequence[str]) -> ConfigOf:
             raise PartnerError(f"{given} is the sweep's own business: leave it out (the spec has `group`)")
     own = assignments(spec.overrides)
     return lambda values: load_config(spec.base, [*own, *overrides, *assignments(values)])
-
-
-def assignments(values: Mapping[str, JsonValue]) -> list[str]:
-    """Keys and values as overrides; JSON is YAML."""
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 def checked_configs(

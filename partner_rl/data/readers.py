@@ -11,14 +11,12 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Final
 
+from partner_rl.config.paths import SAMPLE
 from partner_rl.data.epitome import read_epitome
 from partner_rl.data.records import Progress, Record, Reject, Remark, csv_records, jsonl_records, tsv_records
 from partner_rl.data.rows import BadRowError, checked_level, checked_post, parse_pair
 from partner_rl.data.schema import TEXT_COLUMNS, read_parquet
 from partner_rl.types import Example, PartnerError
-
-SAMPLE: Final = "sample"
-"""Name of the corpus that ships with the package."""
 
 ONE_MECHANISM: Final = (
     "levels left out: one mechanism alone does not make a label; read the folder with all three files"

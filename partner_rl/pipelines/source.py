@@ -8,8 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from partner_rl.config.paths import SAMPLE
 from partner_rl.data.convert import convert
-from partner_rl.data.readers import SAMPLE, iter_rows
+from partner_rl.data.readers import iter_rows
 from partner_rl.pipelines.receipts import read_json, write_json
 from partner_rl.types import PartnerError
 

@@ -14,7 +14,7 @@ from partner_rl.algorithm.normalization import RunningMoments
 from partner_rl.algorithm.reward_signal import RewardSignal
 from partner_rl.algorithm.schedules import reweighted, weight_at
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
-from partner_rl.config.load import load_config
+from partner_rl.config.load import assignments, load_config
 from partner_rl.config.reward_schema import EmpathyConfig, FluencyConfig, RewardsConfig
 from partner_rl.config.schema import AlgorithmConfigSection
 from partner_rl.types import Example, PartnerError, RewardBreakdown, ScoreRequest
@@ -191,7 +191,7 @@ def test_a_scheduled_component_must_be_scored():
 def test_a_component_is_scored_when_it_weighs_something_at_some_time(tmp_path):
     keys = {f"rewards.{name}.weight": 0.0 for name in ("fluency", "coherence", "mutual_information")}
     schedules = {"rewards.fluency.schedule": [[1, 0.0], [9, 1.0]], "rewards.coherence.schedule": [[1, 0.0]]}
-    config = load_config("smoke", keys | schedules)
+    config = load_config("smoke", assignments(keys | schedules))
     assert config.rewards.fluency.schedule == ((1, 0.0), (9, 1.0))
     assert list(active_components(config, tmp_path)) == ["empathy", "fluency"]
 
@@ -199,7 +199,7 @@ def test_a_component_is_scored_when_it_weighs_something_at_some_time(tmp_path):
 @pytest.mark.parametrize("schedule", [[], [[3, 1.0], [3, 2.0]], [[0, 1.0]], [[1, 1.0, 2.0]]])
 def test_a_schedule_that_makes_no_sense_is_one_clear_error(schedule):
     with pytest.raises(PartnerError, match=r"rewards\.fluency"):
-        load_config("smoke", {"rewards.fluency.schedule": schedule})
+        load_config("smoke", assignments({"rewards.fluency.schedule": schedule}))
 
 
 @pytest.mark.parametrize("advantage", ["reinforce", "grpo"])

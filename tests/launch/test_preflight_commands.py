@@ -177,13 +177,13 @@ def test_a_dry_run_prints_a_configuration_that_loads(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "--preset", "smoke", "data.source=nothing.csv"], "no data at nothing.csv"),
-        (["train", "--preset", "smoke", "models.policy=nothing"], "there is no model 'nothing'"),
+        (["train", "--preset", "smoke", "data.source=nothing.csv"], "nothing.csv: give 'sample'"),
+        (["train", "--preset", "smoke", "models.policy=nothing"], "there is no model"),
         (["train", "--preset", "smoke", "rewards.empathy.num_gpus=64"], "more GPUs than this machine's"),
         (["train", "--preset", "smoke", "rewards.empathy.checkpoint=nothing"], "no empathy classifier"),
         (["quickstart", "--preset", "smoke", "name=taken"], "taken exists"),
         (["data", "label", "pairs.csv", "out", "--model", "nothing"], "no empathy classifier"),
-        (["data", "curate", "nothing.csv", "out"], "no data at nothing.csv"),
+        (["data", "curate", "nothing.csv", "out"], "nothing.csv: give 'sample'"),
     ],
 )
 def test_a_dry_run_of_what_would_fail_is_status_1(arguments, words, tmp_path, monkeypatch):
@@ -217,7 +217,7 @@ def test_doctor_tells_what_is_wrong_and_is_status_1(tmp_path, monkeypatch):
     status, output = invoke(tmp_path, "doctor", "--preset", "smoke", *wrong)
     assert status == 1
     assert "no API key" in output
-    assert "no data at nothing.csv" in output
+    assert "nothing.csv: give 'sample'" in output
     assert "no Ray cluster answers at 127.0.0.1:1" in output
     assert "2 problems" in output
 

@@ -170,7 +170,11 @@ def test_a_scheduler_has_a_checkpoint_at_each_decision(tmp_path):
     space = {EMPATHY: {"uniform": [0.0, 1.0]}}
     plain = trial_config(setup_of(sweep, spec_of()), sweep, Point(1, {EMPATHY: 0.3}))
     assert (plain.checkpoint.every, plain.checkpoint.keep_every) == (6, None)
-    assert (plain.name, plain.tracking.group, plain.warmstart.checkpoint) == ("trial-0001", "group", "w")
+    assert (plain.name, plain.tracking.group, plain.warmstart.checkpoint) == (
+        "trial-0001",
+        "group",
+        str(Path("w").absolute()),
+    )
     assert plain.rewards.empathy.weight == 0.3
     pbt = spec_of(search="random", space=space, scheduler="pbt", evaluate_every=4)
     config = trial_config(setup_of(sweep, pbt), sweep, Point(1, {EMPATHY: 0.3}))
