@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from launch.console import err, out
-from launch.interrupt import stop_on_request
+from launch.interrupt import INTERRUPTED, stop_on_request
 from launch.preflight.option import DryRunOption
 from launch.run_folder import RunFolder
 from partner_rl.types import PartnerError
@@ -27,8 +27,6 @@ from partner_rl.types import PartnerError
 if TYPE_CHECKING:
     from launch.ablation_plan import PlannedRun
 
-INTERRUPTED: Final = 130
-"""Exit status of a command that Ctrl-C ended."""
 KILL_AFTER_S: Final = 60.0
 """A run that was told to stop at once has this long."""
 REPORT: Final = "report"

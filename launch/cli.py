@@ -1,8 +1,8 @@
 """`partner-rl`: the command line.
 
 A command's module is imported when the command is invoked, so that `partner-rl --help` answers at once. An error that
-is meant for the user (`PartnerError`) is one line and status 1; Ctrl-C is status 130; anything else is one line too,
-with a traceback under `--debug`.
+is meant for the user (`PartnerError`) is one line and status 1; what `launch.interrupt` heeds is status 130; anything
+else is one line too, with a traceback under `--debug`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ import typer
 from rich.text import Text
 
 from launch.console import err, set_up_logging
+from launch.interrupt import INTERRUPTED, heed_signals
 from launch.lazy import LazyCommand, LazyGroup, lazy_group
 from partner_rl.room import is_full_disk
 from partner_rl.types import PartnerError
 
 DEBUG_VARIABLE: Final = "PARTNER_RL_DEBUG"
 """Environment variable that `--debug` sets, so that Ray's workers see it too."""
-
-INTERRUPTED: Final = 130
-"""Exit status after Ctrl-C."""
 
 
 COMMANDS: Final = {
@@ -144,7 +142,9 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The arguments after the program's name; None for those of the process.
     """
-    sys.exit(_run(arguments))
+    with heed_signals():
+        status = _run(arguments)
+    sys.exit(status)
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from partner_rl.types import PartnerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,21 @@ class LazyGroup(TyperGroup):
         return name, command, rest
 
 
+class _FiniteCommand(TyperCommand):
+    """A command that takes finite numbers only: NaN is neither below a minimum nor above a maximum."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command.
+
+        Raises:
+            PartnerError: A number is NaN or infinite.
+        """
+        for name, value in ctx.params.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise PartnerError(f"--{name.replace('_', '-')} is {value}: give a finite number")
+        return super().invoke(ctx)
+
+
 def lazy_group(commands: Mapping[str, LazyCommand], base: type[LazyGroup] = LazyGroup) -> type[LazyGroup]:
     """A class for `typer.Typer(cls=…)` whose groups have these commands."""
     return type("Lazy", (base,), {"lazy": commands})
@@ -59,5 +77,5 @@ def _imported(name: str, lazy: LazyCommand) -> Any:
     if isinstance(target, typer.Typer):
         return typer.main.get_group(target)
     single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    single.command(name)(target)
+    single.command(name, cls=_FiniteCommand)(target)
     return typer.main.get_command(single)

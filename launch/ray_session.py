@@ -15,7 +15,7 @@ from ray.exceptions import AuthenticationError
 from launch.plan import DRIVER, Plan, machine_cores, resource_plan, share_local_gpu
 from launch.preflight.room import require_room
 from partner_rl.config.schema import RunConfig
-from partner_rl.local_ray import on_loopback
+from partner_rl.local_ray import join_ray, session_folder, start_ray
 from partner_rl.types import PartnerError
 
 _ANSWER_S = 5.0
@@ -55,19 +55,13 @@ def ray_session(config: RunConfig, plan: Plan) -> Iterator[None]:
     address = config.resources.address
     try:
         if address is None:
-            with on_loopback():
-                ray.init(
-                    # Without it Ray would rather join whatever cluster RAY_ADDRESS names or runs on this machine.
-                    address="local",
-                    num_cpus=plan.local_ray_cpus,
-                    num_gpus=plan.machine_gpus,
-                    # This machine is of every kind.
-                    resources=dict.fromkeys(config.resources.placement.kinds, 1.0),
-                    object_store_memory=config.resources.object_store_mb * 2**20,
-                    include_dashboard=False,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                )
+            start_ray(
+                num_cpus=plan.local_ray_cpus,
+                num_gpus=plan.machine_gpus,
+                # This machine is of every kind.
+                resources=dict.fromkeys(config.resources.placement.kinds, 1.0),
+                object_store_memory=config.resources.object_store_mb * 2**20,
+            )
         else:
             join(address)
     except PartnerError:
@@ -102,7 +96,7 @@ def join(address: str) -> None:
             reason = error.strerror or error
             raise PartnerError(f"no Ray cluster answers at {address} (resources.address): {reason}") from error
     try:
-        ray.init(address=address, logging_level=logging.ERROR)
+        join_ray(address)
     except AuthenticationError as error:
         raise PartnerError(
             f"the Ray cluster at {address} turns this process away: set RAY_AUTH_MODE=token, and put its token "
@@ -125,6 +119,8 @@ def check_room(config: RunConfig, *, scores_all: bool = True) -> None:
         PartnerError: There is no room, or the cluster cannot be reached.
     """
     config, plan = place_on_this_machine(config, scores_all=scores_all)
-    if config.resources.address is not None:
-        with ray_session(config, plan):
-            pass
+    if config.resources.address is None:
+        session_folder()
+        return
+    with ray_session(config, plan):
+        pass

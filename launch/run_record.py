@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 import psutil
 
+from launch.interrupt import received
 from launch.provenance import provenance
 from partner_rl.durable import sync
 from partner_rl.types import PartnerError
@@ -86,7 +87,7 @@ def recorded(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _end(run_dir, "interrupted", None)
+        _end(run_dir, "interrupted", received())
         raise
     except BaseException as error:
         # The message of an error that is not meant for users may quote a post.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from launch.console import waiting_for
 from launch.guarding import GUARDS_STATE, GuardWatch, RollBack, Stop, decide
@@ -248,13 +248,15 @@ def _replace_lost_learners(
         The iterations done.
 
     Raises:
-        PartnerError: Learners were lost too often without a new checkpoint in between, or Ray's object store is full.
+        PartnerError: Learners were lost too often without a new checkpoint in between, Ray's object store is full, or
+            a learner has something to say to the user.
     """
     if is_full_store(error):
         raise full_store() from error
     lost = algorithm.lost_learners()
     if not lost:
-        raise error
+        # What a remote learner says to the user is not to arrive wrapped in its traceback.
+        raise error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, PartnerError) else error
     logger.warning("%d of %d learners were lost: starting new ones", lost, algorithm.config.num_learners)
     with waiting_for(f"room for {algorithm.config.num_learners} learners", free_resources):
         algorithm.replace_learners()

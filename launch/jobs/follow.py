@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 from launch.console import err, waiting_for
+from launch.interrupt import INTERRUPTED
 from launch.jobs.client import Cluster
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
 
-INTERRUPTED: Final = 130
-"""Exit status of a job that was stopped, as after Ctrl-C."""
 PATIENCE_S: Final = 120.0
 """Seconds for which a cluster may not answer before following it is given up; the job goes on."""
 _PAUSE_S: Final = 1.0

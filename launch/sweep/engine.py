@@ -19,6 +19,7 @@ from launch.sweep.search import POINT, OptunaProposals, scheduler
 from launch.sweep.space import Point
 from launch.sweep.spec import SweepSpec
 from launch.sweep.trial import ENDED
+from partner_rl.local_ray import own_handlers
 
 RunTrial = Callable[[Mapping[str, Any]], None]
 """What runs in a trial's process: given Tune's configuration, with the point under `trial`."""
@@ -29,7 +30,7 @@ SHOWN_FIGURES: Final = 3
 _TUNE: Final = {
     # Tune's own files of figures; ours are the records.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Ctrl-C ends the sweep through Python's own KeyboardInterrupt.
+    # Signals end the sweep through `launch.interrupt`.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Relative paths of the configuration are seen from the user's folder.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -123,7 +124,9 @@ def run_trials(
         ),
     )
     report(0, work.trials)
-    tuner.fit()
+    # Tune would take SIGUSR1 for a wish to end as if all trials had.
+    with own_handlers():
+        tuner.fit()
     return watcher
 
 

@@ -39,6 +39,7 @@ from partner_rl.policy.module import (
     RewriteModule,
 )
 from partner_rl.seeds import generator_of
+from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
     from partner_rl.algorithm.config import RewriteConfig
@@ -213,7 +214,7 @@ class RewriteLearner(TorchLearner):
         parameters = list(self._rewrite_module().trainable_parameters().values())
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, cast(float, self.config.grad_clip)))
         if not np.isfinite(norm):
-            raise FloatingPointError(
+            raise PartnerError(
                 f"the gradient norm is {norm}: lower algorithm.learning_rate, "
                 "or look for extreme rewards in metrics.jsonl"
             )

@@ -15,7 +15,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from partner_rl.local_ray import on_loopback
+from partner_rl.local_ray import join_ray, start_ray
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.units import Unit, one_line
 from partner_rl.types import PartnerError
@@ -42,18 +42,15 @@ def local_ray(resources: Resources, address: str | None = None) -> Iterator[None
     _keep_quiet()
     try:
         if address is None:
-            with _without_stderr(), on_loopback():
-                ray.init(
-                    # Without it Ray would rather join whatever cluster RAY_ADDRESS names or runs on this machine.
-                    address="local",
+            with _without_stderr():
+                start_ray(
                     num_cpus=math.ceil(resources.workers * resources.num_cpus) + 1,
                     object_store_memory=OBJECT_STORE_BYTES,
-                    include_dashboard=False,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
                 )
         else:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            join_ray(address, log_to_driver=False)
+    except PartnerError:
+        raise
     # Where a node does not come up in time, Ray raises a bare Exception.
     except Exception as error:
         where = "locally" if address is None else f"at {address}"

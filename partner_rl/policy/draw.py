@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from partner_rl.types import PartnerError
+
 CHUNK = 512
 """Words whose weights are added up before the distribution is inverted."""
 
@@ -51,16 +53,24 @@ def draw(
         generator: Source of randomness, on the logits' device.
         top_p: The other rows draw from the smallest set of words that holds this share of the probability.
         top_k: And from this many likeliest words; 0 for all.
+
+    Raises:
+        PartnerError: A row's logits are no distribution: one is NaN or infinite, or all are banned.
     """
     shift_N1, likeliest_N1 = logits_NV.max(1, keepdim=True)
     weights_NV = (logits_NV - shift_N1).exp_()
     sums_NC = _chunk_sums(weights_NV)
+    total_N1, kept_NW = sums_NC.sum(1, keepdim=True), None
+    if not total_N1.isfinite().all():
+        raise PartnerError(
+            "the policy has diverged: its logits are not finite numbers; lower algorithm.learning_rate (after a warm "
+            "start alone warmstart.learning_rate) and go back to an earlier checkpoint"
+        )
     drawing_N = ~greedy_N
     uniform_N1 = torch.zeros(len(logits_NV), 1, device=logits_NV.device, dtype=torch.float64)
     uniform_N1[drawing_N] = torch.rand(
         int(drawing_N.sum()), 1, generator=generator, device=logits_NV.device, dtype=torch.float64
     )
-    total_N1, kept_NW = sums_NC.sum(1, keepdim=True), None
     if top_k == 0 and top_p >= 1.0:
         drawn_N1 = _invert_by_chunks(weights_NV, sums_NC, uniform_N1)
     else:

@@ -16,11 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import RayTaskError
 
+from launch.guarding import GuardWatch
+from launch.run_folder import RunFolder
+from launch.training import Snapshot, _replace_lost_learners
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.config.reward_schema import RewardsConfig, RewardSection
 from partner_rl.metric_names import OF_THE_MACHINE
-from partner_rl.types import ScoreRequest
+from partner_rl.types import PartnerError, ScoreRequest
 from rewards.pool import NAMESPACE, create_pools
 from rewards.scorer import ComponentScore, FloatArray, Item, RewardComponent
 from tests.algorithm.toy import build_toy, toy_config
@@ -121,3 +125,19 @@ def test_a_killed_env_runner_is_replaced_and_changes_no_figure(local_ray):
             algorithm.stop()
 
     assert [figures(m) for m in run(kill=True)] == [figures(m) for m in run(kill=False)]
+
+
+@ray.remote
+def refuse() -> None:
+    raise PartnerError("lower algorithm.learning_rate")
+
+
+@pytest.mark.reported
+def test_what_a_learner_has_to_say_arrives_without_its_traceback(local_ray, tmp_path):
+    with pytest.raises(RayTaskError) as wrapped:
+        ray.get(refuse.remote())
+    algo = build_toy(toy_config())
+    with pytest.raises(PartnerError) as told:
+        _replace_lost_learners(algo, RunFolder(tmp_path), GuardWatch(toy_config()), [], Snapshot(0.0), wrapped.value)
+    algo.stop()
+    assert str(told.value) == "lower algorithm.learning_rate"

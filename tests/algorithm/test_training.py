@@ -212,6 +212,19 @@ def test_a_nan_reward_stops_the_run_with_the_row(local_ray):
     algo.stop()
 
 
+@pytest.mark.reported
+def test_a_learning_rate_beyond_reason_ends_with_what_to_do(local_ray):
+    algo = build_toy(toy_config(learning_rate=1e10))
+    with pytest.raises(PartnerError, match=r"lower algorithm\.learning_rate"):
+        train_often(algo, times=4)
+    algo.stop()
+
+
+def train_often(algo, times: int) -> None:
+    for _ in range(times):
+        algo.train()
+
+
 def test_every_epoch_visits_every_example_once():
     pairs = examples()
     epoch = [e for i in range(3) for e in examples_of_iteration(pairs, 4, i, seed=5)]

@@ -165,7 +165,7 @@ def test_ablate_trains_compares_and_goes_on_after_an_interruption(tmp_path):
     # In the middle of the first run.
     while process.poll() is None and not (tmp_path / "out" / FULL / "rewards").is_dir():
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 130, stderr
     assert "the same command goes on" in stderr

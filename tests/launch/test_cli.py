@@ -155,7 +155,9 @@ def test_a_command_may_choose_its_exit_status(status: int, monkeypatch: pytest.M
     assert status_of("broken") == status
 
 
-def test_a_real_interrupt_ends_with_130() -> None:
+@pytest.mark.reported
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_real_signal_ends_with_130(number: signal.Signals) -> None:
     script = (
         "import sys, time, types\nfrom launch import cli\n"
         "def command():\n    print('ready', flush=True)\n    time.sleep(600)\n"
@@ -172,7 +174,7 @@ def test_a_real_interrupt_ends_with_130() -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, printed = process.communicate(timeout=300)
     assert (process.returncode, printed) == (130, "error: interrupted\n")
 

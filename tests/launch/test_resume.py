@@ -22,6 +22,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from launch.run_folder import RunFolder
+from launch.run_record import read_record
 from launch.tracking import METRICS_FILE, SAMPLES_FILE, SampleRow, Tracker
 from launch.training import _restore
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
@@ -378,17 +379,23 @@ def test_a_run_killed_before_its_first_checkpoint_and_in_iteration_4_equals_an_u
 
 
 @pytest.mark.slow
+@pytest.mark.reported
 @pytest.mark.timeout(1800)
-def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_figures(undisturbed, tmp_path):
+def test_sigterm_leaves_a_run_that_resumes_to_the_same_figures(undisturbed, tmp_path):
     run = phases_done(undisturbed, tmp_path)
     command = [*COMMAND, "--resume", run.name]
-    process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     while process.poll() is None and not steps_logged(run):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    # To all of its processes, as a service manager or `timeout` sends it.
+    os.killpg(process.pid, signal.SIGTERM)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 130, stderr
     assert "go on with: partner-rl train --resume" in stderr
+    assert "***" not in stderr, "the native dump of Ray's core"
+    assert (read_record(run)["state"], read_record(run)["reason"]) == ("interrupted", "SIGTERM")
     assert not (run / "export").exists()
     finish(run)
     assert_same_training(run, undisturbed)

@@ -59,10 +59,10 @@ def test_a_sweep_is_interrupted_killed_and_finished(tmp_path):
     (tmp_path / "grid.yaml").write_text(SPEC)
     sweep = SweepFolder(tmp_path / "out")
 
-    # Ctrl-C while the reward models are trained, before Ray runs.
+    # A scheduler's signal while the reward models are trained, before Ray runs.
     process = start(tmp_path, "grid.yaml", "--output", "out")
     wait_until((sweep.shared.path / "rewards").is_dir, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGUSR1)
     _, said = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, said
     assert "go on with: partner-rl sweep --resume out" in " ".join(said.split())

@@ -5,6 +5,7 @@ import torch
 
 from partner_rl.policy import draw as module
 from partner_rl.policy.draw import draw
+from partner_rl.types import PartnerError
 
 
 def logits(rows: int, words: int, scale: float = 3.0) -> torch.Tensor:
@@ -99,3 +100,13 @@ def test_a_mass_below_zero_draws_the_first_word_with_weight():
     cumulative = torch.tensor([[0.0, 0.0, 1.0, 2.0]], dtype=torch.float64)
     for mass in (-1e-12, 0.0):
         assert module._first_above(cumulative, torch.tensor([[mass]], dtype=torch.float64)).item() == 2
+
+
+@pytest.mark.reported
+@pytest.mark.parametrize("truncation", [{}, {"top_k": 3}, {"top_p": 0.5}])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_say_that_the_policy_has_diverged(value, truncation):
+    values = logits(3, 600)
+    values[1, 5] = value
+    with pytest.raises(PartnerError, match=r"diverged.*learning_rate"):
+        everything_drawn(values, **truncation)
