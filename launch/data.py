@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.console import progress as progress_bar
+from launch.data_source import SOURCE_HELP
 from launch.lazy import LazyCommand, lazy_group
 from launch.preflight.option import DryRunOption
 from partner_rl.config.schema import DataConfig
@@ -71,7 +72,7 @@ def pull_command(
 
 @app.command("convert")
 def convert_command(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="sample, a folder in the EPITOME layout, or a file.")],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help=SOURCE_HELP)],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT.parquet", help="The Parquet file to write.")],
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     rejects: Annotated[
@@ -108,7 +109,7 @@ def convert_command(
 
 @app.command("stats")
 def stats_command(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="sample, a folder in the EPITOME layout, or a file.")],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help=SOURCE_HELP)],
     max_post_characters: LengthOption = DEFAULT_MAX_CHARACTERS,
 ) -> None:
     """Count levels, splits and lengths of a corpus; prints no text of any post.

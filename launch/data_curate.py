@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from launch.console import out, progress
+from launch.data_source import SOURCE_HELP, converted
 from launch.preflight.option import DryRunOption
 from partner_rl.curation.duplicates import THRESHOLD
 from partner_rl.curation.pii import PHONE_REGIONS
@@ -17,11 +18,10 @@ from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
 from partner_rl.pipelines.cleaning import TopicSettings
 from partner_rl.pipelines.curate import CurateReport, CurateSettings, curate
 from partner_rl.pipelines.resources import Resources
-from partner_rl.pipelines.source import parquet_source
 
 
 def command(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A folder of .parquet files, or any other corpus.")],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help=SOURCE_HELP)],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the curated files.")],
     topic_model: Annotated[
         Path | None, typer.Option(help="Topic classifier (data train-topic); without it every topic is kept.")
@@ -57,11 +57,8 @@ def command(
         from launch.preflight.dry_run import show_stage
 
         return show_stage({output: "curated pairs"}, source=source, resources=resources, address=address)
-    with progress("Converting") as report_progress:
-        pairs = parquet_source(source, output, max_post_characters, report_progress, overwrite=overwrite)
-    if pairs.rejected:
-        out.print(f"{pairs.rejected} rows could not be read; `partner-rl data convert` lists them", markup=False)
-    report = curate(pairs.path, output, settings, resources, progress, address=address, overwrite=overwrite)
+    pairs = converted(source, output, max_post_characters, overwrite=overwrite)
+    report = curate(pairs, output, settings, resources, progress, address=address, overwrite=overwrite)
     out.print(_table(report))
     out.print(f"{report.kept} of {report.rows_in} pairs written to {output}", soft_wrap=True, markup=False)
 
@@ -69,9 +66,13 @@ def command(
 def _table(report: CurateReport) -> Table:
     table = Table("what", "pairs or places", title="Curated", title_justify="left")
     table.add_row("read", str(report.rows_in))
+    for reason, count in report.rejected.items():
+        table.add_row(f"rejected: {reason}", str(count))
     for reason, count in report.dropped.items():
         table.add_row(f"dropped: {reason.replace('_', ' ')}", str(count))
     table.add_row("kept", str(report.kept), end_section=True)
+    for remark, count in report.remarks.items():
+        table.add_row(remark, str(count))
     for kind, count in report.replaced.items():
         table.add_row(f"replaced: {kind}", str(count))
     table.add_row("rationales dropped", str(report.rationales_dropped))

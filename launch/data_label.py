@@ -10,7 +10,9 @@ from rich.table import Table
 
 from launch.console import out
 from launch.console import progress as progress_bar
+from launch.data_source import SOURCE_HELP, converted
 from launch.preflight.option import DryRunOption
+from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
 from partner_rl.pipelines.label import NUM_LEVELS, ClassifierSettings, LabelReport, label
 from partner_rl.pipelines.receipts import write_json
 from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
@@ -31,7 +33,7 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A Parquet file of pairs, or a folder of them.")],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help=SOURCE_HELP)],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder that receives the labelled pairs.")],
     model: ModelOption,
     workers: WorkersOption = 1,
@@ -51,9 +53,10 @@ def command(
         from launch.preflight.dry_run import classifier_fact, show_stage
 
         files = [classifier_fact("--model", model, "empathy")]
-        return show_stage({output: "labelled pairs"}, source=str(source), resources=resources, files=files)
+        return show_stage({output: "labelled pairs"}, source=source, resources=resources, files=files)
+    pairs = converted(source, output, DEFAULT_MAX_CHARACTERS, overwrite=overwrite)
     with progress_bar("Labelling") as progress:
-        report = label(source, output, classifier, resources, progress, overwrite=overwrite)
+        report = label(pairs, output, classifier, resources, progress, overwrite=overwrite)
     write_json(report.as_json(), output / COUNTS)
     out.print(_levels(report))
     if any(counts.accuracy is not None for counts in report.mechanisms.values()):
@@ -64,6 +67,8 @@ def command(
         soft_wrap=True,
         markup=False,
     )
+    for reason, count in report.rejected.items():
+        out.print(f"{count} rows rejected: {reason}", soft_wrap=True, markup=False)
 
 
 def _levels(report: LabelReport) -> Table:

@@ -19,7 +19,7 @@ from partner_rl.curation.topic_report import Figure, TopicReport, TopicScores
 from partner_rl.data.readers import read_examples
 from partner_rl.models.sources import resolve
 
-_SOURCE: Final = "sample, a folder in the EPITOME layout, or a file of pairs."
+_SOURCE: Final = "as INPUT of `data convert`."
 
 
 def command(

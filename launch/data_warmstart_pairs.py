@@ -11,8 +11,10 @@ from rich.table import Table
 from launch.console import out
 from launch.console import progress as progress_bar
 from launch.data_label import GpusOption, OverwriteOption, ThreadsOption, TokensOption, WorkersOption
+from launch.data_source import SOURCE_HELP, converted
 from launch.preflight.option import DryRunOption
 from partner_rl.config.schema import WarmStartConfig
+from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
 from partner_rl.pipelines.label import ClassifierSettings
 from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
 from partner_rl.pipelines.warmstart_candidates import DEFAULT_MAX_WORDS, DEFAULT_WINDOW, Recipe
@@ -22,7 +24,7 @@ from partner_rl.warmstart.pairs import MIN_LEVEL, MIN_WORDS
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A Parquet file of pairs, or a folder of them.")],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help=SOURCE_HELP)],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder that receives examples and report.")],
     model: Annotated[
         Path | None,
@@ -72,9 +74,9 @@ def command(
         from launch.preflight.dry_run import classifier_fact, show_stage
 
         files = [] if model is None else [classifier_fact("--model", model, "empathy")]
-        return show_stage({output: "examples and report"}, source=str(source), resources=resources, files=files)
+        return show_stage({output: "examples and report"}, source=source, resources=resources, files=files)
     report = make_warmstart_pairs(
-        source,
+        converted(source, output, DEFAULT_MAX_CHARACTERS, overwrite=overwrite),
         output,
         Recipe(window, min_level, max_words, seed, max_sentences, own_experience),
         Balance(max_examples, noop_fraction),
@@ -84,6 +86,8 @@ def command(
         overwrite=overwrite,
     )
     out.print(_balance(report))
+    for reason, count in report.as_json()["rejected"].items():
+        out.print(f"{count} rows rejected: {reason}", soft_wrap=True, markup=False)
     out.print(f"{report.examples} examples in {output}; see {output / REPORT_PAGE}", soft_wrap=True, markup=False)
 
 

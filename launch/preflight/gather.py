@@ -35,7 +35,6 @@ from launch.preflight.memory import (
 )
 from launch.preflight.model_shape import ModelShape, find_model, is_built_on_use, shape_of
 from launch.preflight.placement import this_machine
-from partner_rl.config.paths import SAMPLE
 from partner_rl.config.schema import RunConfig, TrackingConfig
 from partner_rl.data.readers import iter_rows
 from partner_rl.data.records import Reject
@@ -335,7 +334,7 @@ def corpus_facts(config: RunConfig, *, needs_labels: bool) -> Corpus:
     """
     source = config.data.source
     try:
-        rows = list(islice(iter_rows(_first_file(source), config.data.max_post_characters), FIRST_ROWS))
+        rows = list(islice(iter_rows(source, config.data.max_post_characters), FIRST_ROWS))
     except PartnerError as error:
         return Corpus(source, problem=str(error))
     pairs = [row for row in rows if isinstance(row, Example)]
@@ -346,12 +345,6 @@ def corpus_facts(config: RunConfig, *, needs_labels: bool) -> Corpus:
     )
     labelled = sum(pair.empathy is not None for pair in pairs)
     return Corpus(source, len(pairs), rejects, labelled, needs_labels=needs_labels and learns)
-
-
-def _first_file(source: str) -> str:
-    """A folder of Parquet files, which the data commands take, is known by its first one."""
-    files = sorted(Path(source).expanduser().glob("*.parquet")) if source != SAMPLE else []
-    return str(files[0]) if files else source
 
 
 def disk_facts(folder: Path) -> Disk:

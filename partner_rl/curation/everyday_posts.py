@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.resources
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Final
 
+from partner_rl.data.delimited import csv_records
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
-from partner_rl.data.records import Progress, Reject, csv_records
+from partner_rl.data.records import Reject
 from partner_rl.data.rows import BadRowError, checked_post
+from partner_rl.data.text_files import Progress
 from partner_rl.types import PartnerError
 
 EVERYDAY_POSTS: Final = "everyday_posts.csv"
@@ -52,7 +55,7 @@ def read_everyday_posts(path: Path | None = None, progress: Progress | None = No
     if path is not None:
         file = path
 
-    def read_header(found: list[str]) -> list[str]:
+    def read_header(found: Sequence[str]) -> list[str]:
         names = [name.strip().lower() for name in found]
         if names.count("text") != 1:
             raise PartnerError(f"{file.name}: the header must name one column text, and names {names.count('text')}")

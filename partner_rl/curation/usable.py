@@ -7,12 +7,11 @@ from typing import Final
 
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
 
-MISSING: Final = "missing"
 NOT_TEXT: Final = "not_text"
 TOO_SHORT: Final = "too_short"
 TOO_LONG: Final = "too_long"
 
-REASONS: Final = (MISSING, NOT_TEXT, TOO_SHORT, TOO_LONG)
+REASONS: Final = (NOT_TEXT, TOO_SHORT, TOO_LONG)
 """Why a post is of no use, in the order in which it is checked."""
 
 _REPLACEMENT: Final = "\ufffd"
@@ -32,18 +31,15 @@ class Limits:
     max_characters: int = DEFAULT_MAX_CHARACTERS
 
 
-def why_unusable(post: str | None, limits: Limits) -> str | None:
+def why_unusable(post: str, limits: Limits) -> str | None:
     """One of `REASONS`, or None for a post that can be used.
 
-    A post is missing if it is null or white space; it is no text if it holds a NUL or a character that could not be
-    decoded, or not one letter.
+    A post is no text if it holds a NUL or a character that could not be decoded, or not one letter.
 
     Args:
         post: A seeker post or a response.
         limits: Lengths.
     """
-    if post is None or not post.strip():
-        return MISSING
     if len(post) > limits.max_characters:
         return TOO_LONG
     if "\0" in post or _REPLACEMENT in post or not any(map(str.isalpha, post)):

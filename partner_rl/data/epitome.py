@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from typing import Final
 
-from partner_rl.data.records import Progress, Record, Reject, Remark, csv_records
+from partner_rl.data.delimited import csv_records
+from partner_rl.data.records import Record, Reject, Remark
 from partner_rl.data.rows import (
     BadRowError,
     checked_id,
@@ -22,6 +23,7 @@ from partner_rl.data.rows import (
     response_hash,
     seeker_hash,
 )
+from partner_rl.data.text_files import Progress
 from partner_rl.types import MECHANISMS, Example, PartnerError
 
 EPITOME_FILES: Final = tuple(f"{mechanism.replace('_', '-')}-reddit.csv" for mechanism in MECHANISMS)
@@ -63,14 +65,22 @@ def epitome_folder(folder: Traversable) -> Traversable:
     Raises:
         PartnerError: One of the files is missing.
     """
-    candidates = (folder, folder.joinpath("dataset"))
-    for candidate in candidates:
+    for candidate in (folder, folder.joinpath("dataset")):
         if all(candidate.joinpath(name).is_file() for name in EPITOME_FILES):
             return candidate
     raise PartnerError(
-        f"{folder} holds no corpus in the EPITOME layout: expected {', '.join(EPITOME_FILES)} there or in its folder "
-        "dataset; `partner-rl data pull epitome` fetches the public one"
+        f"{folder} holds no corpus in the EPITOME layout ({', '.join(EPITOME_FILES)}, there or in its folder dataset) "
+        "and no other files of pairs; `partner-rl data pull epitome` fetches the public corpus"
     )
+
+
+def is_epitome(folder: Traversable) -> bool:
+    """Whether `epitome_folder` finds the three files."""
+    try:
+        epitome_folder(folder)
+    except PartnerError:
+        return False
+    return True
 
 
 def read_epitome(
@@ -104,7 +114,7 @@ def _part_of(progress: Progress | None, index: int) -> Progress | None:
 def _read_file(path: Traversable, max_characters: int, progress: Progress | None) -> _MechanismFile:
     file = _MechanismFile(path.name)
 
-    def read_header(found: list[str]) -> list[str]:
+    def read_header(found: Sequence[str]) -> list[str]:
         names = [name.strip().lower() for name in found]
         missing = [name for name in EPITOME_COLUMNS if name not in names]
         if missing or len(set(names)) != len(names):

@@ -12,7 +12,7 @@ from typing import Final
 
 from partner_rl.data.epitome import EPITOME_FILES, epitome_folder
 from partner_rl.data.readers import read_examples
-from partner_rl.data.records import Progress
+from partner_rl.data.text_files import Progress
 from partner_rl.types import PartnerError
 
 EPITOME_URL: Final = "https://raw.githubusercontent.com/behavioral-data/Empathy-Mental-Health/HEAD/dataset"

@@ -5,29 +5,36 @@ from __future__ import annotations
 import importlib.resources
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from partner_rl.config.paths import SAMPLE
-from partner_rl.data.epitome import read_epitome
-from partner_rl.data.records import Progress, Record, Reject, Remark, csv_records, jsonl_records, tsv_records
-from partner_rl.data.rows import BadRowError, checked_level, checked_post, parse_pair
-from partner_rl.data.schema import TEXT_COLUMNS, read_parquet
+from partner_rl.data.columns import POSTS, pair_column, pair_columns
+from partner_rl.data.delimited import csv_records, tsv_records
+from partner_rl.data.epitome import EPITOME_FILES, epitome_folder, is_epitome, read_epitome
+from partner_rl.data.folders import data_files
+from partner_rl.data.jsonl import jsonl_records
+from partner_rl.data.parquet import parquet_records
+from partner_rl.data.records import Record, Reject, Remark
+from partner_rl.data.rows import BadRowError, parse_pair
+from partner_rl.data.text_files import Progress
 from partner_rl.types import Example, PartnerError
-
-ONE_MECHANISM: Final = (
-    "levels left out: one mechanism alone does not make a label; read the folder with all three files"
-)
-"""Remark on a file that labels one mechanism only."""
 
 DEFAULT_MAX_CHARACTERS: Final = 20_000
 """A longer post is rejected, unless the caller says otherwise (`DataConfig.max_post_characters`)."""
 
-_POSTS: Final = ("seeker_post", "response_post")
-_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".parquet")
+FORMATS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
+"""How the names of files of pairs end."""
+
+Parse = Callable[[Mapping[str, Any], int], tuple["_T", list[str]]]
+"""A raw row and the longest post → what it holds, and remarks on what was left out; or a `BadRowError`."""
+
+_T = TypeVar("_T")
+_MOST_REASONS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,33 +81,50 @@ def iter_rows(
     """Read a source row by row; only the EPITOME layout, whose files are joined, is held in memory.
 
     Args:
-        source: `sample`, a folder in the EPITOME CSV layout (or one that holds it in `dataset`), or a file: .csv (of
-            one mechanism in that layout, or any with the columns `seeker_post` and `response_post`), .tsv (two columns
-            without header), .jsonl or .parquet. Pairs without ids get hashes of their texts.
+        source: `sample`, a folder in the EPITOME CSV layout (or one that holds it in `dataset`), a file of pairs, or a
+            folder of such files, all of one format: .csv, .tsv, .jsonl or .parquet, with the columns `seeker_post` and
+            `response_post` and whatever else `rows.parse_pair` knows, in any order; a .tsv file of two columns needs
+            no header. What `data curate` and `data label` write is such a folder.
         max_post_characters: A longer post is rejected.
         progress: Called with (done, total) bytes or rows.
 
     Raises:
-        PartnerError: The source does not exist, cannot be read, or lacks columns.
+        PartnerError: The source does not exist, cannot be read, is unfinished, or lacks columns.
     """
-    if source == SAMPLE:
-        folder = importlib.resources.files("partner_rl.data").joinpath("sample")
+    folder = epitome_source(source)
+    if folder is not None:
         return read_epitome(folder, max_post_characters, progress)
+    return iter_files(source_files(source), parse_pair, max_post_characters, progress)
+
+
+def epitome_source(source: str) -> Traversable | None:
+    """The folder with the three files, if the source is the sample or in the EPITOME layout."""
+    if source == SAMPLE:
+        return importlib.resources.files("partner_rl.data").joinpath("sample")
+    folder = Path(source).expanduser()
+    return epitome_folder(folder) if is_epitome(folder) else None
+
+
+def source_files(source: str) -> tuple[Path, ...]:
+    """The files of pairs that a source names, in the order in which they are read.
+
+    Raises:
+        PartnerError: There are none, their format cannot be told, or the folder is unfinished or mixes formats.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
-        return read_epitome(path, max_post_characters, progress)
+        files = data_files(path, FORMATS)
+        if files and not any(file.name in EPITOME_FILES for file in files):
+            return files
+        epitome_folder(path)
     if not path.is_file():
-        raise PartnerError(f"no data at {source}: give {SAMPLE!r}, a folder in the EPITOME layout or a file")
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _checked(path, max_post_characters, progress)
-    if suffix == ".csv":
-        return _read_csv(path, max_post_characters, progress)
-    if suffix == ".tsv":
-        return _pairs(tsv_records(path, _POSTS, progress), path.name, max_post_characters)
-    if suffix == ".jsonl":
-        return _pairs(jsonl_records(path, progress), path.name, max_post_characters)
-    raise PartnerError(f"cannot tell the format of {source}: expected a file that ends in {', '.join(_SUFFIXES)}")
+        raise PartnerError(
+            f"no data at {source}: give {SAMPLE!r}, a file of pairs ({', '.join(FORMATS)}), a folder of them or one in "
+            "the EPITOME layout"
+        )
+    if path.suffix.lower() not in FORMATS:
+        raise PartnerError(f"cannot tell the format of {source}: expected a file that ends in {', '.join(FORMATS)}")
+    return (path,)
 
 
 def write_rejects(rejects: Iterable[Reject], path: Path) -> None:
@@ -120,12 +144,15 @@ def write_rejects(rejects: Iterable[Reject], path: Path) -> None:
         raise PartnerError(f"cannot write rejects file {path}: {error.strerror or error}; choose another") from error
 
 
-def no_pairs_message(source: str, rejects: list[Reject]) -> str:
+def no_pairs_message(source: str, rejects: Sequence[Reject]) -> str:
     """The error message for a source without a usable pair."""
     if not rejects:
         return f"{source} holds no pairs"
     first = rejects[0]
-    return f"{source} holds no usable pair: {len(rejects)} rows rejected, the first at {describe(first)}"
+    return (
+        f"{source} holds no usable pair: {len(rejects)} rows rejected ({reasons(rejects)}), the first at "
+        f"{first.file} line {first.line}"
+    )
 
 
 def describe(reject: Reject) -> str:
@@ -133,57 +160,67 @@ def describe(reject: Reject) -> str:
     return f"{reject.file} line {reject.line}: {reject.reason}"
 
 
-def pair_columns(found: list[str], file: str) -> list[str]:
-    """Names of a CSV file's columns in our spelling.
+def reasons(rejects: Iterable[Reject]) -> str:
+    """The commonest reasons of rejected rows with their numbers, in one line."""
+    counts = Counter(reject.reason for reject in rejects)
+    shown = [f"{count} × {reason}" for reason, count in counts.most_common(_MOST_REASONS)]
+    return ", ".join([*shown, "…"] if len(counts) > _MOST_REASONS else shown)
+
+
+def iter_files(
+    files: Sequence[Path], parse: Parse[_T], max_characters: int, progress: Progress | None = None
+) -> Iterator[_T | Reject | Remark]:
+    """Read files of pairs row by row, one after the other.
 
     Args:
-        found: Names as in the file's header.
-        file: Name of the file.
+        files: The files (see `source_files`).
+        parse: What to make of a row.
+        max_characters: A longer post is rejected.
+        progress: Called with (done, total) bytes or rows.
 
     Raises:
-        PartnerError: The column of one of the two posts is missing, or a name occurs twice.
+        PartnerError: A file cannot be read, or lacks columns.
     """
-    header = [name.strip().lower().replace("-", "_").replace(" ", "_") for name in found]
-    missing = [name for name in _POSTS if name not in header]
-    if missing:
-        raise PartnerError(f"{file}: the header lacks the columns {', '.join(missing)}")
-    if len(set(header)) != len(header):
-        raise PartnerError(f"{file}: the header names a column twice")
-    return header
+    sizes = [file.stat().st_size for file in files]
+    for index, file in enumerate(files):
+        yield from _parsed(_records(file, _part_of(progress, sizes, index)), file.name, parse, max_characters)
 
 
-def _read_csv(path: Traversable, max_characters: int, progress: Progress | None) -> Iterator[Example | Reject | Remark]:
-    records = csv_records(path, lambda found: pair_columns(found, path.name), progress)
-    return _pairs(records, path.name, max_characters)
+def _part_of(progress: Progress | None, sizes: Sequence[int], index: int) -> Progress | None:
+    """Progress of one of several files as a part of all."""
+    if progress is None or len(sizes) == 1:
+        return progress
+    before, size, total = sum(sizes[:index]), sizes[index], sum(sizes)
+    return lambda done, whole: progress(before + size * done // max(whole, 1), total)
 
 
-def _pairs(records: Iterator[Record | Reject], file: str, max_characters: int) -> Iterator[Example | Reject | Remark]:
-    told = False
+def _records(path: Path, progress: Progress | None) -> Iterator[Record | Reject]:
+    def read_header(found: Sequence[str]) -> list[str]:
+        return pair_columns(found, path.name)
+
+    match path.suffix.lower():
+        case ".parquet":
+            return parquet_records(path, read_header, progress)
+        case ".jsonl":
+            return jsonl_records(path, pair_column, progress)
+        case ".tsv":
+            return tsv_records(path, read_header, POSTS, progress)
+        case _:
+            return csv_records(path, read_header, progress)
+
+
+def _parsed(
+    records: Iterator[Record | Reject], file: str, parse: Parse[_T], max_characters: int
+) -> Iterator[_T | Reject | Remark]:
     for record in records:
         if isinstance(record, Reject):
             yield record
             continue
         try:
-            example, remarks = parse_pair(record.values, max_characters)
-            if example.labels is None and record.values.get("level") not in (None, ""):
-                checked_level(record.values["level"], "level")
-                if not told:
-                    remarks.append(ONE_MECHANISM)
-                told = True
+            row, remarks = parse(record.values, max_characters)
         except BadRowError as error:
             yield Reject(record.line, str(error), file)
             continue
-        yield from (Remark(record.line, remark, file) for remark in remarks)
-        yield example
-
-
-def _checked(path: Path, max_characters: int, progress: Progress | None) -> Iterator[Example | Reject | Remark]:
-    for row, example in enumerate(read_parquet(path, progress), start=1):
-        values = {name: getattr(example, name) for name in TEXT_COLUMNS}
-        try:
-            for name in _POSTS:
-                checked_post(values, name, max_characters)
-        except BadRowError as error:
-            yield Reject(row, str(error), path.name)
-        else:
-            yield example
+        for remark in remarks:
+            yield Remark(record.line, remark, file)
+        yield row

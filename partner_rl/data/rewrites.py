@@ -5,21 +5,16 @@ Every row of the source has one outcome, so that what is written about it can be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from partner_rl.data.readers import iter_rows, pair_columns
-from partner_rl.data.records import Progress, Record, Reject, Remark, csv_records, jsonl_records
-from partner_rl.data.rows import BadRowError, checked_post, parse_pair
-from partner_rl.data.schema import BATCH_ROWS
-from partner_rl.types import Example, PartnerError
-
-REWRITTEN = "rewritten_response"
-"""Column of the rewriting; rows without a value have none."""
+from partner_rl.data.columns import REWRITTEN
+from partner_rl.data.readers import epitome_source, iter_files, iter_rows, source_files
+from partner_rl.data.records import Reject, Remark
+from partner_rl.data.rows import checked_post, is_nan, parse_pair
+from partner_rl.data.text_files import Progress
+from partner_rl.types import Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,75 +36,23 @@ def iter_rewritten(
     """Read a source (see `partner_rl.data.readers.iter_rows`) row by row, with the column `rewritten_response`.
 
     Args:
-        source: .csv, .jsonl or .parquet for rewritings; all other sources hold pairs alone.
+        source: As of `iter_rows`; the EPITOME layout holds pairs alone.
         max_characters: A longer post is rejected.
         progress: Called with (done, total) bytes or rows.
 
     Raises:
         PartnerError: The source does not exist, cannot be read, or lacks columns.
     """
-    path = Path(source).expanduser()
-    match path.suffix.lower() if path.is_file() else "":
-        case ".csv":
-            yield from _parsed(_csv(path, progress), path.name, max_characters)
-        case ".jsonl":
-            yield from _parsed(jsonl_records(path, progress), path.name, max_characters)
-        case ".parquet":
-            yield from _from_parquet(path, max_characters, progress)
-        case _:
-            yield from _pairs(source, max_characters, progress)
+    if epitome_source(source) is None:
+        rows = iter_files(source_files(source), _parse, max_characters, progress)
+        return (row for row in rows if not isinstance(row, Remark))
+    pairs = (row for row in iter_rows(source, max_characters, progress) if not isinstance(row, Remark))
+    return (row if isinstance(row, Reject) else RewrittenPair(row, None) for row in pairs)
 
 
-def _pairs(source: str, max_characters: int, progress: Progress | None) -> Iterator[RewrittenPair | Reject]:
-    for row in iter_rows(source, max_characters, progress):
-        if isinstance(row, Reject):
-            yield row
-        elif not isinstance(row, Remark):
-            yield RewrittenPair(row, None)
-
-
-def _csv(path: Path, progress: Progress | None) -> Iterator[Record | Reject]:
-    return csv_records(path, lambda found: pair_columns(found, path.name), progress)
-
-
-def _parsed(records: Iterator[Record | Reject], file: str, max_characters: int) -> Iterator[RewrittenPair | Reject]:
-    for record in records:
-        if isinstance(record, Reject):
-            yield record
-            continue
-        try:
-            example, _ = parse_pair(record.values, max_characters)
-            given = record.values.get(REWRITTEN) not in (None, "")
-            rewritten = checked_post(record.values, REWRITTEN, max_characters) if given else None
-        except BadRowError as error:
-            yield Reject(record.line, str(error), file)
-        else:
-            yield RewrittenPair(example, rewritten)
-
-
-def _from_parquet(path: Path, max_characters: int, progress: Progress | None) -> Iterator[RewrittenPair | Reject]:
-    rows = _pairs(str(path), max_characters, progress)
-    rewritings = _rewritten_column(path)
-    for line, row in enumerate(rows, start=1):
-        rewritten = next(rewritings, None)
-        if isinstance(row, Reject) or not rewritten:
-            yield row
-            continue
-        try:
-            checked = checked_post({REWRITTEN: rewritten}, REWRITTEN, max_characters)
-        except BadRowError as error:
-            yield Reject(line, str(error), path.name)
-        else:
-            yield RewrittenPair(row.example, checked)
-
-
-def _rewritten_column(path: Path) -> Iterator[str | None]:
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if REWRITTEN not in names:
-                return
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[REWRITTEN]):
-                yield from batch.column(0).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise PartnerError(f"{path} is truncated or no Parquet file; convert it again") from error
+def _parse(values: Mapping[str, Any], max_characters: int) -> tuple[RewrittenPair, list[str]]:
+    example, remarks = parse_pair(values, max_characters)
+    rewritten = values.get(REWRITTEN)
+    if rewritten in (None, "") or is_nan(rewritten):
+        return RewrittenPair(example, None), remarks
+    return RewrittenPair(example, checked_post(values, REWRITTEN, max_characters)), remarks

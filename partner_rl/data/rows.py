@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import html
+import math
 import re
 import unicodedata
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 
-from partner_rl.data.schema import level_column, rationales_column
+from partner_rl.data.columns import (
+    LEVEL,
+    RESPONSE_IDS,
+    RESPONSE_POST,
+    SEEKER_IDS,
+    SEEKER_POST,
+    level_column,
+    rationales_column,
+)
 from partner_rl.types import MAX_LEVEL, MECHANISMS, Example, MechanismLabel
 
 DROPPED_RATIONALE: Final = "rationale left out: not part of the response"
@@ -18,7 +28,21 @@ DROPPED_RATIONALE: Final = "rationale left out: not part of the response"
 LEVEL_ZERO_RATIONALE: Final = "rationales left out: the level is 0"
 """Remark on a row with rationales for a mechanism of level 0."""
 
-_LEVELS: Final = {str(level) + ending: level for level in range(MAX_LEVEL + 1) for ending in ("", ".0")}
+PARTLY_LABELLED: Final = "levels left out: a pair needs those of all three mechanisms"
+"""Remark on a row that has a level for some mechanisms only."""
+
+ONE_MECHANISM: Final = (
+    "levels left out: one mechanism alone does not make a label; read the folder with all three files"
+)
+"""Remark on rows that label one mechanism only, as a single file in the EPITOME layout."""
+
+_LEVEL_COLUMNS: Final = tuple(map(level_column, MECHANISMS))
+_RATIONALES_COLUMNS: Final = tuple(map(rationales_column, MECHANISMS))
+
+_NO_VALUE: Final = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>"))
+"""How a table writes that it has no value, in small letters; posts may say so."""
+
+_WHOLE: Final = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
 _PIECE: Final = re.compile(r"&(?:amp|lt|gt|quot|nbsp|#39);|\s+|.", re.DOTALL)
 _ID_DIGEST_BYTES: Final = 8
 
@@ -34,14 +58,14 @@ def checked_post(values: Mapping[str, Any], column: str, max_characters: int) ->
         BadRowError: It is missing, not UTF-8, holds a NUL, is empty or too long.
     """
     value = values.get(column)
-    if value is None:
-        raise BadRowError(f"{column} is missing")
     if not isinstance(value, str):
+        if value is None or is_nan(value):
+            raise BadRowError(f"{column} is missing")
         raise BadRowError(f"{column} is no text")
     _check_characters(value, column)
     if len(value) > max_characters:
         raise BadRowError(f"{column} has {len(value)} characters, the limit is {max_characters}")
-    if not any(_is_visible(character) for character in value):
+    if not any(map(_is_visible, value)):
         raise BadRowError(f"{column} is empty")
     return value
 
@@ -49,19 +73,32 @@ def checked_post(values: Mapping[str, Any], column: str, max_characters: int) ->
 def checked_id(values: Mapping[str, Any], columns: tuple[str, ...]) -> str | None:
     """The identifier in the first of these columns that has one, or None.
 
+    A whole number is the same identifier whether a table holds it as a number, as text, or as pandas writes numbers of
+    a column in which some are missing ("7.0").
+
     Raises:
         BadRowError: It is neither text nor a number, not UTF-8, or holds a NUL.
     """
     for column in columns:
         value = values.get(column)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        if value is not None and not isinstance(value, str):
-            raise BadRowError(f"{column} is neither text nor a number")
-        if value is not None and value.strip():
+        if value is None or is_blank(value):
+            continue
+        if isinstance(value, str):
             _check_characters(value, column)
-            return value.strip()
+            whole = _WHOLE.fullmatch(value.strip()) if "." in value else None
+            return whole[1] if whole else value.strip()
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+            raise BadRowError(f"{column} is neither text nor a number")
+        whole_value = whole_number(value)
+        return str(value if whole_value is None else whole_value)
     return None
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a table has no value here: null, a number that is none, or text that says so."""
+    if isinstance(value, str):
+        return value.strip().lower() in _NO_VALUE
+    return value is None or is_nan(value)
 
 
 def seeker_hash(seeker_post: str) -> str:
@@ -80,8 +117,8 @@ def checked_level(value: Any, column: str) -> int:
     Raises:
         BadRowError: It is not 0, 1 or 2.
     """
-    level = None if isinstance(value, bool) else _LEVELS.get(str(value).strip())
-    if level is None:
+    level = whole_number(value)
+    if level is None or not 0 <= level <= MAX_LEVEL:
         raise BadRowError(f"{column} is not 0, 1 or 2")
     return level
 
@@ -92,10 +129,11 @@ def checked_rationales(value: Any, column: str) -> tuple[str, ...]:
     Raises:
         BadRowError: They are something else, not UTF-8, or hold a NUL.
     """
-    parts = value.split("|") if isinstance(value, str) else value
-    if parts is None:
+    if value is None or is_nan(value):
         return ()
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+    parts = value.split("|") if isinstance(value, str) else value
+    parts = [part for part in parts if part is not None] if isinstance(parts, list) else None
+    if parts is None or not all(isinstance(part, str) for part in parts):
         raise BadRowError(f"{column} is no list of texts")
     for part in parts:
         _check_characters(part, column)
@@ -127,18 +165,21 @@ def make_label(level: int, rationales: tuple[str, ...], response: str) -> tuple[
 def parse_pair(values: Mapping[str, Any], max_characters: int) -> tuple[Example, list[str]]:
     """A pair with ids and, where all three levels are given, labels; and remarks on what was left out.
 
-    Columns: `seeker_post`, `response_post`; optionally `seeker_id` (`sp_id`), `response_id` (`rp_id`) and per
-    mechanism `<mechanism>_level` and `<mechanism>_rationales`.
+    Pairs without ids get hashes of their texts.
+
+    Args:
+        values: A row by the names of `columns.PAIR_COLUMNS`, as any reader finds it.
+        max_characters: A longer post is rejected.
 
     Raises:
         BadRowError: The row cannot be used.
     """
-    seeker = checked_post(values, "seeker_post", max_characters)
-    response = checked_post(values, "response_post", max_characters)
+    seeker = checked_post(values, SEEKER_POST, max_characters)
+    response = checked_post(values, RESPONSE_POST, max_characters)
     labels, remarks = _parse_labels(values, response)
     example = Example(
-        seeker_id=checked_id(values, ("seeker_id", "sp_id")) or seeker_hash(seeker),
-        response_id=checked_id(values, ("response_id", "rp_id")) or response_hash(seeker, response),
+        seeker_id=checked_id(values, SEEKER_IDS) or seeker_hash(seeker),
+        response_id=checked_id(values, RESPONSE_IDS) or response_hash(seeker, response),
         seeker_post=seeker,
         response_post=response,
         labels=labels,
@@ -149,13 +190,14 @@ def parse_pair(values: Mapping[str, Any], max_characters: int) -> tuple[Example,
 def _parse_labels(
     values: Mapping[str, Any], response: str
 ) -> tuple[tuple[MechanismLabel, MechanismLabel, MechanismLabel] | None, list[str]]:
-    given = [values.get(level_column(mechanism)) not in (None, "") for mechanism in MECHANISMS]
-    if not any(given):
-        return None, []
+    given = {column: values[column] for column in _LEVEL_COLUMNS if values.get(column) is not None}
+    levels = [checked_level(value, column) for column, value in given.items() if not is_blank(value)]
+    if not levels:
+        return None, _remark_on_one_mechanism(values)
+    if len(levels) < len(MECHANISMS):
+        return None, [PARTLY_LABELLED]
     labels, remarks = [], []
-    for mechanism in MECHANISMS:
-        level = checked_level(values.get(level_column(mechanism)), level_column(mechanism))
-        column = rationales_column(mechanism)
+    for column, level in zip(_RATIONALES_COLUMNS, levels, strict=True):
         label, more = make_label(level, checked_rationales(values.get(column), column), response)
         labels.append(label)
         remarks.extend(more)
@@ -163,11 +205,34 @@ def _parse_labels(
     return (first, second, third), remarks
 
 
+def _remark_on_one_mechanism(values: Mapping[str, Any]) -> list[str]:
+    if is_blank(values.get(LEVEL)):
+        return []
+    checked_level(values[LEVEL], LEVEL)
+    return [ONE_MECHANISM]
+
+
+def whole_number(value: Any) -> int | None:
+    """The integer that a number, or a text that writes one, equals; None where there is none."""
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else value
+    if isinstance(value, float | Decimal):
+        return int(value) if math.isfinite(value) and value == int(value) else None
+    match = _WHOLE.fullmatch(value.strip()) if isinstance(value, str) else None
+    return int(match[1]) if match else None
+
+
+def is_nan(value: Any) -> bool:
+    """Whether a value is the number that stands for a missing one."""
+    return isinstance(value, float | Decimal) and math.isnan(value)
+
+
 def _check_characters(value: str, column: str) -> None:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise BadRowError(f"{column} is not UTF-8") from None
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise BadRowError(f"{column} is not UTF-8") from None
     if "\0" in value:
         raise BadRowError(f"{column} holds a NUL")
 

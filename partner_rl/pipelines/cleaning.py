@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from partner_rl.curation import duplicates, pii
-from partner_rl.curation.usable import MISSING, Limits, why_unusable
-from partner_rl.data.schema import PAIR_SCHEMA, TEXT_COLUMNS, rationales_column
+from partner_rl.curation.usable import Limits, why_unusable
+from partner_rl.data.batches import parse_batch
+from partner_rl.data.columns import POSTS, rationales_column
+from partner_rl.data.schema import PAIR_SCHEMA, batch_from_examples
 from partner_rl.pipelines.stage import Transform
-from partner_rl.types import MECHANISMS
+from partner_rl.types import MECHANISMS, Example
 
 if TYPE_CHECKING:
     from partner_rl.curation.topic import TopicFilter
@@ -36,9 +38,6 @@ OFF_TOPIC: Final = "off_topic"
 
 RATIONALES_DROPPED: Final = "rationales_dropped"
 """Count of rationales that are no substring of the cleaned response any more."""
-
-_POSTS: Final = ("seeker_post", "response_post")
-_IDS: Final = tuple(name for name in TEXT_COLUMNS if name not in _POSTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,28 +91,25 @@ class _Clean:
         self._topic = topic
 
     def __call__(self, batch: pa.Table) -> tuple[pa.Table, Counter[str]]:
-        counts: Counter[str] = Counter()
-        batch = self._drop_unusable(batch, counts)
+        examples, counts = parse_batch(batch)
+        batch = self._drop_unusable(examples, counts)
         batch = self._replace_personal_data(batch, counts)
         batch = self._drop_off_topic(batch, counts)
         return _with_keys(batch), counts
 
-    def _drop_unusable(self, batch: pa.Table, counts: Counter[str]) -> pa.Table:
+    def _drop_unusable(self, examples: Sequence[Example], counts: Counter[str]) -> pa.Table:
         limits = self._settings.limits
-        ids = [batch[name].is_null().to_pylist() for name in _IDS]
-        posts = [_texts(batch[name]) for name in _POSTS]
-        keep = []
-        for seeker, response, *no_ids in zip(*posts, *ids, strict=True):
-            reason = (
-                why_unusable(seeker, limits) or why_unusable(response, limits) or (MISSING if any(no_ids) else None)
-            )
-            keep.append(reason is None)
-            if reason is not None:
+        kept = []
+        for example in examples:
+            reason = why_unusable(example.seeker_post, limits) or why_unusable(example.response_post, limits)
+            if reason is None:
+                kept.append(example)
+            else:
                 counts[f"dropped/{reason}"] += 1
-        return batch if all(keep) else batch.filter(pa.array(keep, type=pa.bool_()))
+        return pa.Table.from_batches([batch_from_examples(kept)])
 
     def _replace_personal_data(self, batch: pa.Table, counts: Counter[str]) -> pa.Table:
-        for name in _POSTS:
+        for name in POSTS:
             posts = batch[name].to_pylist()
             changed: dict[int, str] = {}
             for row, post in enumerate(posts):
@@ -155,21 +151,12 @@ class _Clean:
 
 
 def _with_keys(batch: pa.Table) -> pa.Table:
-    seekers, responses = ([duplicates.words(post) for post in batch[name].to_pylist()] for name in _POSTS)
+    seekers, responses = ([duplicates.words(post) for post in batch[name].to_pylist()] for name in POSTS)
     keys_N = duplicates.exact_keys(seekers, responses)
     bands_ND = duplicates.signatures(seekers, responses)
     columns = [*(batch[name] for name in PAIR_SCHEMA.names), pa.array(keys_N)]
     columns += [pa.array(np.ascontiguousarray(band_N)) for band_N in bands_ND.T]
     return pa.table(columns, names=CLEAN_SCHEMA.names)
-
-
-def _texts(column: pa.ChunkedArray) -> Sequence[str | None]:
-    """The posts; bytes that are no UTF-8 become replacement characters."""
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
-        raw = column.cast(pa.binary()).to_pylist()
-        return [None if post is None else post.decode("utf-8", errors="replace") for post in raw]
 
 
 def _replaced(batch: pa.Table, name: str, values: Sequence[object]) -> pa.Table:

@@ -21,12 +21,13 @@ from typing import Any, Final
 
 from partner_rl.curation import duplicates, pii
 from partner_rl.curation.usable import REASONS, Limits
+from partner_rl.data.batches import REJECTED, REMARKED, counts_under, pair_fields
+from partner_rl.data.folders import RECEIPTS
 from partner_rl.data.schema import PAIR_SCHEMA
 from partner_rl.pipelines.cleaning import CLEAN_SCHEMA, OFF_TOPIC, RATIONALES_DROPPED, CleanBuilder, TopicSettings
 from partner_rl.pipelines.deduplication import MARKS, KeepBuilder, mark_duplicates, offsets
 from partner_rl.pipelines.ray_data import local_ray
 from partner_rl.pipelines.receipts import (
-    RECEIPTS,
     locked,
     read_json,
     refuse_difference,
@@ -36,7 +37,7 @@ from partner_rl.pipelines.receipts import (
     write_json,
 )
 from partner_rl.pipelines.resources import Resources
-from partner_rl.pipelines.stage import Stage, StageReport, run_stage, schema_check
+from partner_rl.pipelines.stage import Stage, StageReport, columns_of, run_stage
 from partner_rl.pipelines.units import plan_units
 from partner_rl.types import PartnerError
 
@@ -88,6 +89,8 @@ class CurateReport:
         replaced: Kind of personal data → how many were replaced, in the pairs that passed the first checks.
         rationales_dropped: Rationales that are no part of their response any more.
         seconds: Time that this run took.
+        rejected: Why rows are no pairs → how many.
+        remarks: What was left out of pairs → of how many.
     """
 
     rows_in: int
@@ -96,6 +99,8 @@ class CurateReport:
     replaced: Mapping[str, int]
     rationales_dropped: int
     seconds: float
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
 
 def curate(
@@ -127,7 +132,7 @@ def curate(
     pii.check_regions(settings.phone_regions)
     if settings.topic is not None and not settings.topic.model.is_dir():
         raise PartnerError(f"no topic model at {settings.topic.model}: `partner-rl data train-topic` makes one")
-    units = plan_units(source, resources.rows_per_unit, schema_check(PAIR_SCHEMA))
+    units = plan_units(source, resources.rows_per_unit, pair_fields)
     record = run_record("curate", settings.record(), resources.rows_per_unit, units)
     if overwrite:
         _remove(output)
@@ -157,8 +162,7 @@ def _passes(
     clean = work / "clean"
     device = "cuda" if resources.num_gpus else "cpu"
     builder = CleanBuilder(settings.limits, settings.phone_regions, settings.topic, device)
-    columns = tuple(PAIR_SCHEMA.names)
-    first = Stage("curate", builder, columns, schema_check(PAIR_SCHEMA), CLEAN_SCHEMA, record["settings"])
+    first = Stage("curate", builder, pair_fields, CLEAN_SCHEMA, record["settings"])
     with show("Cleaning pairs") as progress:
         cleaned = run_stage(first, source, clean, resources, progress)
     if not cleaned.rows_out:
@@ -166,14 +170,15 @@ def _passes(
     with show("Finding duplicates (bands)") as progress:
         marks = mark_duplicates(clean, work, settings.near_threshold, progress)
     keeper = KeepBuilder(marks, offsets(clean))
-    last = Stage("curate", keeper, columns, schema_check(CLEAN_SCHEMA), PAIR_SCHEMA, record["settings"])
+    last = Stage("curate", keeper, columns_of(CLEAN_SCHEMA), PAIR_SCHEMA, record["settings"])
     with show("Writing pairs") as progress:
         kept = run_stage(last, clean, output, Resources(resources.workers, resources.num_cpus, 0, _COPY_ROWS), progress)
     return _counts(cleaned.rows_in, kept.rows_out, Counter(cleaned.counts) + Counter(kept.counts))
 
 
 def _reasons(report: StageReport) -> str:
-    return ", ".join(f"{name.removeprefix('dropped/')}: {count}" for name, count in sorted(report.counts.items()))
+    counts = {name.partition("/")[2] or name: count for name, count in sorted(report.counts.items())}
+    return ", ".join(f"{name}: {count}" for name, count in counts.items())
 
 
 def _counts(rows_in: int, kept: int, counts: Mapping[str, int]) -> dict[str, Any]:
@@ -186,6 +191,8 @@ def _counts(rows_in: int, kept: int, counts: Mapping[str, int]) -> dict[str, Any
         "dropped": part("dropped", (*REASONS, OFF_TOPIC, "duplicate_exact", "duplicate_near")),
         "replaced": part("replaced", pii.KINDS.values()),
         "rationales_dropped": counts.get(RATIONALES_DROPPED, 0),
+        "rejected": counts_under(counts, REJECTED),
+        "remarks": counts_under(counts, REMARKED),
     }
 
 

@@ -16,11 +16,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from partner_rl.data.schema import PAIR_SCHEMA, TEXT_COLUMNS, level_column, rationales_column
+from partner_rl.data.batches import REJECTED, counts_under, pair_fields, parse_batch
+from partner_rl.data.columns import level_column, rationales_column
+from partner_rl.data.schema import PAIR_SCHEMA, TEXT_COLUMNS
 from partner_rl.pipelines.model_folder import folder_digest
 from partner_rl.pipelines.resources import Resources
-from partner_rl.pipelines.stage import RowError, Stage, StageReport, run_stage, schema_check
-from partner_rl.types import MAX_LEVEL, MECHANISMS, MechanismLabel, PartnerError
+from partner_rl.pipelines.stage import Stage, StageReport, run_stage
+from partner_rl.types import MAX_LEVEL, MECHANISMS, Example, MechanismLabel, PartnerError
 from rewards.empathy_model import EmpathyClassifier, EmpathyPrediction, MechanismPrediction
 
 NUM_LEVELS: Final = MAX_LEVEL + 1
@@ -65,8 +67,6 @@ LABELLED_SCHEMA: Final = pa.schema(
     ]
 )
 """The columns of labelled files."""
-
-_INPUT_COLUMNS: Final = (*TEXT_COLUMNS, *(level_column(mechanism) for mechanism in MECHANISMS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +133,13 @@ class Labeller:
         """Label a batch.
 
         Raises:
-            RowError: A row has an empty id or post.
             PartnerError: The classifier's answer cannot be right.
         """
-        texts = {name: batch[name].to_pylist() for name in TEXT_COLUMNS}
-        for row, values in enumerate(zip(*texts.values(), strict=True)):
-            if any(value is None for value in values):
-                raise RowError(row, "an empty id or post")
+        examples, counts = parse_batch(batch)
+        texts = {name: [getattr(example, name) for example in examples] for name in TEXT_COLUMNS}
         predictions = predict_checked(self._predict, texts["seeker_post"], texts["response_post"])
-        return _table(texts, predictions), _counts(batch, predictions)
+        counts.update(_counts(examples, predictions))
+        return _table(texts, predictions), counts
 
 
 def predict_checked(predict: Predict, seekers: Sequence[str], responses: Sequence[str]) -> list[EmpathyPrediction]:
@@ -200,13 +198,13 @@ def _table(texts: Mapping[str, list[str]], predictions: Sequence[EmpathyPredicti
     return pa.Table.from_pydict(columns, schema=LABELLED_SCHEMA)
 
 
-def _counts(batch: pa.Table, predictions: Sequence[EmpathyPrediction]) -> Counter[str]:
+def _counts(examples: Sequence[Example], predictions: Sequence[EmpathyPrediction]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for m, mechanism in enumerate(MECHANISMS):
         levels = [prediction[m].level for prediction in predictions]
         counts.update(f"level/{mechanism}/{level}" for level in levels)
         counts[f"rationales/{mechanism}"] += sum(len(prediction[m].rationales) for prediction in predictions)
-        given = batch[level_column(mechanism)].to_pylist()
+        given = [None if example.labels is None else example.labels[m].level for example in examples]
         pairs = zip(given, levels, strict=True)
         counts.update(f"given/{mechanism}/{old}/{new}" for old, new in pairs if old is not None)
     return counts
@@ -242,17 +240,20 @@ class LabelReport:
         stage: Rows, units and seconds.
         new_rows: Rows that this run labelled; the others were done before.
         mechanisms: Mechanism → its counts, all rows.
+        rejected: Why rows are no pairs → how many.
     """
 
     stage: StageReport
     new_rows: int
     mechanisms: Mapping[str, MechanismCounts]
+    rejected: Mapping[str, int]
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON values; holds no text."""
         return {
             "rows": self.stage.rows_out,
             "new_rows": self.new_rows,
+            "rejected": dict(self.rejected),
             "seconds": round(self.stage.seconds, 2),
             "mechanisms": {
                 mechanism: {
@@ -275,8 +276,7 @@ def label_stage(classifier: ClassifierSettings) -> Stage:
     return Stage(
         name="label",
         build=LabellerBuilder(classifier),
-        input_columns=_INPUT_COLUMNS,
-        check_schema=schema_check(pa.schema([PAIR_SCHEMA.field(name) for name in _INPUT_COLUMNS])),
+        columns=pair_fields,
         output_schema=LABELLED_SCHEMA,
         settings=classifier.record(),
     )
@@ -314,7 +314,11 @@ def label(
             progress(done, total)
 
     report = run_stage(label_stage(classifier), source, output, resources, report_progress, overwrite=overwrite)
-    return LabelReport(report, report.rows_in - (earlier or 0), _summary(report.counts))
+    rejected = counts_under(report.counts, REJECTED)
+    if not report.rows_out:
+        why = ", ".join(f"{count} × {reason}" for reason, count in rejected.items())
+        raise PartnerError(f"{source}: not one of {report.rows_in} rows can be used ({why})")
+    return LabelReport(report, report.rows_in - (earlier or 0), _summary(report.counts), rejected)
 
 
 def _summary(counts: Mapping[str, int]) -> dict[str, MechanismCounts]:

@@ -18,16 +18,12 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
+from partner_rl.data.folders import RECEIPTS, RUN
 from partner_rl.pipelines.units import Unit
 from partner_rl.types import PartnerError
 
-RECEIPTS: Final = "_receipts"
-"""Folder of the receipts in an output folder."""
-
 TEMPORARY: Final = ".tmp-"
 """Beginning of the names of files that are being written."""
-
-_RUN: Final = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +64,8 @@ def run_record(stage: str, settings: Mapping[str, Any], rows_per_unit: int, unit
         "version": version("partner-rl"),
         "settings": {**settings, "rows_per_unit": rows_per_unit},
         "input": files,
+        # What tells readers of the folder whether it is whole.
+        "units": len(units),
     }
     # Through JSON, so that it compares equal with what is read again.
     loaded: dict[str, Any] = json.loads(json.dumps(record, sort_keys=True))
@@ -106,7 +104,7 @@ def open_output(output: Path, record: Mapping[str, Any]) -> None:
     Raises:
         PartnerError: The folder holds other results; says what differs.
     """
-    path = output / RECEIPTS / _RUN
+    path = output / RECEIPTS / RUN
     if not path.exists():
         refuse_foreign(output)
         write_json(record, path)
@@ -148,12 +146,12 @@ def remove_results(output: Path) -> None:
     """Deletes what a stage wrote into a folder: the files that have receipts, the receipts, unfinished files."""
     receipts = output / RECEIPTS
     for path in sorted(receipts.glob("*.json")):
-        if path.name != _RUN:
+        if path.name != RUN:
             (output / f"{path.stem}.parquet").unlink(missing_ok=True)
             path.unlink()
     remove_unfinished(output)
     # Last, so that an interruption leaves a folder that can be overwritten again.
-    (receipts / _RUN).unlink(missing_ok=True)
+    (receipts / RUN).unlink(missing_ok=True)
 
 
 def finished(output: Path, units: Sequence[Unit], record: Mapping[str, Any]) -> dict[str, Receipt]:

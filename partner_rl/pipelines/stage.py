@@ -8,7 +8,7 @@ A unit's file is written under a temporary name and renamed when it is whole; th
 (`receipts.py`). Run again, a stage does what has no receipt yet.
 
 Example:
-    stage = Stage("shout", Shout, ("text",), schema_check(TEXT), TEXT, settings={})
+    stage = Stage("shout", Shout, columns_of(TEXT), TEXT, settings={})
     with local_ray(resources):
         report = run_stage(stage, Path("posts"), Path("loud"), resources)
 """
@@ -27,13 +27,12 @@ from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from partner_rl.data.schema import level_column
+from partner_rl.data.folders import RECEIPTS
+from partner_rl.data.parquet import READ_OPTIONS
 from partner_rl.pipelines.ray_data import local_ray, map_units
 from partner_rl.pipelines.receipts import (
-    RECEIPTS,
     TEMPORARY,
     Receipt,
     fingerprint,
@@ -47,7 +46,7 @@ from partner_rl.pipelines.receipts import (
 )
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.units import Unit, one_line, plan_units
-from partner_rl.types import MAX_LEVEL, MECHANISMS, PartnerError
+from partner_rl.types import PartnerError
 
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
@@ -57,8 +56,6 @@ ROW_GROUP_ROWS: Final = 2048
 
 MAX_ATTEMPTS: Final = 3
 """How often a unit is begun in a run: after as many deaths of its worker, the run stops."""
-
-_READ_BUFFER_BYTES: Final = 1 << 20
 
 
 class Transform(Protocol):
@@ -111,16 +108,15 @@ class Stage:
     Attributes:
         name: Names the stage in messages and receipts.
         build: Makes the transform, in the worker; must be picklable. Models are loaded here.
-        input_columns: The columns that the transform reads, in this order.
-        check_schema: Raises a `PartnerError` about an input file with the wrong columns (see `schema_check`).
+        columns: The columns of an input file that the transform reads, in this order; raises a `PartnerError` about a
+            file with the wrong ones (see `columns_of`, `batches.pair_fields`).
         output_schema: The columns of the output files.
         settings: All that changes the output, as JSON values; a folder made with others is refused.
     """
 
     name: str
     build: Callable[[], Transform]
-    input_columns: tuple[str, ...]
-    check_schema: Callable[[pa.Schema, Path], None]
+    columns: Callable[[pa.Schema, Path], tuple[str, ...]]
     output_schema: pa.Schema
     settings: Mapping[str, Any]
 
@@ -172,7 +168,7 @@ def run_stage(
             other results; the transform fails. No file that is not whole is left under its final name.
     """
     started = time.monotonic()
-    units = plan_units(source, resources.rows_per_unit, stage.check_schema)
+    units = plan_units(source, resources.rows_per_unit, stage.columns)
     folder = source if source.is_dir() else source.parent
     if output.resolve() == folder.resolve():
         raise PartnerError(f"{output} is the folder of the input: choose another one for the output")
@@ -197,27 +193,28 @@ def run_stage(
     return _summary(receipts, skipped, time.monotonic() - started)
 
 
-def schema_check(required: pa.Schema) -> Callable[[pa.Schema, Path], None]:
-    """A check that a file has these columns with these types, among others; the names of list items do not matter.
+def columns_of(required: pa.Schema) -> Callable[[pa.Schema, Path], tuple[str, ...]]:
+    """The columns of a schema, which a file must have with these types; the names of list items do not matter.
 
     Returns:
-        A picklable function for `Stage.check_schema`.
+        A picklable function for `Stage.columns`.
     """
-    return _SchemaCheck(required)
+    return _Columns(required)
 
 
 @dataclass(frozen=True)
-class _SchemaCheck:
+class _Columns:
     required: pa.Schema
 
-    def __call__(self, found: pa.Schema, path: Path) -> None:
+    def __call__(self, found: pa.Schema, path: Path) -> tuple[str, ...]:
         missing = [name for name in self.required.names if name not in found.names]
         if missing:
             raise PartnerError(f"{path} lacks the columns {', '.join(missing)}: is it the right file?")
         for field in self.required:
             other = found.field(field.name).type
             if not _same_type(other, field.type):
-                raise PartnerError(f"{path}: column {field.name} is {other}, expected {field.type}; convert it again")
+                raise PartnerError(f"{path}: column {field.name} is {other}, expected {field.type}; make it again")
+        return tuple(self.required.names)
 
 
 def _same_type(found: pa.DataType, wanted: pa.DataType) -> bool:
@@ -320,18 +317,15 @@ class UnitWorker:
 
     def _batches(self, unit: Unit) -> Iterator[tuple[int, pa.Table]]:
         """The index in the file of each batch's first row, and the batch."""
-        columns = list(self._stage.input_columns)
         first_row = unit.first_row
         path = unit.file.path
         try:
-            # Without pre-buffering and with a small buffer, a huge row group is read page by page.
-            options = {"pre_buffer": False, "buffer_size": _READ_BUFFER_BYTES, "page_checksum_verification": True}
-            with pq.ParquetFile(path, **options) as file:
+            with pq.ParquetFile(path, **READ_OPTIONS, page_checksum_verification=True) as file:
+                columns = list(self._stage.columns(file.schema_arrow, path))
                 for batch in file.iter_batches(
                     self._batch_rows, row_groups=list(unit.row_groups), columns=columns, use_threads=False
                 ):
                     table = pa.Table.from_batches([batch]).select(columns)
-                    _check_levels(unit, first_row, table)
                     yield first_row, table
                     first_row += batch.num_rows
         except (pa.ArrowException, OSError) as error:
@@ -349,19 +343,6 @@ def _count_attempt(path: Path, unit: Unit) -> None:
             f"{MAX_ATTEMPTS} workers died on rows {unit.first_row} to {unit.first_row + unit.rows - 1} of "
             f"{unit.file.path}: is there memory for so many workers? Run again with fewer, or with smaller batches"
         )
-
-
-def _check_levels(unit: Unit, first_row: int, batch: pa.Table) -> None:
-    for mechanism in MECHANISMS:
-        name = level_column(mechanism)
-        if name not in batch.column_names:
-            continue
-        levels = batch[name]
-        bad = pc.indices_nonzero(pc.fill_null(pc.or_(pc.less(levels, 0), pc.greater(levels, MAX_LEVEL)), False))
-        if len(bad):
-            row = bad[0].as_py()
-            reason = f"{name} is {levels[row].as_py()}, expected 0…{MAX_LEVEL} or null"
-            raise _row_error(unit, first_row + row, reason)
 
 
 def _row_error(unit: Unit, row: int, reason: str) -> PartnerError:

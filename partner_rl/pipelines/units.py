@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from partner_rl.data.folders import data_files
 from partner_rl.types import PartnerError
 
 
@@ -68,26 +69,25 @@ def parquet_files(source: Path) -> tuple[Path, ...]:
         source: A .parquet file or a folder of them.
 
     Raises:
-        PartnerError: There is no such file or folder, or the folder holds no Parquet file.
+        PartnerError: There is no such file or folder, or the folder is unfinished or holds no Parquet file.
     """
     if source.is_file():
         return (source,)
     if not source.is_dir():
         raise PartnerError(f"no data at {source}: give a .parquet file or a folder of them")
-    files = (path for path in source.glob("*.parquet") if path.name[0] not in "._")
-    found = tuple(sorted(path for path in files if path.is_file()))
+    found = data_files(source, (".parquet",))
     if not found:
         raise PartnerError(f"the folder {source} holds no .parquet file")
     return found
 
 
-def plan_units(source: Path, rows_per_unit: int, check_schema: Callable[[pa.Schema, Path], None]) -> tuple[Unit, ...]:
+def plan_units(source: Path, rows_per_unit: int, columns: Callable[[pa.Schema, Path], object]) -> tuple[Unit, ...]:
     """Cuts all files of a source into units. Only footers are read.
 
     Args:
         source: A .parquet file or a folder of them.
         rows_per_unit: A unit ends with the row group that reaches this number of rows.
-        check_schema: Raises a `PartnerError` about a file with other columns than needed.
+        columns: Raises a `PartnerError` about a file with other columns than needed.
 
     Raises:
         PartnerError: A file is missing, truncated, no Parquet file or has a wrong schema, or there is no row at all.
@@ -95,7 +95,7 @@ def plan_units(source: Path, rows_per_unit: int, check_schema: Callable[[pa.Sche
     units: list[Unit] = []
     for path in parquet_files(source):
         file, schema = _read_footer(path)
-        check_schema(schema, path)
+        columns(schema, path)
         units.extend(_cut(file, rows_per_unit))
     if not units:
         raise PartnerError(f"{source} holds no rows")

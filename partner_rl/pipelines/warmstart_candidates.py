@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from partner_rl.config.schema import EnvConfig, PolicyConfig
-from partner_rl.data.schema import PAIR_SCHEMA, examples_from_batch, level_column
+from partner_rl.data.batches import pair_fields, parse_batch
+from partner_rl.data.columns import level_column, pair_column
 from partner_rl.pipelines.label import ClassifierSettings, Predict, labels_of, predict_checked
 from partner_rl.pipelines.resources import Resources
-from partner_rl.pipelines.stage import Stage, schema_check
+from partner_rl.pipelines.stage import Stage
 from partner_rl.pipelines.units import parquet_files
 from partner_rl.types import MECHANISMS, Example, PartnerError
 from partner_rl.warmstart.annotate import AnnotatedResponse, SentenceScorer, annotate, annotate_checked, why_unusable
@@ -101,11 +102,10 @@ class Extractor:
         """Extract a batch's examples. Neutral sentences to be replaced come from the same batch.
 
         Raises:
-            PartnerError: A row has an empty id or post or labels for some mechanisms only, or the classifier's answer
-                cannot be right.
+            PartnerError: The classifier's answer cannot be right.
         """
-        examples = [one for part in batch.combine_chunks().to_batches() for one in examples_from_batch(part)]
-        counts = Counter({"responses/read": len(examples)})
+        examples, counts = parse_batch(batch)
+        counts["responses/read"] += len(examples)
         responses = self._annotated(examples, counts)
         rng = np.random.default_rng(_hash(self._recipe.seed, *(example.response_id for example in examples)))
         recipe = self._recipe
@@ -162,8 +162,7 @@ def candidate_stage(recipe: Recipe, classifier: ClassifierSettings | None, resou
     return Stage(
         name="warmstart-candidates",
         build=ExtractorBuilder(recipe, classifier),
-        input_columns=tuple(PAIR_SCHEMA.names),
-        check_schema=schema_check(PAIR_SCHEMA),
+        columns=pair_fields,
         output_schema=CANDIDATE_SCHEMA,
         settings={
             **asdict(recipe),
@@ -193,8 +192,8 @@ def refuse_unlabelled(source: Path) -> None:
 def _may_hold(group: pq.RowGroupMetaData, column: str) -> bool:
     """Whether a row group may hold a value in the column."""
     chunks = map(group.column, range(group.num_columns))
-    found = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
-    return found is None or found.null_count is None or found.null_count < group.num_rows
+    found = [chunk.statistics for chunk in chunks if pair_column(chunk.path_in_schema) == column]
+    return any(one is None or one.null_count is None or one.null_count < group.num_rows for one in found)
 
 
 def _labelled(examples: Sequence[Example], predict: Predict) -> list[Example]:

@@ -23,8 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from partner_rl.config.schema import WarmStartConfig
+from partner_rl.data.folders import RECEIPTS, RUN
 from partner_rl.pipelines.label import ClassifierSettings
-from partner_rl.pipelines.receipts import RECEIPTS, locked, run_record
+from partner_rl.pipelines.receipts import locked, run_record
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage, run_stage
 from partner_rl.pipelines.units import parquet_files, plan_units
@@ -243,10 +244,10 @@ def _shuffled(keys: Keys) -> Keys:
 
 def _made_alike(stage: Stage, source: Path, folder: Path, resources: Resources) -> bool:
     """Whether a folder of candidates was begun by the same stage from the same input."""
-    path = folder / RECEIPTS / "run.json"
+    path = folder / RECEIPTS / RUN
     if not path.exists():
         return False
-    units = plan_units(source, resources.rows_per_unit, stage.check_schema)
+    units = plan_units(source, resources.rows_per_unit, stage.columns)
     record = run_record(stage.name, stage.settings, resources.rows_per_unit, units)
     return bool(json.loads(path.read_text(encoding="utf-8")) == record)
 

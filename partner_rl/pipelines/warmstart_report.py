@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from partner_rl.charts import new_canvas, save_png
+from partner_rl.data.batches import REJECTED, REMARKED, counts_under
 from partner_rl.pipelines.receipts import TEMPORARY, write_json
 from partner_rl.positions import PositionKind, decode_position
 from partner_rl.types import MECHANISMS
@@ -95,7 +96,7 @@ class PairsReport:
 
     def dropped(self) -> dict[str, int]:
         """Why → how many empathic sentences and no-op windows are in no example."""
-        dropped = _under(self.extraction, "dropped/")
+        dropped = counts_under(self.extraction, "dropped/")
         dropped["repeats another example"] = self.repeated
         dropped["left out for the balance"] = sum(self.before.values()) - self.examples
         return dropped
@@ -104,13 +105,15 @@ class PairsReport:
         """The report as JSON values; holds no text of a post."""
         return {
             "settings": dict(self.settings),
-            "responses": _under(self.extraction, "responses/"),
+            "rejected": counts_under(self.extraction, REJECTED),
+            "remarks": counts_under(self.extraction, REMARKED),
+            "responses": counts_under(self.extraction, "responses/"),
             "sentences": self.extraction.get("sentences", 0),
-            "empathic_sentences": _under(self.extraction, "empathic/"),
+            "empathic_sentences": counts_under(self.extraction, "empathic/"),
             "check_by_rationales": {
-                mechanism: _under(self.extraction, f"check/{mechanism}/")
+                mechanism: counts_under(self.extraction, f"check/{mechanism}/")
                 for mechanism in MECHANISMS
-                if _under(self.extraction, f"check/{mechanism}/")
+                if counts_under(self.extraction, f"check/{mechanism}/")
             },
             "dropped": self.dropped(),
             "candidates": self._tallies(self.before),
@@ -153,10 +156,6 @@ def write_report(report: PairsReport, folder: Path) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     write_json(report.as_json(), folder / REPORT_JSON)
-
-
-def _under(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
-    return {name.removeprefix(prefix): counts[name] for name in sorted(counts) if name.startswith(prefix)}
 
 
 def _page(report: PairsReport) -> str:

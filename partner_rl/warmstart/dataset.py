@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from partner_rl.data.folders import data_files
+from partner_rl.data.parquet import damaged, parquet_records
+from partner_rl.data.rows import whole_number
 from partner_rl.positions import PositionKind, decode_position, num_positions, position_mask
 from partner_rl.types import EditAction, PartnerError, RewriteState
 from partner_rl.warmstart.pairs import Draft, WarmStartExample
@@ -36,9 +41,6 @@ EXAMPLE_SCHEMA: Final = pa.schema(
 
 TRAINED_COLUMNS: Final = ("seeker_post", "span", "window", "position", "sentence")
 """The columns that a reader needs."""
-
-READ_ROWS: Final = 4096
-"""Rows read at once."""
 
 HOW_TO_MAKE: Final = "`partner-rl data warmstart-pairs` makes such files"
 
@@ -121,21 +123,31 @@ def iter_warmstart_examples(source: Path, window: int | None = None) -> Iterator
         _check_columns(path)
     empty = True
     for path in paths:
-        for number, row in enumerate(_rows(path), start=1):
+        for record in parquet_records(path, partial(_header, path)):
             empty = False
-            window = row["window"] if window is None else window
-            example = _checked(row, window, f"{path} row {number}", path)
-            yield row.get("seeker_id") or example.state.seeker_post, example
+            where = f"{path} row {record.line}"
+            row = _read_row(record.values, where)
+            window = row.window if window is None else window
+            yield row.seeker_id or row.example.state.seeker_post, _checked(row, window, where, path)
     if empty:
         raise PartnerError(f"{source} holds no examples: make some from a larger corpus; {HOW_TO_MAKE}")
 
 
-def _files(source: Path) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row as read, nothing checked but that its values are there."""
+
+    seeker_id: str
+    window: int
+    example: WarmStartExample
+
+
+def _files(source: Path) -> tuple[Path, ...]:
     if source.is_file():
-        return [source]
+        return (source,)
     if not source.is_dir():
         raise PartnerError(f"no warm-start examples at {source}: {HOW_TO_MAKE}")
-    paths = sorted(path for path in source.glob("*.parquet") if path.name[0] not in "._")
+    paths = data_files(source, (".parquet",))
     if not paths:
         raise PartnerError(f"no Parquet file in {source}: {HOW_TO_MAKE}")
     return paths
@@ -143,51 +155,51 @@ def _files(source: Path) -> list[Path]:
 
 def _check_columns(path: Path) -> None:
     try:
-        found = pq.read_schema(path)
+        found = pq.read_schema(path).names
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
-    for name in TRAINED_COLUMNS:
-        expected = EXAMPLE_SCHEMA.field(name).type
-        if name not in found.names:
-            raise PartnerError(f"{path} is no file of warm-start examples: it lacks the column {name}; {HOW_TO_MAKE}")
-        # The names of a list's items differ between writers and mean nothing.
-        same = found.field(name).type == expected or (
-            pa.types.is_list(expected)
-            and pa.types.is_list(found.field(name).type)
-            and found.field(name).type.value_type == expected.value_type
-        )
-        if not same:
-            raise PartnerError(f"{path}: column {name} is {found.field(name).type}, not {expected}; {HOW_TO_MAKE}")
+        raise damaged(path, error) from error
+    _header(path, found)
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if name in (*TRAINED_COLUMNS, "seeker_id")]
-            for batch in file.iter_batches(batch_size=READ_ROWS, columns=columns):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
+def _header(path: Path, found: Sequence[str]) -> list[str]:
+    """The columns to read, as `parquet_records` wants them named."""
+    missing = [name for name in TRAINED_COLUMNS if name not in found]
+    if missing:
+        lacks = f"it lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+        raise PartnerError(f"{path} is no file of warm-start examples: {lacks}; {HOW_TO_MAKE}")
+    return [name if name in (*TRAINED_COLUMNS, "seeker_id") else "" for name in found]
 
 
-def _checked(row: dict[str, Any], window: int, where: str, path: Path) -> WarmStartExample:
-    if any(row[name] is None for name in TRAINED_COLUMNS) or None in row["span"]:
+def _read_row(values: Mapping[str, Any], where: str) -> _Row:
+    span = values.get("span")
+    if any(values.get(name) is None for name in TRAINED_COLUMNS) or (isinstance(span, list) and None in span):
         raise PartnerError(f"{where} has an empty field; {HOW_TO_MAKE}")
-    if row["window"] != window:
+    window, position = (whole_number(values[name]) for name in ("window", "position"))
+    if window is None or position is None:
+        raise PartnerError(f"{where}: window and position are no whole numbers; {HOW_TO_MAKE}")
+    texts = [values["seeker_post"], values["sentence"], *(span if isinstance(span, list) else [None])]
+    if not all(isinstance(text, str) and _is_utf8(text) for text in texts):
+        raise PartnerError(f"{where}: seeker_post, sentence and span are no texts in UTF-8; {HOW_TO_MAKE}")
+    seeker_post, sentence, *sentences = texts
+    example = WarmStartExample(RewriteState(seeker_post, tuple(sentences)), EditAction(position, sentence))
+    return _Row(str(values.get("seeker_id") or ""), window, example)
+
+
+def _checked(row: _Row, window: int, where: str, path: Path) -> WarmStartExample:
+    if row.window != window:
         raise PartnerError(
-            f"{path} was made for windows of {row['window']} sentences, not {window}: "
+            f"{path} was made for windows of {row.window} sentences, not {window}: "
             "set env.window to that, or make the examples again with --window"
         )
-    position, span = row["position"], tuple(row["span"])
-    if not 0 <= position < num_positions(window) or len(span) > window:
-        raise PartnerError(f"{where}: there is no position {position} in a window of {window} sentences")
-    if not position_mask(len(span), window)[position]:
-        raise PartnerError(f"{where}: position {position} lies beyond the window's {len(span)} sentences")
-    if not row["sentence"].strip() and decode_position(position, window).kind is not PositionKind.NOOP:
+    action, span = row.example.action, row.example.state.span
+    if not 0 <= action.position < num_positions(window) or len(span) > window:
+        raise PartnerError(f"{where}: there is no position {action.position} in a window of {window} sentences")
+    if not position_mask(len(span), window)[action.position]:
+        raise PartnerError(f"{where}: position {action.position} lies beyond the window's {len(span)} sentences")
+    if not action.sentence.strip() and decode_position(action.position, window).kind is not PositionKind.NOOP:
         raise PartnerError(f"{where}: an edit without a sentence; {HOW_TO_MAKE}")
-    return WarmStartExample(RewriteState(row["seeker_post"], span), EditAction(position, row["sentence"]))
+    return row.example
 
 
-def _damaged(path: Path, error: Exception) -> PartnerError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return PartnerError(f"{path} is truncated or no Parquet file: {reason}; make it again")
+def _is_utf8(text: str) -> bool:
+    return text.encode("utf-8", "replace").decode() == text

@@ -10,9 +10,8 @@ from partner_rl.curation.usable import Limits, why_unusable
 @pytest.mark.parametrize(
     ("post", "reason"),
     [
-        (None, "missing"),
-        ("", "missing"),
-        (" \n\t\u00a0", "missing"),
+        ("", "not_text"),
+        (" \n\t\u00a0", "not_text"),
         ("a\0b c d", "not_text"),
         ("half of it is \ufffd\ufffd", "not_text"),
         ("??? !!! 123", "not_text"),
@@ -22,5 +21,5 @@ from partner_rl.curation.usable import Limits, why_unusable
         ("x" * 20 + " y", "too_long"),
     ],
 )
-def test_reasons(post: str | None, reason: str | None):
+def test_reasons(post: str, reason: str | None):
     assert why_unusable(post, Limits(min_words=2, max_characters=20)) == reason

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from partner_rl.data.generate import SUMMARY, Recipe, generate
-from partner_rl.data.schema import read_parquet
+from partner_rl.data.readers import read_examples
 from partner_rl.types import Example, PartnerError
 
 
 def read(folder: Path) -> list[Example]:
-    return [example for path in sorted(folder.glob("*.parquet")) for example in read_parquet(path)]
+    return list(read_examples(str(folder)).examples)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ import pytest
 from partner_rl.curation.topic import TopicFilter
 from partner_rl.curation.usable import Limits
 from partner_rl.data.generate import Generated, Recipe, generate
-from partner_rl.data.schema import PAIR_SCHEMA, batch_from_examples, read_parquet, write_parquet
+from partner_rl.data.readers import read_examples
+from partner_rl.data.schema import PAIR_SCHEMA, batch_from_examples, write_parquet
 from partner_rl.pipelines.cleaning import CleanBuilder, TopicSettings
 from partner_rl.pipelines.curate import COUNTS, WORK, CurateSettings, curate
 from partner_rl.pipelines.deduplication import offsets
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def read(folder: Path) -> list[Example]:
-    return [example for path in sorted(folder.glob("*.parquet")) for example in read_parquet(path)]
+    return list(read_examples(str(folder)).examples)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_unusable_pairs_are_counted_by_reason():
         pair("I am sad.", "Oh no!"), pair(" ", "Oh no!"), pair("I am sad.", "Same."), pair("123 456", "Oh no!")
     )
     assert [row["response_post"] for row in rows] == ["Oh no!"]
-    assert counts == {"dropped/missing": 1, "dropped/too_short": 1, "dropped/not_text": 1}
+    assert counts == {"rejected/seeker_post is empty": 1, "dropped/too_short": 1, "dropped/not_text": 1}
 
 
 def test_rationales_stay_substrings_of_the_response():
@@ -123,7 +124,7 @@ def test_bytes_that_are_no_text_are_dropped():
     labels = {field.name: pa.nulls(2, field.type) for field in list(PAIR_SCHEMA)[4:]}
     table, counts = CleanBuilder(Limits(), ("US",), None)()(pa.table(columns | labels))
     assert table["response_post"].to_pylist() == ["good words"]
-    assert counts == {"dropped/not_text": 1}
+    assert counts == {"rejected/response_post is not UTF-8": 1}
 
 
 def test_rows_of_all_files_are_numbered_through(tmp_path: Path):
@@ -142,7 +143,7 @@ def test_any_corpus_is_converted_once(tmp_path: Path):
         parquet_source("sample", tmp_path, 10_000)
     assert parquet_source(str(first.path.parent), tmp_path, 20_000).path == first.path.parent
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PartnerError, match=r"holds neither \.parquet files nor a corpus"):
+    with pytest.raises(PartnerError, match="holds no corpus in the EPITOME layout"):
         parquet_source(str(tmp_path / "empty"), tmp_path / "out", 20_000)
 
 

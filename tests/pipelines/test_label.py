@@ -64,6 +64,10 @@ def pairs(count: int = 40) -> list[Example]:
     return made
 
 
+def usable_pairs() -> list[Example]:
+    return [example for example in pairs() if example.response_post.strip()]
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
@@ -96,12 +100,10 @@ def test_every_row_is_labelled_as_the_classifier_says_in_the_input_s_order(
     labelled: Path,
     empathy_checkpoint: Path,
 ) -> None:
-    rows, examples = rows_of(labelled), pairs()
+    rows, examples = rows_of(labelled), usable_pairs()
     assert [row["response_id"] for row in rows] == [example.response_id for example in examples]
     classifier = EmpathyClassifier.load(empathy_checkpoint, 64)
     for row, example in zip(rows, examples, strict=True):
-        if not example.response_post.strip():
-            continue
         (prediction,) = classifier.predict([(example.seeker_post, example.response_post)])
         for mechanism, part in zip(MECHANISMS, prediction, strict=True):
             assert row[expected_column(mechanism)] == pytest.approx(part.expected_level, abs=1e-4)
@@ -121,16 +123,18 @@ def test_labelled_files_are_read_as_labelled_pairs(labelled: Path) -> None:
 
 def test_agreement_counts_the_rows_that_had_a_level(labelled: Path) -> None:
     counts = json.loads((labelled / "counts.json").read_text())
-    assert counts["rows"] == counts["new_rows"] == len(pairs())
+    assert counts["rows"] == len(usable_pairs())
+    assert counts["new_rows"] == len(pairs())
+    assert counts["rejected"] == {"response_post is empty": 1}
     new = {row["response_id"]: row for row in rows_of(labelled)}
-    old = [example for example in pairs() if example.labels is not None]
+    old = [example for example in usable_pairs() if example.labels is not None]
     for index, mechanism in enumerate(MECHANISMS):
         found = counts["mechanisms"][mechanism]
         levels = [(e.labels[index].level, new[e.response_id][f"{mechanism}_level"]) for e in old if e.labels]
         assert found["accuracy_against_input"] == pytest.approx(sum(a == b for a, b in levels) / len(levels))
         expected = [[levels.count((before, after)) for after in range(3)] for before in range(3)]
         assert found["confusion_input_by_label"] == expected
-        assert sum(found["levels"]) == len(pairs())
+        assert sum(found["levels"]) == len(usable_pairs())
 
 
 def test_again_with_the_same_model_nothing_is_done_and_with_another_it_is_refused(
@@ -212,7 +216,7 @@ def test_a_source_that_is_no_corpus_is_one_line(
 ) -> None:
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "other.parquet")
     assert run("data", "label", tmp_path / "other.parquet", tmp_path / "out", "--model", empathy_checkpoint) == 1
-    assert "lacks the columns seeker_id" in capsys.readouterr().err
+    assert "lacks the columns seeker_post" in capsys.readouterr().err
     write_parquet(iter(pairs(3)), tmp_path / "whole.parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "whole.parquet").read_bytes()[:-9])
     assert run("data", "label", tmp_path / "cut.parquet", tmp_path / "out", "--model", empathy_checkpoint) == 1

@@ -17,7 +17,7 @@ import ray
 
 from partner_rl.pipelines.receipts import RECEIPTS
 from partner_rl.pipelines.resources import Resources
-from partner_rl.pipelines.stage import RowError, Stage, run_stage, schema_check
+from partner_rl.pipelines.stage import RowError, Stage, columns_of, run_stage
 from partner_rl.types import PartnerError
 
 # Actors cannot import this file by name: what it defines travels by value.
@@ -74,9 +74,7 @@ class Doubling:
 
 
 def doubling(trace: Path) -> Stage:
-    return Stage(
-        "double", Doubling(trace), ("number", "text"), schema_check(SCHEMA), SCHEMA, {"factor": 2, "kind": "a"}
-    )
+    return Stage("double", Doubling(trace), columns_of(SCHEMA), SCHEMA, {"factor": 2, "kind": "a"})
 
 
 def write(path: Path, start: int, stop: int, texts: dict[int, str] | None = None, rows_per_group: int = 5) -> None:
@@ -260,17 +258,6 @@ def test_a_damaged_page_is_one_line_and_leaves_no_file(trace: Path, tmp_path: Pa
         run_stage(doubling(trace), path, tmp_path / "out", replace(RESOURCES, rows_per_unit=5000))
     assert "\n" not in str(caught.value)
     assert parquet_files(tmp_path / "out") == []
-
-
-def test_levels_out_of_range_are_named(trace: Path, tmp_path: Path):
-    schema = pa.schema([*SCHEMA, ("explorations_level", pa.int8())])
-    (tmp_path / "in").mkdir()
-    table = pa.table([[1, 2, 3, 4, 5], list("abcde"), [0, None, 2, 1, 3]], schema=schema)
-    pq.write_table(table, tmp_path / "in" / "a.parquet", row_group_size=2)
-    stage = replace(doubling(trace), input_columns=tuple(schema.names), check_schema=schema_check(schema))
-    message = r"a\.parquet, row 4 \(the first is 0\): explorations_level is 3, expected 0…2 or null"
-    with pytest.raises(PartnerError, match=message):
-        run_stage(stage, tmp_path / "in", tmp_path / "out", RESOURCES)
 
 
 def test_workers_that_find_no_place_are_reported(source: Path, trace: Path, tmp_path: Path):

@@ -77,7 +77,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
         (example(sentence=" "), "an edit without a sentence"),
         (example(span=(None,)), "an empty field"),  # type: ignore[arg-type]
         (example().drop_columns(["span"]), "lacks the column span"),
-        (example().set_column(3, "position", pa.array(["0"])), "column position is string, not int16"),
+        (example().set_column(3, "position", pa.array(["first"])), "row 1: window and position are no whole numbers"),
         (EXAMPLE_SCHEMA.empty_table(), "holds no examples"),
     ],
 )

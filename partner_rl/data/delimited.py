@@ -1,0 +1,232 @@
+"""CSV and TSV files → raw records. A line that cannot be read costs that line, never the rest of the file."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.resources.abc import Traversable
+from typing import Final
+
+from partner_rl.data.records import Record, Reject
+from partner_rl.data.text_files import Progress, open_text
+from partner_rl.types import PartnerError
+
+MAX_RECORD_CHARACTERS: Final = 1_000_000
+"""A longer record counts as a quotation mark that was never closed; also the longest field that is read."""
+
+ReadHeader = Callable[[Sequence[str]], list[str]]
+"""Names of the columns as found → names of the columns in `Record.values`; raises a `PartnerError` when some lack."""
+
+_SEPARATORS: Final = (",", ";", "\t", "|")
+_SEPARATOR_LINE: Final = re.compile(r'"?sep=')
+"""The line above the header by which spreadsheets tell each other the separator."""
+
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_NUMBER: Final = re.compile(r"[-+.,0-9]*")
+_ENOUGH_EVIDENCE: Final = 1000
+"""Records with quotation marks that are looked at to tell whether a file is quoted."""
+
+
+def csv_records(
+    path: Traversable, read_header: ReadHeader, progress: Progress | None = None
+) -> Iterator[Record | Reject]:
+    """The records of a file with a header line, whose columns commas separate, or semicolons, tabs or bars.
+
+    Bytes that are not UTF-8 arrive as lone surrogates (PEP 383), for the caller to reject. After a record with the
+    wrong number of columns, or with a quotation mark that never closes, reading goes on at the next physical line.
+
+    Args:
+        path: The file.
+        read_header: Names the columns.
+        progress: Called with bytes.
+
+    Raises:
+        PartnerError: The file cannot be opened, has no header line, or lacks columns.
+    """
+    separator = _separator(_first_line(path), read_header, _SEPARATORS) or ","
+    return _records(path, separator, read_header, None, progress)
+
+
+def tsv_records(
+    path: Traversable, read_header: ReadHeader, names: Sequence[str], progress: Progress | None = None
+) -> Iterator[Record | Reject]:
+    """The records of a tab-separated file, with a header line or, such as PARTNER's own, without.
+
+    Quotation marks are those of a spreadsheet or of pandas, or belong to the text, as in PARTNER's file; which it is,
+    the file's records tell.
+
+    Args:
+        path: The file.
+        read_header: Names the columns; a first line that it refuses is a pair, unless it consists of names.
+        names: The columns of a file without header.
+        progress: Called with bytes.
+
+    Raises:
+        PartnerError: The file cannot be opened, or its header lacks columns.
+    """
+    header = _first_line(path)
+    separator = _separator(header, read_header, ("\t", *_SEPARATORS))
+    if separator is not None:
+        return _records(path, separator, read_header, None, progress)
+    fields = header.split("\t")
+    if any("_" in field for field in fields) and all(map(_NAME.fullmatch, fields)):
+        read_header(fields)
+    return _records(path, "\t", read_header, names, progress)
+
+
+def _first_line(path: Traversable) -> str:
+    """The line that would be the header; empty in an empty file."""
+    with open_text(path) as file:
+        lines = (line.rstrip("\r\n") for line in file.text)
+        return next((line for line in lines if line and not _SEPARATOR_LINE.match(line)), "")
+
+
+def _separator(header: str, read_header: ReadHeader, candidates: Iterable[str]) -> str | None:
+    """The separator by which the line is a header with the columns that are needed; None where there is none."""
+    for separator in candidates:
+        try:
+            read_header(next(csv.reader([header], delimiter=separator, strict=True), []))
+        except (csv.Error, PartnerError):
+            continue
+        return separator
+    return None
+
+
+def _records(
+    path: Traversable,
+    separator: str,
+    read_header: ReadHeader,
+    names: Sequence[str] | None,
+    progress: Progress | None,
+) -> Iterator[Record | Reject]:
+    """The records; where no names are given, the first row is the header."""
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_CHARACTERS))
+    # Posts hold commas, so that files with commas are quoted; hardly one holds a tab.
+    is_quoted = separator != "\t" or _is_quoted(path)
+    with open_text(path, newline="" if is_quoted else "\n") as file:
+        lines = _Lines(file.text)
+        reader = csv.reader(lines, delimiter=separator, strict=True) if is_quoted else _split(lines, separator)
+        names = names or read_header(_header(_rows(lines, reader, None, path.name), path.name))
+        for row in file.reporting(_rows(lines, reader, len(names), path.name), progress):
+            yield row if isinstance(row, Reject) else Record(row[0], dict(zip(names, row[1], strict=True)))
+
+
+def _header(rows: Iterable[tuple[int, list[str]] | Reject], file: str) -> list[str]:
+    for row in rows:
+        if isinstance(row, Reject):
+            break
+        if not _SEPARATOR_LINE.match(row[1][0]):
+            return row[1]
+    raise PartnerError(f"{file} has no header line with the names of its columns")
+
+
+def _split(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
+    """The fields of each line, in which quotation marks are text."""
+    for line in lines:
+        text = line.rstrip("\r\n")
+        yield text.split(separator) if text else []
+
+
+def _is_quoted(path: Traversable) -> bool:
+    """Whether the quotation marks of a tab-separated file are a writer's; otherwise they belong to the text.
+
+    For it speak records in which a writer would have set them: around a field that holds a tab, a line break or a
+    quotation mark, which is doubled; or around each field. Against it speak quotation marks elsewhere.
+    """
+    speaks_for = speaks_against = 0
+    with open_text(path) as file:
+        lines = _Lines(file.text)
+        reader = csv.reader(lines, delimiter="\t", strict=True)
+        for row in _rows(lines, reader, None, path.name):
+            record = lines.record
+            if '"' not in record:
+                continue
+            is_written = None if isinstance(row, Reject) else _is_written(record, row[1])
+            speaks_for += is_written is True
+            speaks_against += is_written is None
+            if speaks_for + speaks_against >= _ENOUGH_EVIDENCE:
+                break
+    return speaks_for > 0 and speaks_for >= speaks_against
+
+
+def _is_written(record: str, fields: Sequence[str]) -> bool | None:
+    """Whether a writer set the quotation marks of a record; None if none can have; False where that is open."""
+    at, needed, bare = 0, False, False
+    for field in fields:
+        quoted = '"' + field.replace('"', '""') + '"'
+        # A mark that was never closed runs over whole rows, with their tabs, to the next one.
+        is_runaway = "\t" in field and "\n" in field
+        if record.startswith(quoted, at) and not is_runaway:
+            at += len(quoted) + 1
+            needed |= any(character in field for character in '"\t\r\n')
+        elif '"' not in field and record.startswith(field, at):
+            at += len(field) + 1
+            bare |= _NUMBER.fullmatch(field) is None
+        else:
+            return None
+    return needed or not bare
+
+
+class _RunawayRecordError(Exception):
+    """A record goes on for so long that a quotation mark must be missing."""
+
+
+class _Lines(Iterator[str]):
+    """The physical lines of a file; those of a broken record can be read once more, from its second line."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+        self._pending: deque[str] = deque()
+        self._record: list[str] = []
+        self._characters = 0
+        self.start = 1
+
+    def __next__(self) -> str:
+        if self._characters >= MAX_RECORD_CHARACTERS:
+            raise _RunawayRecordError
+        line = self._pending.popleft() if self._pending else next(self._lines)
+        self._record.append(line)
+        self._characters += len(line)
+        return line
+
+    @property
+    def record(self) -> str:
+        """The lines of the current record, as they stand in the file."""
+        return "".join(self._record)
+
+    def begin_record(self) -> None:
+        """The lines from here on belong to the next record, which starts on line `start`."""
+        self.start += len(self._record)
+        self._record.clear()
+        self._characters = 0
+
+    def give_back(self) -> None:
+        """Read the current record's lines again, except the first."""
+        self._pending.extendleft(reversed(self._record[1:]))
+        del self._record[1:]
+
+
+def _rows(
+    lines: _Lines, reader: Iterator[list[str]], width: int | None, file: str
+) -> Iterator[tuple[int, list[str]] | Reject]:
+    while True:
+        lines.begin_record()
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except _RunawayRecordError:
+            reason = "a quotation mark is never closed"
+        except csv.Error as error:
+            reason = f"not CSV: {error}"
+        else:
+            if not fields:
+                continue
+            if width is None or len(fields) == width:
+                yield lines.start, fields
+                continue
+            reason = f"{len(fields)} columns instead of {width}"
+        yield Reject(lines.start, reason, file)
+        lines.give_back()
