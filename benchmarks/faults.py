@@ -13,7 +13,6 @@ in the driver's memory, and for a driver that is killed.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -32,8 +31,8 @@ import typer
 from benchmarks.command import ROOT, markdown_table, run_command, where
 from benchmarks.fault_runs import Lab, Training, kill, wait_for
 from launch.console import out, progress, set_up_logging
-from partner_rl.durable import temporary_beside
 from partner_rl.local_ray import on_loopback
+from partner_rl.storage.atomic import write_json, write_text
 from partner_rl.types import PartnerError
 
 NAME: Final = "python -m benchmarks.faults"
@@ -376,15 +375,9 @@ def command(
 def _keep(outcomes: Sequence[Outcome], json_file: Path | None, markdown: Path | None) -> None:
     content: Mapping[str, Any] = {**where(), "outcomes": [asdict(outcome) for outcome in outcomes]}
     if json_file is not None:
-        _write(json_file, json.dumps(content, indent=2) + "\n")
+        write_json(json_file, content)
     if markdown is not None:
-        _write(markdown, table(outcomes))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = temporary_beside(path)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+        write_text(markdown, table(outcomes))
 
 
 if __name__ == "__main__":

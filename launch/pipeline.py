@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from launch.console import progress
 from launch.interrupt import stop_on_request
 from launch.model_card import model_card
 from launch.plan import Plan
-from launch.run_folder import RunFolder, write_folder
+from launch.run_folder import RunFolder
 from launch.warmstart_examples import make_examples, read_examples_of
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.readers import read_examples
@@ -36,6 +35,7 @@ from partner_rl.models.sources import resolve
 from partner_rl.policy.generate import Sampling
 from partner_rl.policy.model import Policy, load_policy, save_policy
 from partner_rl.rewriter import Rewrite, Rewriter
+from partner_rl.storage.atomic import folder_when_whole, text_when_whole, write_json, write_text
 from partner_rl.types import Example, PartnerError, ScoreRequest
 from partner_rl.warmstart.train import train_warmstart
 from rewards.coherence import NAME as COHERENCE
@@ -133,14 +133,14 @@ def warm_start(config: RunConfig, run: RunFolder, splits: Splits) -> Path:
     policy = load_policy(
         resolve(config.models.policy, cache_dir_of(config)), config.policy, config.env.window, device_of(config)
     )
-    work, temporary = run.warm_start_training, run.path / f".warm_start.{os.getpid()}"
+    work = run.warm_start_training
     with progress("Warm start") as report, stop_on_request("finishing this step and saving") as stop:
         result = train_warmstart(
             policy, examples.train, examples.dev, config.warmstart, work, config.seed, report, stop
         )
-    save_policy(policy, temporary)
-    (temporary / "warm_start.json").write_text(json.dumps(result.as_json(), indent=2) + "\n", encoding="utf-8")
-    write_folder(run.warm_start, temporary)
+    with folder_when_whole(run.warm_start) as temporary:
+        save_policy(policy, temporary)
+        write_json(temporary / "warm_start.json", result.as_json())
     shutil.rmtree(work, ignore_errors=True)
     return run.warm_start
 
@@ -269,15 +269,12 @@ def without_texts(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_jsonl(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Writes records, one JSON object a line, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(path)
+    with text_when_whole(path) as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def export_policy(policy: Policy, config: RunConfig, run: RunFolder) -> None:
     """Writes the trained policy and a model card to `export/`, whole or not at all."""
-    temporary = run.path / f".export.{os.getpid()}"
-    save_policy(policy, temporary)
-    (temporary / "README.md").write_text(model_card(config), encoding="utf-8")
-    write_folder(run.export, temporary)
+    with folder_when_whole(run.export) as temporary:
+        save_policy(policy, temporary)
+        write_text(temporary / "README.md", model_card(config))

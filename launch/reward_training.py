@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,16 +76,10 @@ def output_folder(folder: Path) -> Iterator[Path]:
     An earlier training of this name is replaced. A block that writes nothing changes nothing: of several processes
     under `accelerate launch` only one writes.
     """
-    from launch.run_folder import write_folder
+    from partner_rl.storage.atomic import folder_when_whole
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
+    with folder_when_whole(folder) as temporary:
         yield temporary
-        if temporary.exists():
-            write_folder(folder, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_report(folder: Path, report: Mapping[str, Any], card: str) -> None:

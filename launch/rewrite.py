@@ -68,17 +68,16 @@ def command(
 
 
 def _find_model(path: Path) -> _Model:
-    from partner_rl.policy.model import METADATA_FILE, read_metadata
+    from partner_rl.policy.model import read_metadata
+    from partner_rl.storage.artefact import MARK
 
     if (path / "config.yaml").is_file():
         run, config = RunFolder.open(path)
         if not run.export.is_dir():
             raise PartnerError(f"{path} has no export/: finish its training with `{run.resume_command}`")
         return _Model(run.export, run, config)
-    if not (path / METADATA_FILE).is_file():
-        raise PartnerError(
-            f"{path} is neither a run folder nor an exported policy (no config.yaml, no {METADATA_FILE})"
-        )
+    if not (path / MARK).is_file():
+        raise PartnerError(f"{path} is neither a run folder nor an exported policy (no config.yaml, no {MARK})")
     window, settings = read_metadata(path)
     return _Model(path, None, RunConfig(env=EnvConfig(window=window), policy=settings))
 

@@ -16,17 +16,21 @@ from launch.folder_lock import LOCK_FILE, alone
 from launch.run_record import FINGERPRINTS_FILE, RUN_FILE, recorded
 from partner_rl.config.load import load_config, save_config
 from partner_rl.config.schema import RunConfig
-from partner_rl.durable import has_whole_size, publish, remove_unfinished
 from partner_rl.names import is_plain_name
+from partner_rl.storage.artefact import MARK
+from partner_rl.storage.atomic import growing_folder, remove_unfinished
+from partner_rl.storage.manifest import has_whole_size
+from partner_rl.storage.temporary import is_temporary
 from partner_rl.types import PartnerError
 
 logger = logging.getLogger(__name__)
 
+KIND = "run"
+"""What a run folder says that it is."""
+
 _CHECKPOINT = re.compile(r"iteration-(\d+)")
 _DISCARDED = ".discarded"
-_LEFT_BY_A_START = frozenset(
-    {LOCK_FILE, *(f"{name}{part}" for name in ("config.yaml", RUN_FILE, FINGERPRINTS_FILE) for part in ("", ".part"))}
-)
+_LEFT_BY_A_START = frozenset({LOCK_FILE, MARK, "config.yaml", RUN_FILE, FINGERPRINTS_FILE})
 """Files of a run that has computed nothing yet."""
 
 
@@ -70,6 +74,7 @@ class RunFolder:
                 raise PartnerError(f"{run.path} exists: {how}, or set another name=…")
             for left in _LEFT_BY_A_START - {LOCK_FILE}:
                 (run.path / left).unlink(missing_ok=True)
+            growing_folder(run.path, KIND)
             save_config(config.model_copy(update={"name": name}), run.config_file)
         return run
 
@@ -88,7 +93,9 @@ class RunFolder:
     @property
     def has_begun(self) -> bool:
         """Whether there is something to go on with: whatever a start leaves that has computed nothing is not."""
-        return self.path.is_dir() and any(path.name not in _LEFT_BY_A_START for path in self.path.iterdir())
+        return self.path.is_dir() and any(
+            path.name not in _LEFT_BY_A_START and not is_temporary(path.name) for path in self.path.iterdir()
+        )
 
     @property
     def iterations(self) -> int:
@@ -118,13 +125,10 @@ class RunFolder:
             raise KeyboardInterrupt(f"interrupted; go on with: {self.resume_command}") from interrupt
 
     def _remove_unfinished(self) -> None:
-        for folder in (self.path, self.checkpoints):
+        for folder in (self.path, self.checkpoints, self.rewards):
             remove_unfinished(folder)
         if self.warm_start.exists():
             shutil.rmtree(self.warm_start_training, ignore_errors=True)
-        # The classifiers' temporary folders have names of their own.
-        for path in self.rewards.glob(".*"):
-            shutil.rmtree(path)
 
     @property
     def config_file(self) -> Path:
@@ -230,8 +234,3 @@ def iterations_of(checkpoint: Path) -> int:
     match = _CHECKPOINT.fullmatch(checkpoint.name)
     assert match is not None
     return int(match[1])
-
-
-def write_folder(target: Path, temporary: Path) -> None:
-    """Gives a finished folder its final name, replacing an older one; the disk has it whole then."""
-    publish(temporary, target)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import psutil
 
 from launch.interrupt import received
 from launch.provenance import provenance
-from partner_rl.durable import sync
+from partner_rl.storage.atomic import WriteError, write_json
 from partner_rl.types import PartnerError
 
 logger = logging.getLogger(__name__)
@@ -54,17 +53,7 @@ def read_record(run_dir: Path) -> dict[str, Any]:
 
 def update_record(run_dir: Path, values: Mapping[str, Any]) -> None:
     """Sets some of the record's values; the file is replaced whole."""
-    content = json.dumps(read_record(run_dir) | dict(values), indent=2) + "\n"
-    write_whole(run_dir / RUN_FILE, content.encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all, and is on the disk then."""
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_bytes(content)
-    sync(unfinished)
-    os.replace(unfinished, path)
-    sync(path.parent)
+    write_json(run_dir / RUN_FILE, read_record(run_dir) | dict(values))
 
 
 @contextmanager
@@ -99,9 +88,9 @@ def recorded(run_dir: Path) -> Iterator[None]:
 def _end(run_dir: Path, state: RunState, reason: str | None) -> None:
     try:
         update_record(run_dir, {"state": state, "ended": now(), "reason": reason})
-    except OSError as error:
+    except WriteError as error:
         # On a full disk, what ended the run matters more; without the note it counts as killed.
-        logger.warning("%s cannot be written (%s)", run_dir / RUN_FILE, error.strerror)
+        logger.warning("%s is not up to date: %s", run_dir / RUN_FILE, error)
 
 
 def now() -> str:

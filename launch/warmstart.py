@@ -19,9 +19,9 @@ import typer
 from launch.console import err, out, progress
 from launch.interrupt import stop_on_request
 from launch.preflight.option import DryRunOption
-from launch.run_folder import write_folder
 from partner_rl.config.load import Assignment, load_config, save_config
 from partner_rl.config.schema import RunConfig
+from partner_rl.storage.atomic import folder_when_whole
 from partner_rl.types import Example, PartnerError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _train_and_write(config: RunConfig, output: Path, state: PartialState, *, re
     import torch
 
     from launch.warmstart_report import summary_table, write_report
-    from partner_rl.policy.model import save_policy
+    from partner_rl.policy.model import KIND, save_policy
     from partner_rl.warmstart.train import train_warmstart
 
     work = work_folder(output)
@@ -130,11 +130,10 @@ def _train_and_write(config: RunConfig, output: Path, state: PartialState, *, re
         )
     outcome = _measure(config, policy, examples, training, held_out)
     if state.is_main_process:
-        temporary = output.with_name(f".{output.name}.{os.getpid()}")
-        save_policy(policy, temporary)
-        write_report(temporary, outcome, training.metrics(), config)
-        save_config(config, temporary / CONFIG_FILE)
-        write_folder(output, temporary)
+        with folder_when_whole(output, KIND) as temporary:
+            save_policy(policy, temporary)
+            write_report(temporary, outcome, training.metrics(), config)
+            save_config(config, temporary / CONFIG_FILE)
         shutil.rmtree(work)
         out.print(summary_table(outcome))
         out.print(f"policy: {output}; start from it with warmstart.checkpoint={output}", soft_wrap=True)

@@ -18,6 +18,7 @@ from partner_rl.evaluation.component_scores import component_scores
 from partner_rl.policy.generate import Sampling
 from partner_rl.policy.model import Policy
 from partner_rl.rewriter import Progress, Rewrite, Rewriter
+from partner_rl.storage.atomic import write_json, write_text
 from partner_rl.types import MECHANISMS, Example, PartnerError
 from partner_rl.warmstart.history import DevScores, PositionBaselines, WarmStartReport
 from rewards.empathy import NAME as EMPATHY
@@ -198,12 +199,10 @@ for a human supporter to read before they are sent; no figure above shows that a
 
 def write_report(folder: Path, outcome: Outcome, metrics: Sequence[dict[str, float]], config: RunConfig) -> None:
     """Writes `warm_start.json`, `metrics.jsonl`, `losses.png` and the model card `README.md` into a folder."""
-    report = json.dumps(outcome.as_json(), indent=2) + "\n"
-    (folder / "warm_start.json").write_text(report, encoding="utf-8")
-    lines = "".join(json.dumps(row) + "\n" for row in metrics)
-    (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    write_json(folder / "warm_start.json", outcome.as_json())
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in metrics))
     plot_losses(metrics, folder / "losses.png")
-    (folder / "README.md").write_text(_card(outcome, config), encoding="utf-8")
+    write_text(folder / "README.md", _card(outcome, config))
 
 
 def _card(outcome: Outcome, config: RunConfig) -> str:

@@ -9,7 +9,6 @@ said again with growing gaps.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -28,9 +27,10 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from launch.run_record import STALL_FILE, write_whole
+from launch.run_record import STALL_FILE
 from partner_rl.algorithm.activity import Activity, Doing
 from partner_rl.config.schema import FaultsConfig
+from partner_rl.storage.atomic import write_json
 from partner_rl.waits import Wait, read_waits
 from rewards.pool import NAMESPACE, ClientSpec
 
@@ -397,7 +397,7 @@ class Watchdog:
             return
         self._is_stalled = True
         logger.warning("%s", stall)
-        write_whole(self._file, (json.dumps({"noticed": time.time(), "message": str(stall)}) + "\n").encode())
+        write_json(self._file, {"noticed": time.time(), "message": str(stall)}, indent=None)
         self._replace(stall, seconds, silent)
 
     def _replace(self, stall: Stall, seconds: float, silent: Sequence[Candidate]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from partner_rl.durable import temporary_beside
+from partner_rl.storage.atomic import file_when_whole
 
 
 def new_canvas(width: float, height: float) -> Figure:
@@ -19,7 +19,6 @@ def new_canvas(width: float, height: float) -> Figure:
 
 def save_png(figure: Figure, path: Path) -> Path:
     """Writes the figure, which is whole under its final name or not there; returns the path."""
-    temporary = temporary_beside(path)
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with file_when_whole(path) as file:
+        figure.savefig(file, format="png")
     return path

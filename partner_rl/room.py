@@ -22,8 +22,8 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 def is_full_disk(error: BaseException) -> bool:
     """Whether an error says that a disk or a quota is full."""
-    if isinstance(error, OSError):
-        return error.errno in _FULL
+    if (number := getattr(error, "errno", None)) is not None:
+        return number in _FULL
     # What libraries written in Rust raise has the number in its text alone.
     return any(f"(os error {number})" in str(error) for number in _FULL)
 

@@ -16,10 +16,10 @@ from launch.jobs.tree import EXCLUDED, check_tree
 from launch.run_folder import RunFolder
 from launch.sweep.ledger import SweepFolder, TrialRecord
 from partner_rl.config.schema import RunConfig
-from partner_rl.durable import MANIFEST, check_manifest, write_manifest
 from partner_rl.evaluation.human_sheet import _as_text
 from partner_rl.models.store import MANIFEST_NAME, read_manifest
 from partner_rl.names import is_path_inside, is_plain_name
+from partner_rl.storage.manifest import MANIFEST, check_manifest, write_manifest
 from partner_rl.types import PartnerError
 from tests.launch.command_line import partner
 

@@ -20,12 +20,13 @@ from partner_rl.config.load import load_config
 from partner_rl.config.schema import PolicyConfig
 from partner_rl.data.readers import read_examples
 from partner_rl.data.schema import PAIR_SCHEMA
-from partner_rl.durable import write_manifest
 from partner_rl.evaluation.judge import load_judge
 from partner_rl.models.embedded import EmbeddedModel, copy_payload, pull
 from partner_rl.models.loading import load_causal_lm, load_encoder, load_tokenizer
 from partner_rl.models.random_models import build_random_bert, build_random_gpt2
-from partner_rl.policy.model import METADATA_FILE, load_policy
+from partner_rl.policy.model import load_policy
+from partner_rl.storage.artefact import MARK
+from partner_rl.storage.manifest import write_manifest
 from partner_rl.types import PartnerError
 from rewards.checkpoint import METADATA, read_classifier
 from rewards.empathy_model import EmpathyClassifier
@@ -97,7 +98,7 @@ def test_the_command_line_says_it_in_one_line(policy, attack, tmp_path):
     (policy / "model.safetensors").unlink()
     write_pickle(policy / "pytorch_model.bin", attack)
     metadata = {"window": 4, "policy": PolicyConfig().model_dump(mode="json")}
-    (policy / METADATA_FILE).write_text(json.dumps(metadata))
+    (policy / MARK).write_text(json.dumps(metadata))
     result = partner("rewrite", "--model", policy, "--seeker", "I failed.", "--response", "Hm.", folder=tmp_path)
     assert result.returncode == 1
     assert "pickled weights are not read" in result.stderr.splitlines()[-1]

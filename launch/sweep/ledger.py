@@ -6,7 +6,6 @@ JSON before it says so to Tune; a resumed sweep starts Tune anew with what is le
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from launch.console import typed_command
 from launch.run_folder import RunFolder
 from launch.sweep.space import Point
-from partner_rl.durable import sync, temporary_beside
 from partner_rl.names import is_plain_name
+from partner_rl.storage.atomic import write_text
 from partner_rl.types import PartnerError
 
 Status = Literal["running", "finished", "stopped", "failed"]
@@ -214,13 +213,3 @@ def with_seconds(record: TrialRecord, seconds: Mapping[str, float]) -> TrialReco
         phase: record.seconds.get(phase, 0.0) + seconds.get(phase, 0.0) for phase in {*record.seconds, *seconds}
     }
     return record.model_copy(update={"seconds": {phase: round(together[phase], 3) for phase in sorted(together)}})
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all, and is on the disk then."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, path)
-    sync(path.parent)

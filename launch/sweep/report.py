@@ -17,13 +17,13 @@ from markdown_it import MarkdownIt
 from pydantic import JsonValue
 
 from launch.sweep.charts import FRONT, PARALLEL, Line, draw_charts
-from launch.sweep.ledger import SweepFolder, TrialRecord, WeightsFrom, write_text
+from launch.sweep.ledger import SweepFolder, TrialRecord, WeightsFrom
 from launch.sweep.pareto import choose, losses, pareto_front, scaled
 from launch.sweep.spec import METRICS, SweepSpec
 from partner_rl.config.load import assignments, config_yaml, load_config
 from partner_rl.config.schema import RunConfig
-from partner_rl.durable import temporary_beside
 from partner_rl.evaluation.summary import write_summary
+from partner_rl.storage.atomic import file_when_whole, write_text
 
 FIGURES_FOLDER: Final = "figures"
 NOTHING: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
@@ -381,6 +381,5 @@ def _column(values: Sequence[JsonValue]) -> pa.Array:
 
 
 def _write_table(table: pa.Table, path: Path) -> None:
-    temporary = temporary_beside(path)
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.replace(path)
+    with file_when_whole(path) as file:
+        pq.write_table(table, file, compression="zstd")

@@ -21,7 +21,7 @@ from launch.preflight.gather import Wish, machine_facts, model_facts, run_bytes
 from launch.preflight.memory import Shapes, run_memory
 from launch.ray_session import ray_session
 from launch.sweep.engine import Work, run_trials, set_up_tune
-from launch.sweep.ledger import SweepFolder, write_text
+from launch.sweep.ledger import SweepFolder
 from launch.sweep.report import Outcome, Session, write_report
 from launch.sweep.shared import make_shared, shared_pool
 from launch.sweep.sizing import (
@@ -39,6 +39,7 @@ from launch.sweep.trial import TrialSetup, run_trial
 from launch.sweep.yardsticks import LEARNED, yardsticks
 from partner_rl.config.load import assignments, load_config, save_config
 from partner_rl.config.schema import RunConfig
+from partner_rl.storage.atomic import write_json, write_text
 from partner_rl.types import PartnerError
 
 _SESSIONS: Final = "sessions.json"
@@ -256,7 +257,7 @@ def _run_on_ray(sweep: Sweep, work: Work, size: Sizing, fixed: Mapping[str, Json
 
 
 def _write_sessions(folder: SweepFolder, sessions: Sequence[Session]) -> None:
-    write_text(folder.path / _SESSIONS, json.dumps([asdict(session) for session in sessions], indent=2) + "\n")
+    write_json(folder.path / _SESSIONS, [asdict(session) for session in sessions])
 
 
 def _sessions(folder: SweepFolder) -> list[Session]:

@@ -35,7 +35,6 @@ from launch.sweep.ledger import (
     known_or_new,
     started,
     with_seconds,
-    write_text,
 )
 from launch.sweep.sizing import on_gpus
 from launch.sweep.space import Point
@@ -45,10 +44,10 @@ from launch.training import train_policy
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.config.load import assignments, load_config, save_config
 from partner_rl.config.schema import RunConfig
-from partner_rl.durable import folder_when_whole
 from partner_rl.evaluation.plots import plot_curves, read_metrics
 from partner_rl.evaluation.system import TRAINED
 from partner_rl.policy.model import load_policy
+from partner_rl.storage.atomic import folder_when_whole, write_text
 from partner_rl.types import PartnerError
 from rewards.pool import ClientSpec, PoolSpec, RewardClient, create_pools
 from rewards.registry import all_components

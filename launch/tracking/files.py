@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 from tensorboardX import SummaryWriter
 
-from launch.run_record import METRICS_FILE, SAMPLES_FILE, write_whole
+from launch.run_record import METRICS_FILE, SAMPLES_FILE
 from partner_rl import metric_names
 from partner_rl.room import disk_of, when_there_is_room
+from partner_rl.storage.atomic import file_when_whole
 from partner_rl.types import PartnerError
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,8 @@ def _drop_later_steps(path: Path, last_step: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     kept = [(line, record) for line, record in _lines(path) if record[metric_names.STEP] <= last_step]
-    write_whole(path, b"".join(line + b"\n" for line, _ in kept))
+    with file_when_whole(path) as file:
+        file.writelines(line + b"\n" for line, _ in kept)
     return [record for _, record in kept]
 
 

@@ -16,8 +16,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from partner_rl.durable import check_manifest, folder_when_whole, write_manifest
 from partner_rl.room import disk_of, when_there_is_room
+from partner_rl.storage.atomic import WriteError, folder_when_whole, write_text
+from partner_rl.storage.manifest import check_manifest, write_manifest
 from partner_rl.types import PartnerError
 
 WEIGHTS: Final = "weights.safetensors"
@@ -56,7 +57,7 @@ class TrainingState:
         """
         try:
             when_there_is_room(lambda: self._write(folder), disk_of(folder.parent), wait_s)
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, WriteError) as error:
             raise PartnerError(
                 f"checkpoint {folder} cannot be written ({error}): make room and resume from the one before"
             ) from error
@@ -66,7 +67,7 @@ class TrainingState:
             save_file({name: t.contiguous() for name, t in self.weights.items()}, temporary / WEIGHTS)
             save_file({name: t.contiguous() for name, t in self.moments.items()}, temporary / MOMENTS)
             content = {"iterations": self.iterations, "extra": dict(self.extra)}
-            (temporary / STATE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            write_text(temporary / STATE, json.dumps(content, indent=2) + "\n")
             write_manifest(temporary)
 
     @classmethod

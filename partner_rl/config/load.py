@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +21,7 @@ from partner_rl.config.inputs import kinds_by_key, resolve_paths, value_of
 from partner_rl.config.paths import absolute_path
 from partner_rl.config.schema import RunConfig
 from partner_rl.config.yaml_text import dump_yaml, parse_yaml
+from partner_rl.storage.atomic import write_text
 from partner_rl.types import PartnerError
 
 PRESETS_DIR = Path(__file__).parent / "presets"
@@ -104,10 +104,7 @@ def save_config(config: RunConfig, path: Path) -> None:
 
     The file appears whole or not at all.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(config_yaml(config), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, config_yaml(config))
 
 
 def config_yaml(config: RunConfig) -> str:

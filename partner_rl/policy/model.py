@@ -24,9 +24,11 @@ from partner_rl.policy.precision import use_float32_head
 from partner_rl.policy.tied_embedding import share_gradient_with_head
 from partner_rl.policy.vocabulary import ActionVocabulary, add_position_tokens
 from partner_rl.positions import PositionRule
+from partner_rl.storage.artefact import MARK, write_mark
 from partner_rl.types import PartnerError
 
-METADATA_FILE = "partner_rl.json"
+KIND = "policy"
+"""What an exported policy says that it is."""
 COMPILER = "inductor"
 """The backend of `torch.compile`."""
 FLEX_HEAD_WIDTH = 16
@@ -174,8 +176,7 @@ def save_policy(policy: Policy, folder: str | Path) -> None:
     with quiet_transformers():
         model.save_pretrained(folder)
         policy.tokenizer.save_pretrained(folder)
-    metadata = {"window": policy.vocabulary.window, "policy": policy.settings.model_dump(mode="json")}
-    (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    write_mark(folder, KIND, window=policy.vocabulary.window, policy=policy.settings.model_dump(mode="json"))
 
 
 def read_metadata(folder: str | Path) -> tuple[int, PolicyConfig]:
@@ -184,11 +185,9 @@ def read_metadata(folder: str | Path) -> tuple[int, PolicyConfig]:
     Raises:
         PartnerError: The folder holds no exported policy.
     """
-    path = Path(folder) / METADATA_FILE
+    path = Path(folder) / MARK
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return int(content["window"]), PolicyConfig.model_validate(content["policy"])
     except (OSError, ValueError, KeyError) as error:
-        raise PartnerError(
-            f"{folder} is no exported policy ({METADATA_FILE}: {error}): give a run or its export/"
-        ) from error
+        raise PartnerError(f"{folder} is no exported policy ({MARK}: {error}): give a run or its export/") from error

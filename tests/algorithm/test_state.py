@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from partner_rl import durable
 from partner_rl.algorithm import state as state_module
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.algorithm.state import MOMENTS, STATE, WEIGHTS, TrainingState
-from partner_rl.durable import MANIFEST
 from partner_rl.metric_names import OF_THE_MACHINE
+from partner_rl.storage import atomic
+from partner_rl.storage.manifest import MANIFEST
 from partner_rl.types import PartnerError
 from tests.algorithm.toy import build_toy, toy_config
 
@@ -71,7 +71,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_checkpoints(tmp_path, mo
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for module, name in ((state_module, "save_file"), (state_module, "write_manifest"), (durable, "sync")):
+    for module, name in ((state_module, "save_file"), (state_module, "write_manifest"), (atomic, "sync")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(PartnerError, match=r"cannot be written .*No space left") as caught:
@@ -131,7 +131,7 @@ def test_a_kill_while_replacing_leaves_the_old_or_the_new(tmp_path):
     # After the old one was renamed, before the new one takes its name.
     assert killed_while_saving(tmp_path / "iteration-000004", Path, "rename", 1) == -signal.SIGKILL
     assert not (tmp_path / "iteration-000004").exists()
-    durable.remove_unfinished(tmp_path)
+    atomic.remove_unfinished(tmp_path)
     assert TrainingState.load(tmp_path / "iteration-000004").iterations == 2
     assert [path.name for path in tmp_path.iterdir()] == ["iteration-000004"]
 
@@ -141,7 +141,7 @@ def test_a_kill_while_replacing_leaves_the_old_or_the_new(tmp_path):
     [
         (state_module, "save_file", 1, False),
         (state_module, "write_manifest", 1, False),
-        (durable, "sync", 3, False),
+        (atomic, "sync", 3, False),
         (Path, "rename", 1, True),
     ],
 )
@@ -149,7 +149,7 @@ def test_a_kill_while_saving_leaves_the_checkpoint_whole_or_absent(tmp_path, own
     make_state(2).save(tmp_path / "iteration-000002")
     assert killed_while_saving(tmp_path / "iteration-000004", owner, place, call) == -signal.SIGKILL
     assert len([path for path in tmp_path.iterdir() if path.name.startswith(".")]) == (not whole)
-    durable.remove_unfinished(tmp_path)
+    atomic.remove_unfinished(tmp_path)
     names = ["iteration-000002", "iteration-000004"] if whole else ["iteration-000002"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert TrainingState.load(tmp_path / names[-1]).iterations == (4 if whole else 2)

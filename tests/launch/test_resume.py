@@ -28,8 +28,9 @@ from launch.training import _restore
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.state import WEIGHTS, TrainingState
 from partner_rl.config.load import load_config
-from partner_rl.durable import MANIFEST, folder_when_whole
 from partner_rl.metric_names import OF_THE_MACHINE
+from partner_rl.storage.atomic import folder_when_whole
+from partner_rl.storage.manifest import MANIFEST
 from partner_rl.types import PartnerError
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +156,7 @@ def test_a_second_process_is_refused_and_a_killed_one_does_not_lock(tmp_path):
 
 
 @pytest.mark.reported
-@pytest.mark.parametrize("left", ["config.yaml.part", "config.yaml", "run.json", ".lock", "fingerprints.json.part"])
+@pytest.mark.parametrize("left", [".config.yaml.0123abcd.part", "config.yaml", "run.json", ".lock", "partner_rl.json"])
 def test_a_start_that_computed_nothing_does_not_take_the_name(tmp_path, left):
     config = load_config("smoke", [f"runs_dir={tmp_path}", "name=a"])
     (tmp_path / "a").mkdir()
