@@ -129,7 +129,8 @@ def test_a_checkpoint_that_was_cut_off_does_not_count_as_kept(tmp_path):
 def test_left_over_temporary_folders_are_removed_at_the_start(tmp_path):
     run = saved_run(tmp_path / "run", 2)
     work = [run.path / ".warm_start.training", run.rewards / "empathy"]
-    leftovers = [run.checkpoints / ".iteration-000004.77", run.path / ".export.77", run.rewards / ".coherence-x1"]
+    folders = (run.checkpoints / "iteration-000004", run.path / "export", run.rewards / "coherence")
+    leftovers = [path.with_name(f".{path.name}.0123abcd.part") for path in folders]
     for folder in (*work, *leftovers):
         folder.mkdir(parents=True)
         (folder / "file").touch()
