@@ -142,6 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The arguments after the program's name; None for those of the process.
     """
+    _give_a_home()
     with heed_signals():
         status = _run(arguments)
     sys.exit(status)
@@ -166,6 +167,15 @@ def _run(arguments: list[str] | None) -> int:
         _print_error(f"unexpected {type(error).__name__}: {message} (run `partner-rl --debug …` for the traceback)")
         return 1
     return 0
+
+
+def _give_a_home() -> None:
+    """Sets HOME where there is none: Ray and others read nothing else. A folder that is not there cannot be written."""
+    if os.environ.get("HOME"):
+        return
+    os.environ.pop("HOME", None)
+    known = os.path.expanduser("~")
+    os.environ["HOME"] = "/nonexistent" if known == "~" else known
 
 
 def _print_error(message: str) -> None:

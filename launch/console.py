@@ -27,7 +27,7 @@ err: Final = Console(stderr=True, highlight=False)
 """Everything said on the way: logs, progress, errors."""
 
 _PLAIN_INTERVAL_S: Final = 15.0
-_NOISY_LOGGERS: Final = ("urllib3", "filelock", "httpx", "httpcore", "fsspec", "matplotlib", "asyncio", "h5py", "git")
+_NOISY_LOGGERS: Final = ("urllib3", "filelock", "httpx", "httpcore", "fsspec", "asyncio", "h5py", "git")
 
 
 def typed_command(*words: object) -> str:
@@ -44,6 +44,8 @@ def set_up_logging(level: int = logging.INFO) -> None:
     logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
     for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It advises where its cache should be, when the home cannot be written.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from ray.exceptions import AuthenticationError
 
 from launch.plan import DRIVER, Plan, machine_cores, resource_plan, share_local_gpu
 from launch.preflight.room import require_room
+from launch.surroundings import check_surroundings
 from partner_rl.config.schema import RunConfig
-from partner_rl.local_ray import join_ray, session_folder, start_ray
+from partner_rl.local_ray import join_ray, start_ray
 from partner_rl.types import PartnerError
 
 _ANSWER_S = 5.0
@@ -111,6 +112,8 @@ def join(address: str) -> None:
 def check_room(config: RunConfig, *, scores_all: bool = True) -> None:
     """Refuses, before anything is computed or written, a run that this machine or the cluster has no room for.
 
+    Nor may the user's folders and variables be in its way (`launch.surroundings`).
+
     Args:
         config: The run.
         scores_all: As in `resource_plan`.
@@ -118,9 +121,8 @@ def check_room(config: RunConfig, *, scores_all: bool = True) -> None:
     Raises:
         PartnerError: There is no room, or the cluster cannot be reached.
     """
+    check_surroundings(config)
     config, plan = place_on_this_machine(config, scores_all=scores_all)
-    if config.resources.address is None:
-        session_folder()
-        return
-    with ray_session(config, plan):
-        pass
+    if config.resources.address is not None:
+        with ray_session(config, plan):
+            pass

@@ -23,6 +23,7 @@ import ray
 from ray._private import ray_constants, services
 from ray.job_config import JobConfig
 
+from partner_rl.room import can_be_written
 from partner_rl.types import PartnerError
 
 _OWNER_ENTERS: Final = 0o700
@@ -109,21 +110,14 @@ def session_folder() -> Path:
     for place in places:
         for name in ("ray", f"ray-{os.getuid()}"):
             folder = Path(place).absolute() / name
-            if len(os.fsencode(folder)) <= longest and _can_be_written(folder):
+            # A place that is named and absent is a mistake, and not made.
+            is_short = len(os.fsencode(folder)) <= longest
+            if is_short and folder.parent.is_dir() and can_be_written(folder):
                 return folder
     raise PartnerError(
         f"Ray has no folder for its session: {', '.join(places)} cannot be written, or have paths of more than "
         f"{longest - len('/ray')} bytes; set RAY_TMPDIR to a folder of yours with a shorter path"
     )
-
-
-def _can_be_written(folder: Path) -> bool:
-    """Whether files can be made in a folder, or a folder in its parent, which is not made."""
-    try:
-        with tempfile.TemporaryFile(dir=folder if folder.exists() else folder.parent):
-            return True
-    except OSError:
-        return False
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""Waiting for room where a disk or a store is full, instead of losing what is to be written."""
+"""Room to write: whether there may be any, and waiting for it instead of losing what is to be written."""
 
 from __future__ import annotations
 
 import errno
 import logging
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,18 @@ def is_full_disk(error: BaseException) -> bool:
         return number in _FULL
     # What libraries written in Rust raise has the number in its text alone.
     return any(f"(os error {number})" in str(error) for number in _FULL)
+
+
+def can_be_written(folder: Path) -> bool:
+    """Whether files can be made in a folder or, where there is none yet, the folder itself; nothing is left there."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return True
+    except OSError:
+        return False
 
 
 def when_there_is_room(

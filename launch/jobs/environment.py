@@ -15,6 +15,7 @@ from partner_rl.types import PartnerError
 ALLOWED: Final = (
     "WANDB_API_KEY",
     "WANDB_BASE_URL",
+    "WANDB_DISABLED",
     "WANDB_ENTITY",
     "WANDB_MODE",
     "WANDB_PROJECT",

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Final
 
+from launch.search_path import PACKAGES
 from partner_rl.types import PartnerError
 
 _packing = logging.getLogger(f"{__name__}.packing")
 # Ray tells at each packing which ignore files it has found, and which path it came to a stop at.
 _packing.setLevel(logging.CRITICAL)
+
+_OURS: Final = Path("launch", "jobs", "entry.py")
+"""Tells a working directory that brings our packages along."""
 
 LIMIT_BYTES: Final = 500 * 2**20
 """Largest package that a Ray cluster takes."""
@@ -60,13 +64,15 @@ def check_tree(folder: Path, excludes: Sequence[str], limit_bytes: int = LIMIT_B
         limit_bytes: The most that may go.
 
     Raises:
-        PartnerError: It is no folder, too much is in it (names what is largest), or a link in it leads out of it or
-            round in a circle.
+        PartnerError: It is no folder, too much is in it (names what is largest), a link in it leads out of it or round
+            in a circle, or workers would import something of it instead of our packages.
     """
     if not folder.is_dir():
         raise PartnerError(f"{folder} is no folder: name the project's with --working-dir")
     sizes = Counter[str]()
-    for path in _sent_files(folder, excludes):
+    files = list(_sent_files(folder, excludes))
+    _check_names({path.relative_to(folder) for path in files}, folder)
+    for path in files:
         sizes[path.relative_to(folder).parts[0]] += path.lstat().st_size
     total = sizes.total()
     if total > limit_bytes:
@@ -76,6 +82,19 @@ def check_tree(folder: Path, excludes: Sequence[str], limit_bytes: int = LIMIT_B
             "leave something behind with --exclude PATTERN or a .rayignore file"
         )
     return total
+
+
+def _check_names(sent: Set[Path], folder: Path) -> None:
+    """Refuses what has a name of our packages: a job's processes look into the working directory first."""
+    brings_ours = _OURS in sent
+    for package in PACKAGES:
+        module, init = Path(f"{package}.py"), Path(package, "__init__.py")
+        taken = [module] if module in sent else [init] if init in sent and not brings_ours else []
+        if taken:
+            raise PartnerError(
+                f"{folder / taken[0]} would be imported on the cluster instead of our package {package}: rename it, or "
+                f"leave it behind with --exclude /{taken[0].parts[0]} or a .rayignore file"
+            )
 
 
 def _sent_files(folder: Path, excludes: Sequence[str]) -> Iterable[Path]:

@@ -35,6 +35,8 @@ from launch.preflight.memory import (
 )
 from launch.preflight.model_shape import ModelShape, find_model, is_built_on_use, shape_of
 from launch.preflight.placement import this_machine
+from launch.surroundings import surrounding_problems
+from launch.tracking.mode import has_key, wandb_mode
 from partner_rl.config.schema import RunConfig, TrackingConfig
 from partner_rl.data.readers import iter_rows
 from partner_rl.data.records import Reject
@@ -106,10 +108,11 @@ def gather(
         plan_problem=problem,
         memory=() if plan is None else tuple(memory(config, plan, _policy_shape(shapes))),
         models=models,
+        surroundings=tuple(surrounding_problems(config)),
         corpus=corpus_facts(config, needs_labels=wish.needs_labels) if wish.reads_data else None,
         disk=disk_facts(wish.output or Path(config.runs_dir)),
         disk_needed=run_bytes(config, _policy_shape(shapes)) if wish.is_run else None,
-        wandb=wandb_facts(config.tracking) if wish.tracks else None,
+        wandb=_wandb(config.tracking) if wish.tracks else None,
     )
 
 
@@ -377,14 +380,20 @@ def _classifier_bytes(config: RunConfig, encoder: ModelShape) -> int:
     return 4 * encoders * encoder.parameters
 
 
+def _wandb(tracking: TrackingConfig) -> Wandb | None:
+    try:
+        return wandb_facts(tracking)
+    except PartnerError:
+        # `surrounding_problems` tells.
+        return None
+
+
 def wandb_facts(tracking: TrackingConfig) -> Wandb:
     """W&B as the run would meet it; asks its address only when the run would."""
-    from launch.tracking.wandb_sink import wandb_mode
-
     address = os.environ.get("WANDB_BASE_URL") or _WANDB_CLOUD
     mode = wandb_mode(tracking)
-    has_key = bool(os.environ.get("WANDB_API_KEY")) or _has_login(address)
-    return Wandb(mode, has_key, _without_password(address), _answers(address) if mode == "online" and has_key else None)
+    asks = has_key() or _has_login(address)
+    return Wandb(mode, asks, _without_password(address), _answers(address) if mode == "online" and asks else None)
 
 
 def _has_login(address: str) -> bool:

@@ -20,6 +20,7 @@ from launch.plan import machine_cores, resource_plan
 from launch.preflight.gather import Wish, machine_facts, model_facts, run_bytes
 from launch.preflight.memory import Shapes, run_memory
 from launch.ray_session import ray_session
+from launch.surroundings import check_surroundings
 from launch.sweep.engine import Work, run_trials, set_up_tune
 from launch.sweep.ledger import SweepFolder
 from launch.sweep.report import Outcome, Session, write_report
@@ -95,6 +96,7 @@ class Sweep:
         Raises:
             PartnerError: There is no room for a single one, or the cluster cannot be reached.
         """
+        check_surroundings(self.config)
         size = self.sized(1)
         if self.config.resources.address is not None:
             with ray_session(self.placed, size.session):

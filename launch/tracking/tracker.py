@@ -10,9 +10,10 @@ from typing import Any, Self
 
 from launch.monitoring.nodes import NodeWatch
 from launch.tracking.files import JsonlSink, TensorBoardSink
+from launch.tracking.mode import wandb_mode
 from launch.tracking.sink import SampleRow, Sink
 from launch.tracking.terminal import ConsoleSink
-from launch.tracking.wandb_sink import BEST, LATEST, WandbSink, wandb_mode
+from launch.tracking.wandb_sink import BEST, LATEST, WandbSink
 from partner_rl import metric_names
 from partner_rl.config.schema import RunConfig, TrackingConfig
 

@@ -13,10 +13,11 @@ import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final
 
 from launch.provenance import provenance
 from launch.run_record import read_record, update_record
+from launch.tracking.mode import wandb_mode
 from launch.tracking.uploading import Uploader, segments, send_all
 from partner_rl import metric_names
 from partner_rl.config.schema import RunConfig, TrackingConfig
@@ -220,16 +221,6 @@ def log_evaluation(run_dir: Path, config: RunConfig, records: Sequence[Mapping[s
             send_all(run_dir, config.tracking.upload_wait_s)
     except Exception as error:
         _report_wandb_failure(error)
-
-
-def wandb_mode(tracking: TrackingConfig) -> Literal["online", "offline", "disabled"]:
-    """Whether W&B's log is sent while the run goes on; `auto` goes by `WANDB_MODE`, or else looks for the API key."""
-    if tracking.wandb != "auto":
-        return tracking.wandb
-    asked_for = os.environ.get("WANDB_MODE", "")
-    if asked_for in ("online", "offline", "disabled"):
-        return cast(Literal["online", "offline", "disabled"], asked_for)
-    return "online" if os.environ.get("WANDB_API_KEY") else "offline"
 
 
 def _wandb_id(run_dir: Path) -> str:

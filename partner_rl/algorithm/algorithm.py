@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,10 @@ class RewriteAlgorithm(Algorithm):
     def get_default_config(cls) -> RewriteConfig:
         """RLlib's hook."""
         return RewriteConfig()
+
+    def _setup_logdir(self) -> None:
+        """RLlib's hook: it would make a folder in `~/ray_results`, which nothing is written to."""
+        self._logdir = os.devnull  # type: ignore[assignment]
 
     def setup(self, config: Any) -> None:
         """Builds env runners and learners; env runners start from the learner's weights."""

@@ -332,7 +332,8 @@ class TrackingConfig(Section):
     """Where metrics go besides `metrics.jsonl`."""
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """`auto` is what `WANDB_MODE` says; without it online when `WANDB_API_KEY` is set, else offline."""
+    """Where `WANDB_MODE` or `WANDB_DISABLED` say something more private, they decide. `auto` has no wish: without them
+    it is online when `WANDB_API_KEY` is set, else offline."""
     project: Fixed[str] = "partner-rl"
     """W&B project."""
     entity: Fixed[str | None] = None

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from launch.tracking import METRICS_FILE, RUN_FILE, SAMPLES_FILE, SampleRow, Tracker
+from launch.tracking.mode import wandb_mode
 from launch.tracking.tracker import is_best
-from launch.tracking.wandb_sink import wandb_mode
 from partner_rl import metric_names
 from partner_rl.config.load import load_config
 from partner_rl.config.schema import RunConfig
@@ -167,15 +167,56 @@ def test_without_a_key_the_log_is_kept_and_the_command_to_send_it_is_named_once(
     _wait_until(lambda: logged() == 2, f"{segment} does not hold both steps")
 
 
-def test_w_and_bs_own_variable_decides_where_the_configuration_leaves_it_open(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    auto = make_config("tracking.wandb=auto").tracking
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    assert wandb_mode(auto) == "online"
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert wandb_mode(auto) == "offline"
-    assert wandb_mode(make_config("tracking.wandb=online").tracking) == "online"
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+@pytest.mark.reported
+@pytest.mark.parametrize(
+    ("configured", "variables", "mode"),
+    [
+        ("auto", {}, "offline"),
+        ("auto", {"WANDB_API_KEY": ""}, "offline"),
+        ("auto", {"WANDB_API_KEY": " "}, "offline"),
+        ("auto", {"WANDB_API_KEY": "k"}, "online"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "dryrun"}, "offline"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "Offline "}, "offline"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, "disabled"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": ""}, "online"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_DISABLED": "true"}, "disabled"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_DISABLED": "1", "WANDB_MODE": "online"}, "disabled"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_DISABLED": "false"}, "online"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_SILENT": "true"}, "online"),
+        ("auto", {"WANDB_MODE": "online"}, "online"),
+        ("auto", {"WANDB_MODE": "run"}, "online"),
+        ("online", {}, "online"),
+        ("online", {"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, "offline"),
+        ("online", {"WANDB_API_KEY": "k", "WANDB_MODE": "dryrun"}, "offline"),
+        ("online", {"WANDB_API_KEY": "k", "WANDB_DISABLED": "yes"}, "disabled"),
+        ("offline", {"WANDB_API_KEY": "k", "WANDB_MODE": "online"}, "offline"),
+        ("disabled", {"WANDB_API_KEY": "k", "WANDB_MODE": "online"}, "disabled"),
+    ],
+)
+def test_of_the_configuration_and_w_and_bs_variables_the_most_private_decides(configured, variables, mode, monkeypatch):
+    set_wandb_variables(monkeypatch, **variables)
+    assert wandb_mode(make_config(f"tracking.wandb={configured}").tracking) == mode
+
+
+@pytest.mark.reported
+@pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "sometimes"), ("WANDB_DISABLED", "maybe")])
+def test_a_value_that_nobody_can_know_the_meaning_of_is_refused(variable, value, monkeypatch):
+    set_wandb_variables(monkeypatch, **{variable: value})
+    for configured in ("auto", "online", "disabled"):
+        with pytest.raises(PartnerError, match=f"{variable}={value}: it is one of"):
+            wandb_mode(make_config(f"tracking.wandb={configured}").tracking)
+
+
+def set_wandb_variables(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    """These and no others of W&B's variables."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DISABLED", "WANDB_SILENT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_where_it_is_disabled_nothing_is_written_for_w_and_b(tmp_path, monkeypatch):
+    set_wandb_variables(monkeypatch, WANDB_API_KEY="0" * 40, WANDB_DISABLED="true")
     with open_tracker(tmp_path, make_config("tracking.wandb=auto", "tracking.tensorboard=false")) as tracker:
         log_steps(tracker, 1, 1)
     assert not (tmp_path / "wandb").exists()

@@ -1,0 +1,77 @@
+"""What a run meets around it: the folders of the user and of the system that it needs, and variables of other programs.
+
+All of it is asked before anything is computed, by the code that will use it, and by `partner-rl doctor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from launch.preflight.model_shape import find_model
+from launch.tracking.mode import wandb_mode
+from partner_rl.config.schema import RunConfig
+from partner_rl.local_ray import session_folder
+from partner_rl.models.store import CACHE_VARIABLE, cache_folder
+from partner_rl.room import can_be_written
+from partner_rl.types import PartnerError
+
+_CACHED = ("pypi", "random")
+
+
+def check_surroundings(config: RunConfig) -> None:
+    """Refuses a run that something around it is in the way of.
+
+    Raises:
+        PartnerError: It is; the first of `surrounding_problems`.
+    """
+    for problem in surrounding_problems(config):
+        raise PartnerError(problem)
+
+
+def surrounding_problems(config: RunConfig) -> Iterator[str]:
+    """What is in the way, each in one line with what to do behind a semicolon."""
+    checks: list[Callable[[], object]] = [lambda: wandb_mode(config.tracking), lambda: _check_cache(config)]
+    if config.resources.address is None:
+        checks.append(session_folder)
+    for check in checks:
+        try:
+            check()
+        except PartnerError as error:
+            yield str(error)
+
+
+def _check_cache(config: RunConfig) -> None:
+    """Asks whether models that are still to be fetched or built can be kept.
+
+    Raises:
+        PartnerError: They cannot.
+    """
+    given = None if config.models.cache_dir is None else Path(config.models.cache_dir).expanduser()
+    missing = [name for name in _needed(config) if name.partition(":")[0] in _CACHED and _is_missing(name, given)]
+    folder = cache_folder(given)
+    if missing and not can_be_written(folder):
+        raise PartnerError(
+            f"{', '.join(missing)} cannot be put into {folder}, which cannot be written; set {CACHE_VARIABLE} or "
+            "models.cache_dir to a folder of yours"
+        )
+
+
+def _needed(config: RunConfig) -> list[str]:
+    models, rewards = config.models, config.rewards
+    trains_classifier = None in (rewards.empathy.checkpoint, rewards.coherence.checkpoint)
+    asks_model = rewards.fluency.weight or rewards.mutual_information.weight
+    found = [
+        *([models.policy] if config.warmstart.checkpoint is None else []),
+        *([models.reward_lm] if asks_model else []),
+        *([models.encoder] if trains_classifier else []),
+    ]
+    return sorted(set(found))
+
+
+def _is_missing(name: str, cache: Path | None) -> bool:
+    try:
+        return find_model(name, cache) is None
+    except PartnerError:
+        # There is none of this name: whoever loads it says so.
+        return False
