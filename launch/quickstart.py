@@ -56,15 +56,18 @@ def quickstart(config: RunConfig, run: RunFolder) -> None:
     """Runs all phases and leaves their results in the run folder."""
     from launch import pipeline
     from launch.ray_session import place_on_this_machine, ray_session
+    from launch.resuming import settle
     from launch.training import train_policy
     from partner_rl.evaluation.plots import plot_curves, read_metrics
     from partner_rl.evaluation.report import print_rewrites, systems_table
     from partner_rl.evaluation.summary import build_summary, write_summary
 
     clock = PhaseClock()
+    chosen = config
     config, plan = place_on_this_machine(config)
     with run.resumable():
         splits = pipeline.load_splits(config)
+        settle(run, chosen, splits)
         with clock.phase("rewards", "1/5 training the reward models"):
             pipeline.train_reward_models(config, run, splits)
         with clock.phase("warm_start", "2/5 warm start of the policy"):

@@ -24,7 +24,8 @@ def command(
         str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
     ] = "embedded",
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with this run folder from its newest checkpoint.", show_default=False)
+        Path | None,
+        typer.Option(help="Go on with this run folder, with the KEY=VALUE that may change.", show_default=False),
     ] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Only one iteration with tiny models, as a last check; keeps nothing.")
@@ -36,13 +37,13 @@ def command(
 
     Example: `partner-rl train --preset smoke algorithm.iterations=5 name=first`
     """
+    from launch.resuming import open_to_resume
     from partner_rl.config.load import load_config
 
     if resume is not None:
-        if overrides or redact:
-            what = "the overrides" if overrides else "--redact"
-            raise PartnerError(f"--resume goes on with the run's own configuration: leave {what} out")
-        run, config = RunFolder.open(resume)
+        if redact:
+            raise PartnerError("--resume goes on with the run's own choice: leave --redact out")
+        run, config = open_to_resume(resume, overrides or [])
     else:
         config = load_config(preset, [*(overrides or []), *redaction(redact)])
     if dry_run:
@@ -55,7 +56,7 @@ def command(
     if resume is None:
         run = RunFolder.create(config, default_name=Path(preset).stem)
     train(config, run, resume=resume is not None)
-    out.print(f"exported to {run.export}", soft_wrap=True)
+    out.print(f"exported to {run.export}", markup=False, soft_wrap=True)
 
 
 def _show(config: RunConfig, default_name: str, resume: Path | None) -> None:
@@ -78,14 +79,17 @@ def train(config: RunConfig, run: RunFolder, *, resume: bool) -> None:
     """Runs all phases up to the export; `resume` tells whether the run was started before."""
     from launch import pipeline
     from launch.ray_session import place_on_this_machine, ray_session
+    from launch.resuming import settle
     from launch.training import train_policy
     from partner_rl.evaluation.plots import plot_curves, read_metrics
 
     clock = PhaseClock()
+    chosen = config
     config, plan = place_on_this_machine(config, scores_all=False)
     err.print(plan.table())
     with run.resumable():
         splits = pipeline.load_splits(config)
+        settle(run, chosen, splits)
         with clock.phase("rewards", "training the reward models"):
             pipeline.train_reward_models(config, run, splits)
         with clock.phase("warm_start", "warm start"):

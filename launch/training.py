@@ -143,6 +143,8 @@ def _train_to_the_end(
     resume_step = done if resume else None
     if resume_step == 0:
         logger.info("the run has no checkpoint yet: reinforcement learning begins at iteration 1")
+    if done < config.algorithm.iterations:
+        run.set_aside_results(done)
     restarts: list[int] = []
     while True:
         try:

@@ -46,6 +46,9 @@ def command(
     from launch.sweep.report import moved_lines
     from launch.sweep.session import new_sweep, open_sweep, run_sweep
 
+    if resume is not None and spec is not None and "=" in spec:
+        # Where there is no spec, the first word is a key.
+        overrides, spec = [spec, *(overrides or [])], None
     if (spec is None) == (resume is None):
         raise PartnerError("give a spec to start a sweep, or --resume FOLDER to go on with one")
     if resume is not None:
@@ -53,7 +56,7 @@ def command(
             raise PartnerError("--resume goes on with the sweep in its own folder: leave --output out")
         if redact:
             raise PartnerError("--resume goes on with the sweep's own configuration: leave --redact out")
-        sweep = open_sweep(resume, num_samples)
+        sweep = open_sweep(resume, num_samples, tuple(overrides or ()))
     else:
         assert spec is not None
         sweep = new_sweep(spec, (*(overrides or ()), *redaction(redact)), output, num_samples)
@@ -119,4 +122,10 @@ def _print(found: Outcome, sweep: Sweep) -> None:
     out.print(
         "  " + ", ".join(f"{m.replace('_', ' ')} {figures[m]:.4g}" for m in sweep.spec.objectives), soft_wrap=True
     )
-    out.print(f"report: {folder.path / 'report.md'}; configuration: {folder.chosen}", soft_wrap=True)
+    out.print(f"report: {folder.path / 'report.md'}; configuration: {folder.chosen}", markup=False, soft_wrap=True)
+    if failed:
+        again = folder.resume_command
+        raise PartnerError(
+            f"{len(failed)} of {len(records)} trials failed, the others are compared: `{again} --retry-failed` tries "
+            "all of them again, without the option those that failed by a lost process, a full disk or missing input"
+        )

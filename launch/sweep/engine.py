@@ -183,7 +183,8 @@ def _write_end(folder: SweepFolder, point: Mapping[str, Any], reason: str | None
         return record
     if reason is None:
         return folder.write(record.model_copy(update={"status": "stopped"}))
-    return folder.write(record.model_copy(update={"status": "failed", "reason": f"its process was lost: {reason}"}))
+    lost = {"status": "failed", "reason": f"its process was lost: {reason}", "blameless": True}
+    return folder.write(record.model_copy(update=lost))
 
 
 def describe_end(record: TrialRecord, spec: SweepSpec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,15 +15,24 @@ from typing import Final
 import torch
 from pydantic import JsonValue
 
-from launch.console import err, progress
+from launch.console import err, progress, typed_command
+from launch.fingerprints import (
+    Fingerprints,
+    allowed_changes,
+    check_present,
+    inputs_of,
+    read_fingerprints,
+    settings_of,
+)
 from launch.folder_lock import alone
+from launch.pipeline import load_splits
 from launch.plan import machine_cores, resource_plan
 from launch.preflight.gather import Wish, machine_facts, model_facts, run_bytes
 from launch.preflight.memory import Shapes, run_memory
 from launch.ray_session import ray_session
 from launch.surroundings import check_surroundings
 from launch.sweep.engine import Work, run_trials, set_up_tune
-from launch.sweep.ledger import SweepFolder
+from launch.sweep.ledger import SweepFolder, TrialRecord
 from launch.sweep.report import Outcome, Session, write_report
 from launch.sweep.shared import make_shared, shared_pool
 from launch.sweep.sizing import (
@@ -38,10 +48,14 @@ from launch.sweep.space import checked_configs, config_maker, planned_points
 from launch.sweep.spec import SweepSpec, read_spec, spec_yaml
 from launch.sweep.trial import TrialSetup, run_trial
 from launch.sweep.yardsticks import LEARNED, yardsticks
+from partner_rl.config.inputs import NamedInput
 from partner_rl.config.load import assignments, load_config, save_config
+from partner_rl.config.paths import Kind
 from partner_rl.config.schema import RunConfig
 from partner_rl.storage.atomic import write_json, write_text
 from partner_rl.types import PartnerError
+
+logger = logging.getLogger(__name__)
 
 _SESSIONS: Final = "sessions.json"
 
@@ -124,21 +138,80 @@ def new_sweep(name: str, overrides: tuple[str, ...], output: Path | None, num_sa
     return _checked(folder, _with_samples(spec, num_samples), overrides)
 
 
-def open_sweep(path: Path, num_samples: int | None) -> Sweep:
-    """A sweep that was begun.
+def open_sweep(path: Path, num_samples: int | None, overrides: tuple[str, ...] = ()) -> Sweep:
+    """A sweep that was begun; nothing is written.
 
     Args:
         path: Its folder.
         num_samples: Instead of the spec's, to add trials.
+        overrides: `KEY=VALUE` texts that hold from now on.
 
     Raises:
-        PartnerError: The folder holds no sweep, or one that is damaged.
+        PartnerError: The folder holds no sweep, or one that is damaged; a key has changed that may not, or an input is
+            gone.
     """
     folder = SweepFolder(path)
     if not folder.spec_file.is_file() or not folder.base_file.is_file():
-        raise PartnerError(f"{path} holds no sweep: start one with `partner-rl sweep SPEC --output {path}`")
+        start = typed_command("sweep", "SPEC", "--output", path)
+        raise PartnerError(f"{path} holds no sweep: start one with `{start}`")
     spec, _ = read_spec(str(folder.spec_file))
-    return _checked(folder, _with_samples(spec, num_samples), ())
+    sweep = _checked(folder, _with_samples(spec, num_samples), overrides)
+    began = read_fingerprints(path)
+    if began is not None:
+        # Trials that were trained for longer do not compare with the others.
+        allowed_changes(began, sweep.config, str(path), keeps=("algorithm.iterations",))
+    check_present(_inputs(sweep, began), folder.resume_command)
+    _check_values(folder.records(), sweep.spec)
+    return sweep
+
+
+def _check_values(known: Sequence[TrialRecord], spec: SweepSpec) -> None:
+    """Refuses a spec that gives trials other values than they were started with.
+
+    Raises:
+        PartnerError: It does.
+    """
+    # With PBT, values change while training.
+    planned = None if spec.scheduler == "pbt" else planned_points(spec)
+    values = {point.number: dict(point.values) for point in planned or ()}
+    for record in known:
+        if values.get(record.number, record.values) != record.values:
+            raise PartnerError(
+                f"{record.name} was started with other values than sweep.yaml gives it now: put its space, search and "
+                "seed back, or start another sweep"
+            )
+
+
+def _inputs(sweep: Sweep, began: Fingerprints | None) -> list[NamedInput]:
+    """What all trials read; of an input that is swept, each trial has its own."""
+    changes = () if began is None else began.changes(sweep.config)
+    swept = sweep.spec.space
+    sweeps_corpus = any(key.startswith("data.") for key in swept)
+    return [
+        one
+        for one in inputs_of(sweep.config, changes=changes)
+        if one.key not in swept and not (one.kind is Kind.CORPUS and sweeps_corpus)
+    ]
+
+
+def settle(sweep: Sweep) -> None:
+    """Compares what the trials depend on with what the sweep began with, and notes it.
+
+    Raises:
+        InputError: An input holds something else than at the beginning.
+    """
+    folder = sweep.folder
+    began = read_fingerprints(folder.path)
+    if began is None and folder.records():
+        logger.warning("%s does not say what it began with: its data and models are taken as they are now", folder.path)
+    inputs = _inputs(sweep, began)
+    splits = load_splits(sweep.config) if any(one.kind is Kind.CORPUS for one in inputs) else None
+    noted = (began or Fingerprints(settings_of(sweep.config), {})).followed_by(sweep.config, inputs, splits)
+    save_config(sweep.config, folder.base_file)
+    # From here on the folder's own file is what trials change.
+    kept = sweep.spec.model_copy(update={"base": folder.base_file.name, "overrides": {}})
+    write_text(folder.spec_file, spec_yaml(kept))
+    noted.save(folder.path)
 
 
 def _with_samples(spec: SweepSpec, num_samples: int | None) -> SweepSpec:
@@ -164,7 +237,7 @@ def left_to_do(sweep: Sweep, *, retry_failed: bool = False) -> Work:
         retry_failed: Those that failed have not ended.
     """
     spec, known = sweep.spec, sweep.folder.records()
-    going_on = {r.number: r for r in known if r.status == "running" or (retry_failed and r.status == "failed")}
+    going_on = {r.number: r for r in known if r.status == "running" or r.is_to_be_retried(all_failed=retry_failed)}
     planned = planned_points(spec)
     iterations = sweep.config.algorithm.iterations
     if planned is None:
@@ -192,11 +265,8 @@ def run_sweep(sweep: Sweep, *, retry_failed: bool = False) -> Outcome:
         sweep.check_room()
     folder.path.mkdir(parents=True, exist_ok=True)
     with alone(folder.path, "running a sweep"):
-        save_config(sweep.config, folder.base_file)
-        # From here on the folder's own file is what trials change.
-        kept = sweep.spec.model_copy(update={"base": folder.base_file.name, "overrides": {}})
-        write_text(folder.spec_file, spec_yaml(kept))
         try:
+            settle(sweep)
             _run(sweep, retry_failed=retry_failed)
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(f"interrupted; go on with: {folder.resume_command}") from interrupt
@@ -210,7 +280,7 @@ def _run(sweep: Sweep, *, retry_failed: bool) -> None:
         err.print("every trial has ended: the report is written anew")
         return
     for record in work.known:
-        if retry_failed and record.status == "failed":
+        if record.is_to_be_retried(all_failed=retry_failed):
             sweep.folder.write(record.model_copy(update={"status": "running", "reason": None}))
     set_up_tune()
     size, config = sweep.sized(work.trials), sweep.placed

@@ -20,11 +20,13 @@ from typing import Any, Final
 import torch
 from pydantic import JsonValue
 from ray import tune
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from launch import pipeline
 from launch.clock import PhaseClock
+from launch.fingerprints import InputError, check_present, inputs_of
 from launch.plan import DRIVER, Plan
+from launch.resuming import settle
 from launch.run_folder import RunFolder
 from launch.sweep.examiner import Examiner
 from launch.sweep.ledger import (
@@ -135,7 +137,17 @@ def _write_failure(setup: TrialSetup, sweep: SweepFolder, point: Point, error: E
     if not setup.redact and not isinstance(_cause(error), PartnerError):
         write_text(where, "".join(traceback.format_exception(error)))
         reason = f"{reason} (see {where.relative_to(sweep.path)})"
-    sweep.write(known_or_new(sweep, point).model_copy(update={"status": "failed", "reason": reason}))
+    failed = {"status": "failed", "reason": reason, "blameless": is_blameless(error)}
+    sweep.write(known_or_new(sweep, point).model_copy(update=failed))
+
+
+def is_blameless(error: BaseException | None) -> bool:
+    """Whether a trial failed through what lies outside of it, by the error or what led to it."""
+    while error is not None:
+        if isinstance(error, (InputError, OSError, RayError)) and not isinstance(error, RayTaskError):
+            return True
+        error = error.cause if isinstance(error, RayTaskError) else error.__cause__
+    return False
 
 
 def failure_reason(error: Exception, *, redact: bool) -> str:
@@ -177,7 +189,9 @@ def _train(setup: TrialSetup, sweep: SweepFolder, point: Point, report: Report, 
         if origin is not None:
             _adopt(sweep, run, config, origin)
         _set_threads(setup.plan)
+        check_present(inputs_of(config), sweep.resume_command)
         splits = pipeline.load_splits(config)
+        settle(run, config, splits)
         with clock.phase("reward models", "reward models"):
             pipeline.train_reward_models(config, run, splits)
         with clock.phase("warm start", "warm start"):

@@ -86,8 +86,9 @@ def test_a_sweep_is_interrupted_killed_and_finished(tmp_path):
     assert interrupted.status == "running"
 
     result = partner("sweep", "--resume", "out", folder=tmp_path, timeout=TIMEOUT_S)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1, result.stderr
     assert "2 trials finished" in result.stdout
+    assert "2 of 4 trials failed, the others are compared" in " ".join(result.stderr.split())
 
     records = sweep.records()
     assert [record.status for record in records] == ["finished", "finished", "failed", "failed"]

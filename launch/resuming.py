@@ -1,0 +1,97 @@
+"""Going on with a run: what it depends on is compared with what it began with before anything is computed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launch.fingerprints import (
+    Change,
+    Fingerprints,
+    allowed_changes,
+    check_present,
+    inputs_of,
+    read_fingerprints,
+    settings_of,
+)
+from launch.run_folder import RunFolder
+from launch.run_record import now, read_record, update_record
+from partner_rl.config.load import load_config, save_config
+from partner_rl.config.schema import RunConfig
+from partner_rl.types import PartnerError
+
+if TYPE_CHECKING:
+    from partner_rl.data.splits import Splits
+
+logger = logging.getLogger(__name__)
+
+
+def open_to_resume(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, RunConfig]:
+    """A run and the configuration that it goes on with; nothing is written.
+
+    Args:
+        path: The run folder.
+        overrides: `KEY=VALUE` texts that hold from now on.
+
+    Raises:
+        PartnerError: It is no run folder, a key has changed that may not, an input is gone, or the run has more
+            iterations behind it than it is to have.
+    """
+    run, stored = RunFolder.open(path)
+    config = load_config(str(run.config_file), overrides) if overrides else stored
+    changes: Sequence[Change] = ()
+    if run.has_begun:
+        began = _beginning(run, stored)
+        allowed_changes(began, stored, str(run.config_file))
+        changes = allowed_changes(began, config, "--resume")
+    if (config.name, config.runs_dir) != (stored.name, stored.runs_dir):
+        raise PartnerError("name and runs_dir say where a new run lies: rename or move the folder instead")
+    if config.algorithm.iterations < run.iterations:
+        raise PartnerError(
+            f"algorithm.iterations={config.algorithm.iterations}: {path} has done {run.iterations} already; set it to "
+            "that or more"
+        )
+    inputs = inputs_of(config, warm_started=run.warm_start.exists(), changes=changes)
+    check_present(inputs, run.resume_command)
+    return run, config
+
+
+def _beginning(run: RunFolder, stored: RunConfig) -> Fingerprints:
+    """What the run began with; of one that has not noted it, what its `config.yaml` says."""
+    return read_fingerprints(run.path) or Fingerprints(settings_of(stored), {})
+
+
+def settle(run: RunFolder, config: RunConfig, splits: Splits) -> None:
+    """Compares the inputs of a run with those that it began with, and notes what it goes on with.
+
+    To be called inside of the run's lock, before anything is computed.
+
+    Args:
+        run: The run folder.
+        config: The configuration that `open_to_resume` allowed, or that of a new run.
+        splits: The corpus as it was read.
+
+    Raises:
+        InputError: An input holds something else than at the beginning.
+    """
+    began = _beginning(run, RunFolder.open(run.path)[1]) if run.has_begun else Fingerprints(settings_of(config), {})
+    if run.has_begun and not began.inputs:
+        logger.warning("%s does not say what it began with: its data and models are taken as they are now", run.path)
+    changes = began.changes(config)
+    inputs = inputs_of(config, warm_started=run.warm_start.exists(), changes=changes)
+    noted = began.followed_by(config, inputs, splits)
+    _note(run, changes)
+    save_config(config.model_copy(update={"name": config.name or run.path.name}), run.config_file)
+    noted.save(run.path)
+
+
+def _note(run: RunFolder, changes: Sequence[Change]) -> None:
+    """Adds the keys that change to the history in `run.json`."""
+    if changes:
+        when = now()
+        history = read_record(run.path).get("changes", [])
+        update_record(run.path, {"changes": [*history, *({"when": when, **asdict(change)} for change in changes)]})
+        logger.info("from now on: %s", ", ".join(f"{change.key}={change.new}" for change in changes))
