@@ -24,7 +24,6 @@ _SEPARATOR_LINE: Final = re.compile(r'"?sep=')
 """The line above the header by which spreadsheets tell each other the separator."""
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_NUMBER: Final = re.compile(r"[-+.,0-9]*")
 _ENOUGH_EVIDENCE: Final = 1000
 """Records with quotation marks that are looked at to tell whether a file is quoted."""
 
@@ -104,7 +103,7 @@ def _records(
     """The records; where no names are given, the first row is the header."""
     csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_CHARACTERS))
     # Posts hold commas, so that files with commas are quoted; hardly one holds a tab.
-    is_quoted = separator != "\t" or _is_quoted(path)
+    is_quoted = separator != "\t" or _is_quoted(path, has_header=names is None)
     with open_text(path, newline="" if is_quoted else "\n") as file:
         lines = _Lines(file.text)
         reader = csv.reader(lines, delimiter=separator, strict=True) if is_quoted else _split(lines, separator)
@@ -129,44 +128,44 @@ def _split(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
         yield text.split(separator) if text else []
 
 
-def _is_quoted(path: Traversable) -> bool:
+def _is_quoted(path: Traversable, *, has_header: bool) -> bool:
     """Whether the quotation marks of a tab-separated file are a writer's; otherwise they belong to the text.
 
-    For it speak records in which a writer would have set them: around a field that holds a tab, a line break or a
-    quotation mark, which is doubled; or around each field. Against it speak quotation marks elsewhere.
+    For it speak fields that a writer had to quote, because they hold a tab, a line break or a quotation mark, which is
+    doubled. Against it speak records that no writer makes. Files with a header are a writer's unless more speaks
+    against it. Those without, such as PARTNER's own, only if more speaks for it or every field is quoted; there, a
+    field with tabs and line breaks may be whole rows, from a mark that is never closed to the next one.
     """
     speaks_for = speaks_against = 0
+    is_all_quoted = True
     with open_text(path) as file:
         lines = _Lines(file.text)
         reader = csv.reader(lines, delimiter="\t", strict=True)
         for row in _rows(lines, reader, None, path.name):
-            record = lines.record
-            if '"' not in record:
-                continue
-            is_written = None if isinstance(row, Reject) else _is_written(record, row[1])
-            speaks_for += is_written is True
-            speaks_against += is_written is None
+            fields = [] if isinstance(row, Reject) else row[1]
+            quoted = _quoted_fields(lines.record, fields)
+            may_be_rows = not has_header and any("\t" in field and "\n" in field for field in fields)
+            is_all_quoted &= quoted == fields and not may_be_rows
+            if quoted is None or may_be_rows:
+                speaks_against += 1
+            else:
+                speaks_for += any(character in field for field in quoted for character in '"\t\r\n')
             if speaks_for + speaks_against >= _ENOUGH_EVIDENCE:
                 break
-    return speaks_for > 0 and speaks_for >= speaks_against
+    return speaks_for >= speaks_against if has_header else is_all_quoted or speaks_for > speaks_against
 
 
-def _is_written(record: str, fields: Sequence[str]) -> bool | None:
-    """Whether a writer set the quotation marks of a record; None if none can have; False where that is open."""
-    at, needed, bare = 0, False, False
+def _quoted_fields(record: str, fields: Sequence[str]) -> list[str] | None:
+    """Those of a record's fields that are quoted as a writer quotes; None if no writer makes such a record."""
+    at, found = 0, []
     for field in fields:
         quoted = '"' + field.replace('"', '""') + '"'
-        # A mark that was never closed runs over whole rows, with their tabs, to the next one.
-        is_runaway = "\t" in field and "\n" in field
-        if record.startswith(quoted, at) and not is_runaway:
-            at += len(quoted) + 1
-            needed |= any(character in field for character in '"\t\r\n')
-        elif '"' not in field and record.startswith(field, at):
-            at += len(field) + 1
-            bare |= _NUMBER.fullmatch(field) is None
-        else:
+        is_quoted = record.startswith(quoted, at)
+        if not is_quoted and ('"' in field or not record.startswith(field, at)):
             return None
-    return needed or not bare
+        at += len(quoted if is_quoted else field) + 1
+        found += [field] if is_quoted else []
+    return found if fields else None
 
 
 class _RunawayRecordError(Exception):

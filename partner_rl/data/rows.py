@@ -129,7 +129,7 @@ def checked_rationales(value: Any, column: str) -> tuple[str, ...]:
     Raises:
         BadRowError: They are something else, not UTF-8, or hold a NUL.
     """
-    if value is None or is_nan(value):
+    if is_blank(value):
         return ()
     parts = value.split("|") if isinstance(value, str) else value
     parts = [part for part in parts if part is not None] if isinstance(parts, list) else None
