@@ -68,7 +68,8 @@ def command(
 ) -> None:
     """Train the full configuration and one run without each of its parts, and compare them.
 
-    The same command goes on after an interruption: finished runs are passed over, the unfinished one is resumed.
+    The same command goes on after an interruption: finished runs are passed over, the unfinished one is resumed. More
+    algorithm.iterations, and whatever else may change, hold for the runs that there are, too.
 
     Example: `partner-rl ablate --preset embedded --only no_warm_start,no_coherence`
     """
@@ -84,25 +85,45 @@ def command(
     failed = [outcome.run.ablation.name for outcome in outcomes if not outcome.finished]
     _evaluate([folder / outcome.run.ablation.name for outcome in outcomes if outcome.finished], folder / REPORT)
     _write_overview(outcomes, folder)
-    out.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} runs compared: {folder / REPORT}", soft_wrap=True)
+    out.print(
+        f"{len(outcomes) - len(failed)} of {len(outcomes)} runs compared: {folder / REPORT}",
+        markup=False,
+        soft_wrap=True,
+    )
     if failed:
         raise PartnerError(f"these runs failed: {', '.join(failed)}; the same command tries them again")
 
 
 def _check_started(runs: Sequence[PlannedRun], folder: Path) -> None:
-    """Refuses a folder whose runs were started with other settings: they would not be comparable."""
+    """Refuses a folder whose runs were started with other settings: they would not be comparable.
+
+    Raises:
+        PartnerError: A key differs that may not change, or an input is gone.
+    """
+    from launch.resuming import open_to_resume
+
     for planned in runs:
         path = folder / planned.ablation.name
-        if not (path / "config.yaml").is_file():
-            continue
-        _, found = RunFolder.open(path)
-        given, wanted = found.model_dump(mode="json"), planned.config.model_dump(mode="json")
-        different = sorted(key for key in wanted if given.get(key) != wanted[key] and key != "runs_dir")
-        if different:
-            raise PartnerError(
-                f"{path} was started with other settings ({', '.join(different)}): repeat the command as it was, or "
-                "name another --output"
-            )
+        if RunFolder(path).has_begun and (path / "config.yaml").is_file():
+            try:
+                open_to_resume(path, _changes(planned, path))
+            except PartnerError as error:
+                raise PartnerError(f"{path} cannot go on: {error}; or name another --output") from error
+
+
+def _changes(planned: PlannedRun, path: Path) -> list[str]:
+    """What is to change in a run that was started, as `KEY=VALUE` texts."""
+    from launch.fingerprints import Fingerprints, settings_of
+    from partner_rl.config.load import Assignment
+
+    _, stored = RunFolder.open(path)
+    changes = Fingerprints(settings_of(stored), {}).changes(planned.config)
+    return [str(Assignment(change.key, change.new)) for change in changes]
+
+
+def _is_finished(planned: PlannedRun, path: Path) -> bool:
+    """Whether the run has a policy, and nothing more to do."""
+    return RunFolder(path).export.is_dir() and not ((path / "config.yaml").is_file() and _changes(planned, path))
 
 
 def _show_first(full: PlannedRun, folder: Path) -> None:
@@ -110,7 +131,7 @@ def _show_first(full: PlannedRun, folder: Path) -> None:
     from launch.preflight.commands import show_new_run, show_resumed_run
 
     path = folder / full.ablation.name
-    if path.exists():
+    if RunFolder(path).has_begun:
         show_resumed_run(full.config, RunFolder(path))
     else:
         show_new_run(full.config, full.ablation.name)
@@ -119,8 +140,9 @@ def _show_first(full: PlannedRun, folder: Path) -> None:
 def _list(runs: Sequence[PlannedRun], folder: Path) -> None:
     for planned in runs:
         path = folder / planned.ablation.name
-        state = "finished" if RunFolder(path).export.is_dir() else "unfinished" if path.exists() else "new"
-        out.print(f"{planned.ablation.name} ({state}): {planned.ablation.what}", soft_wrap=True)
+        state = "unfinished" if RunFolder(path).has_begun else "new"
+        state = "finished" if _is_finished(planned, path) else state
+        out.print(f"{planned.ablation.name} ({state}): {planned.ablation.what}", markup=False, soft_wrap=True)
         for override in planned.ablation.overrides:
             out.print(f"    {override}", markup=False, soft_wrap=True)
 
@@ -129,7 +151,7 @@ def _train_all(runs: Sequence[PlannedRun], folder: Path) -> list[Outcome]:
     outcomes = []
     for number, planned in enumerate(runs, start=1):
         name = planned.ablation.name
-        if RunFolder(folder / name).export.is_dir():
+        if _is_finished(planned, folder / name):
             err.print(f"{number}/{len(runs)} {name}: finished before", soft_wrap=True)
             outcomes.append(Outcome(planned, 0))
             continue
@@ -157,8 +179,8 @@ def _train(planned: PlannedRun, folder: Path) -> int:
     from partner_rl.config.load import save_config
 
     path = folder / planned.ablation.name
-    if (path / "config.yaml").is_file():
-        return _run_command(["train", "--resume", str(path)])
+    if RunFolder(path).has_begun:
+        return _run_command(["train", "--resume", str(path), *_changes(planned, path)])
     settings = folder / "configs" / f"{planned.ablation.name}.yaml"
     save_config(planned.config, settings)
     return _run_command(["train", "--config", str(settings)])

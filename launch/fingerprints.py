@@ -73,8 +73,18 @@ class Fingerprints:
     def changes(self, config: RunConfig) -> tuple[Change, ...]:
         """The keys in which a configuration differs."""
         now, defaults = settings_of(config), settings_of(RunConfig())
-        before = {key: self._value(key, defaults) for key in {*now, *self.settings}}
-        return tuple(Change(key, before[key], now.get(key)) for key in sorted(before) if before[key] != now.get(key))
+        found = []
+        for key in sorted({*now, *self.settings}):
+            old, new = self._value(key, defaults), now.get(key)
+            section = _null_section(key, now)
+            if section is not None:
+                old, key = (
+                    {name: self.settings[name] for name in self.settings if name.startswith(f"{section}.")},
+                    section,
+                )
+            if old != new and Change(key, old, new) not in found:
+                found.append(Change(key, old, new))
+        return tuple(found)
 
     def _value(self, key: str, defaults: Mapping[str, Any]) -> Any:
         """A key's value; None for the keys of a section that was null."""
@@ -110,6 +120,11 @@ class Fingerprints:
     def save(self, folder: Path) -> None:
         """Writes them into a training's folder."""
         write_json(folder / FINGERPRINTS_FILE, asdict(self))
+
+
+def _null_section(key: str, settings: Mapping[str, Any]) -> str | None:
+    """The section around a key that is null."""
+    return next((section for section in settings if key.startswith(f"{section}.")), None)
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:

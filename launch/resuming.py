@@ -41,12 +41,7 @@ def open_to_resume(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, Run
             iterations behind it than it is to have.
     """
     run, stored = RunFolder.open(path)
-    config = load_config(str(run.config_file), overrides) if overrides else stored
-    changes: Sequence[Change] = ()
-    if run.has_begun:
-        began = _beginning(run, stored)
-        allowed_changes(began, stored, str(run.config_file))
-        changes = allowed_changes(began, config, "--resume")
+    config, changes = configuration_to_resume(run.config_file, overrides, has_begun=run.has_begun)
     if (config.name, config.runs_dir) != (stored.name, stored.runs_dir):
         raise PartnerError("name and runs_dir say where a new run lies: rename or move the folder instead")
     if config.algorithm.iterations < run.iterations:
@@ -57,6 +52,27 @@ def open_to_resume(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, Run
     inputs = inputs_of(config, warm_started=run.warm_start.exists(), changes=changes)
     check_present(inputs, run.resume_command)
     return run, config
+
+
+def configuration_to_resume(
+    file: Path, overrides: Sequence[str], *, has_begun: bool
+) -> tuple[RunConfig, tuple[Change, ...]]:
+    """The configuration that a training goes on with, and the keys in which it differs from that at its beginning.
+
+    Args:
+        file: The `config.yaml` in the training's folder.
+        overrides: `KEY=VALUE` texts that hold from now on.
+        has_begun: Whether something has been computed that depends on the configuration.
+
+    Raises:
+        PartnerError: A key has changed that may not.
+    """
+    stored, config = load_config(str(file)), load_config(str(file), overrides)
+    if not has_begun:
+        return config, ()
+    began = read_fingerprints(file.parent) or Fingerprints(settings_of(stored), {})
+    allowed_changes(began, stored, str(file))
+    return config, allowed_changes(began, config, "--resume")
 
 
 def _beginning(run: RunFolder, stored: RunConfig) -> Fingerprints:

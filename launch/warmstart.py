@@ -9,19 +9,23 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.console import err, out, progress
+from launch.console import err, out, progress, typed_command
+from launch.folder_lock import LOCK_FILE, alone
 from launch.interrupt import stop_on_request
 from launch.preflight.option import DryRunOption
+from launch.run_record import FINGERPRINTS_FILE
+from partner_rl.config.inputs import NamedInput, named_inputs
 from partner_rl.config.load import Assignment, load_config, save_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.storage.atomic import folder_when_whole
+from partner_rl.storage.temporary import is_temporary
 from partner_rl.types import Example, PartnerError
 
 if TYPE_CHECKING:
@@ -66,11 +70,11 @@ def command(
     if output.exists():
         raise PartnerError(f"{output} exists: choose another --output")
     if resume:
-        if overrides or data or rewards:
-            raise PartnerError("--resume goes on with the training's own configuration: leave all but --output out")
-        if not (work / CONFIG_FILE).is_file():
-            raise PartnerError(f"there is no unfinished training at {work}: start one without --resume")
-        config = load_config(str(work / CONFIG_FILE))
+        if data or rewards:
+            raise PartnerError("--resume goes on with the training's own inputs: name another place of one by its key")
+        config = _to_resume(output, overrides or [])
+    elif _has_begun(work):
+        raise PartnerError(f"{work} is an unfinished training: go on with `{_resume_command(output)}`, or remove it")
     else:
         config = load_config(preset, [*(overrides or []), *_given(data, rewards)])
     if dry_run:
@@ -79,12 +83,63 @@ def command(
 
         files = {output: "warm-started policy and report", work: "state while it trains"}
         return show_training(config, "models.policy", files, warm_start_memory)
-    warm_start(config, output, resume=resume)
+    warm_start(config, output)
 
 
 def work_folder(output: Path) -> Path:
     """Where the training's state lies until the output is whole."""
     return output.with_name(f"{output.name}.training")
+
+
+def _resume_command(output: Path) -> str:
+    return typed_command("warmstart", "--output", output, "--resume")
+
+
+def _has_begun(work: Path) -> bool:
+    """Whether there is something to go on with; what a start left that trained nothing is not."""
+    left = (CONFIG_FILE, FINGERPRINTS_FILE, LOCK_FILE, f"{CONFIG_FILE}.part")
+    return work.is_dir() and any(path.name not in left and not is_temporary(path.name) for path in work.iterdir())
+
+
+def _to_resume(output: Path, overrides: Sequence[str]) -> RunConfig:
+    """The configuration that an unfinished training goes on with.
+
+    Raises:
+        PartnerError: There is none, a key has changed that may not, or an input is gone.
+    """
+    from launch.fingerprints import check_present
+    from launch.resuming import configuration_to_resume
+
+    work = work_folder(output)
+    if not (work / CONFIG_FILE).is_file():
+        raise PartnerError(f"there is no unfinished training at {work}: start one without --resume")
+    config, _ = configuration_to_resume(work / CONFIG_FILE, overrides, has_begun=_has_begun(work))
+    check_present(_inputs(config), _resume_command(output))
+    return config
+
+
+def _inputs(config: RunConfig) -> list[NamedInput]:
+    """What a warm start reads: its examples or the corpus, the policy, and the classifier that it is measured with."""
+    read = {"models.policy", "warmstart.data", "rewards.empathy.checkpoint"}
+    if config.warmstart.data is None or config.rewards.empathy.checkpoint is not None:
+        read.add("data.source")
+    return [one for one in named_inputs(config) if one.key in read]
+
+
+def _settle(config: RunConfig, work: Path, splits: Splits | None) -> None:
+    """Compares the inputs with those that the training began with, and notes what it goes on with.
+
+    Raises:
+        InputError: An input holds something else than at the beginning.
+    """
+    from launch.fingerprints import Fingerprints, read_fingerprints, settings_of
+
+    began = read_fingerprints(work) if _has_begun(work) else None
+    if began is None and _has_begun(work):
+        logger.warning("%s does not say what it began with: its data and models are taken as they are now", work)
+    noted = (began or Fingerprints(settings_of(config), {})).followed_by(config, _inputs(config), splits)
+    save_config(config, work / CONFIG_FILE)
+    noted.save(work)
 
 
 def _given(data: Path | None, rewards: Path | None) -> Iterator[Assignment]:
@@ -96,14 +151,14 @@ def _given(data: Path | None, rewards: Path | None) -> Iterator[Assignment]:
         yield Assignment("rewards.empathy.checkpoint", inside if inside.is_dir() else rewards)
 
 
-def warm_start(config: RunConfig, output: Path, *, resume: bool) -> None:
+def warm_start(config: RunConfig, output: Path) -> None:
     """Trains, measures and writes the output folder; Ctrl-C leaves a state to resume from."""
     state = _process(config)
     with _main_process_talks(state):
-        _train_and_write(config, output, state, resume=resume)
+        _train_and_write(config, output, state)
 
 
-def _train_and_write(config: RunConfig, output: Path, state: PartialState, *, resume: bool) -> None:
+def _train_and_write(config: RunConfig, output: Path, state: PartialState) -> None:
     import torch
 
     from launch.warmstart_report import summary_table, write_report
@@ -111,16 +166,13 @@ def _train_and_write(config: RunConfig, output: Path, state: PartialState, *, re
     from partner_rl.warmstart.train import train_warmstart
 
     work = work_folder(output)
-    if state.is_main_process and not resume and work.exists():
-        raise PartnerError(f"{work} is an unfinished training: go on with --resume, or remove it")
     examples, splits = _examples(config)
     held_out = _held_out(config, examples, splits) if splits is not None and state.is_main_process else None
     torch.manual_seed(config.seed)
     policy = _policy(config, state)
     state.wait_for_everyone()
-    if state.is_main_process and not resume:
-        save_config(config, work / CONFIG_FILE)
     with (
+        _kept(config, work, splits) if state.is_main_process else contextlib.nullcontext(),
         _resumable(output),
         progress("Warm start") as report,
         stop_on_request("finishing this step and saving") as stop,
@@ -136,7 +188,7 @@ def _train_and_write(config: RunConfig, output: Path, state: PartialState, *, re
             save_config(config, temporary / CONFIG_FILE)
         shutil.rmtree(work)
         out.print(summary_table(outcome))
-        out.print(f"policy: {output}; start from it with warmstart.checkpoint={output}", soft_wrap=True)
+        out.print(f"policy: {output}; start from it with warmstart.checkpoint={output}", markup=False, soft_wrap=True)
 
 
 def _process(config: RunConfig) -> PartialState:
@@ -215,14 +267,21 @@ def _policy(config: RunConfig, state: PartialState) -> Policy:
 
 
 @contextlib.contextmanager
+def _kept(config: RunConfig, work: Path, splits: Splits | None) -> Iterator[None]:
+    """Keeps other trainings out of the folder of the state for the time of a block, and notes what the state is of."""
+    work.mkdir(parents=True, exist_ok=True)
+    with alone(work, "training"):
+        _settle(config, work, splits)
+        yield
+
+
+@contextlib.contextmanager
 def _resumable(output: Path) -> Iterator[None]:
     """Tells, when Ctrl-C ends the block, how to go on."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(
-            f"interrupted; go on with: partner-rl warmstart --output {output} --resume"
-        ) from interrupt
+        raise KeyboardInterrupt(f"interrupted; go on with: {_resume_command(output)}") from interrupt
 
 
 def _measure(

@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from launch.ablate import Outcome, _check_started, _train_all, _write_overview
-from launch.ablation_plan import FULL, ablations, choose, plan
+from launch.ablate import Outcome, _changes, _check_started, _is_finished, _train_all, _write_overview
+from launch.ablation_plan import FULL, PlannedRun, ablations, choose, plan
 from launch.cli import app
+from launch.fingerprints import Fingerprints, settings_of
 from partner_rl.config.load import load_config, save_config
 from partner_rl.types import PartnerError
 
@@ -83,7 +85,7 @@ def test_the_runs_share_the_full_runs_models():
     assert runs["no_warm_start"].warmstart.epochs == 0
     assert runs["no_coherence"].rewards.coherence.weight == 0.0
     for name, config in runs.items():
-        assert (config.name, config.runs_dir, config.seed) == (name, "out", 7)
+        assert (config.name, config.runs_dir, config.seed) == (name, str(Path("out").absolute()), 7)
         if name != FULL:
             assert config.rewards.empathy.checkpoint == str(full / "rewards/empathy")
             assert config.rewards.coherence.checkpoint == str(full / "rewards/coherence")
@@ -93,8 +95,9 @@ def test_the_runs_share_the_full_runs_models():
 
 def test_models_that_the_configuration_names_stay():
     runs = plan("smoke", ["warmstart.checkpoint=warm", "rewards.empathy.checkpoint=judge"], "k_4", Path("out"))
-    assert [one.config.warmstart.checkpoint for one in runs] == ["warm", "warm"]
-    assert [one.config.rewards.empathy.checkpoint for one in runs] == ["judge", "judge"]
+    warm, classifier = (str(Path(name).absolute()) for name in ("warm", "judge"))
+    assert [one.config.warmstart.checkpoint for one in runs] == [warm, warm]
+    assert [one.config.rewards.empathy.checkpoint for one in runs] == [classifier, classifier]
 
 
 def test_the_full_run_is_always_among_the_chosen():
@@ -114,12 +117,53 @@ def test_a_dry_run_lists_runs_and_changes(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+def started(runs: Sequence[PlannedRun], folder: Path) -> None:
+    """Run folders in which something has been computed."""
+    for planned in runs:
+        path = folder / planned.ablation.name
+        (path / "warm_start").mkdir(parents=True)
+        save_config(planned.config, path / "config.yaml")
+        Fingerprints(settings_of(planned.config), {}).save(path)
+    for name in ("empathy", "coherence"):
+        (folder / FULL / "rewards" / name).mkdir(parents=True)
+
+
+@pytest.mark.reported
 def test_runs_of_other_settings_are_refused(tmp_path):
     runs = plan("smoke", [], "k_4", tmp_path)
-    save_config(runs[0].config, tmp_path / FULL / "config.yaml")
+    started(runs, tmp_path)
     _check_started(runs, tmp_path)
-    with pytest.raises(PartnerError, match=r"full was started with other settings \(seed\)"):
+    with pytest.raises(PartnerError, match=r"full cannot go on: .*seed=1: it began with 0"):
         _check_started(plan("smoke", ["seed=1"], "k_4", tmp_path), tmp_path)
+
+
+@pytest.mark.reported
+def test_what_may_change_holds_for_runs_that_were_started(tmp_path):
+    runs = plan("smoke", [], "k_4", tmp_path)
+    started(runs, tmp_path)
+    for planned in runs:
+        (tmp_path / planned.ablation.name / "export").mkdir()
+    assert all(_is_finished(planned, tmp_path / planned.ablation.name) for planned in runs)
+    longer = plan("smoke", ["algorithm.iterations=9", "baselines.seq2seq_lora=null"], "k_4", tmp_path)
+    _check_started(longer, tmp_path)
+    changes = ["algorithm.iterations=9", "baselines.seq2seq_lora=null"]
+    assert [_changes(planned, tmp_path / planned.ablation.name) for planned in longer] == [changes, changes]
+    assert not _is_finished(longer[0], tmp_path / FULL)
+
+
+@pytest.mark.reported
+def test_an_ablation_that_was_moved_finds_what_its_runs_share(tmp_path):
+    started(plan("smoke", [], "k_4", tmp_path / "a"), tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    runs = plan("smoke", [], "k_4", tmp_path / "b")
+    _check_started(runs, tmp_path / "b")
+    changes = _changes(runs[1], tmp_path / "b" / "k_4")
+    assert changes[-1] == f'warmstart.checkpoint="{tmp_path / "b" / FULL / "warm_start"}"'
+    assert [change.partition("=")[0] for change in changes] == [
+        "rewards.coherence.checkpoint",
+        "rewards.empathy.checkpoint",
+        "warmstart.checkpoint",
+    ]
 
 
 def test_the_overview_names_changes_and_failures(tmp_path):

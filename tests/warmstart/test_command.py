@@ -168,7 +168,7 @@ def bad(tmp_path: Path) -> Path:
     rows = "".join(f"I am sad about {n}.,Go out more.\n" for n in range(40))
     (tmp_path / "plain.csv").write_text(f"seeker_post,response_post\n{rows}", encoding="utf-8")
     (tmp_path / "there").mkdir()
-    (tmp_path / "half.training").mkdir()
+    (tmp_path / "half.training" / "step-00000001-0000").mkdir(parents=True)
     return tmp_path
 
 
@@ -185,7 +185,7 @@ def bad(tmp_path: Path) -> Path:
         (["-o", "new", "data.source=nowhere.csv"], "no data at nowhere.csv"),
         (["-o", "new", "data.source=plain.csv"], "plain.csv gives no warm-start examples"),
         (["-o", "there"], "choose another --output"),
-        (["-o", "half"], "unfinished training: go on with --resume"),
+        (["-o", "half"], "unfinished training: go on with `partner-rl warmstart --output half --resume`"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_nothing(
@@ -202,5 +202,5 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
 def test_resuming_needs_a_training_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert warmstart("-o", tmp_path / "new", "--resume") == 1
     assert "there is no unfinished training" in capsys.readouterr().err
-    assert warmstart("-o", tmp_path / "new", "--resume", "seed=3") == 1
-    assert "leave all but --output out" in capsys.readouterr().err
+    assert warmstart("-o", tmp_path / "new", "--resume", "--data", "x") == 1
+    assert "name another place of one by its key" in capsys.readouterr().err
