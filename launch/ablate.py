@@ -144,7 +144,7 @@ def _list(runs: Sequence[PlannedRun], folder: Path) -> None:
         state = "finished" if _is_finished(planned, path) else state
         out.print(f"{planned.ablation.name} ({state}): {planned.ablation.what}", markup=False, soft_wrap=True)
         for override in planned.ablation.overrides:
-            out.print(f"    {override}", markup=False, soft_wrap=True)
+            out.print(f"    {override}", soft_wrap=True)
 
 
 def _train_all(runs: Sequence[PlannedRun], folder: Path) -> list[Outcome]:

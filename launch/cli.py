@@ -21,6 +21,7 @@ from rich.text import Text
 from launch.console import err, set_up_logging
 from launch.interrupt import INTERRUPTED, heed_signals
 from launch.lazy import LazyCommand, LazyGroup, lazy_group
+from launch.streams import settle_streams
 from partner_rl.room import is_full_disk
 from partner_rl.types import PartnerError
 
@@ -59,7 +60,10 @@ class RootGroup(LazyGroup):
     def invoke(self, ctx: Any) -> Any:
         """Runs a command; Ctrl-C becomes one line (the interrupt's own message, if it has one) and status 130."""
         try:
-            return super().invoke(ctx)
+            found = super().invoke(ctx)
+            # Here, where an error is still one of the command.
+            sys.stdout.flush()
+            return found
         except KeyboardInterrupt as interrupt:
             _print_error(str(interrupt) or "interrupted")
             raise typer.Exit(INTERRUPTED) from interrupt
@@ -142,6 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The arguments after the program's name; None for those of the process.
     """
+    settle_streams()
     _give_a_home()
     with heed_signals():
         status = _run(arguments)

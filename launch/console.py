@@ -21,9 +21,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 ProgressCallback = Callable[[int, int], None]
 """`report(done, total)`: what long computations take to say how far they are."""
 
-out: Final = Console(highlight=False)
+
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that shows texts as they are: square brackets are no markup, and words between colons no pictures."""
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+out: Final = console()
 """Results: tables, rewrites, paths."""
-err: Final = Console(stderr=True, highlight=False)
+err: Final = console(stderr=True)
 """Everything said on the way: logs, progress, errors."""
 
 _PLAIN_INTERVAL_S: Final = 15.0
@@ -86,7 +92,7 @@ def waiting_for(what: str, state: Callable[[], str], every_s: float = 60.0) -> I
     def speak() -> None:
         while not over.wait(every_s):
             waited = _duration(time.monotonic() - started)
-            err.print(f"still waiting for {what}, {waited}: {state()}", markup=False, soft_wrap=True)
+            err.print(f"still waiting for {what}, {waited}: {state()}", soft_wrap=True)
 
     voice = threading.Thread(target=speak, daemon=True)
     voice.start()
@@ -99,7 +105,7 @@ def waiting_for(what: str, state: Callable[[], str], every_s: float = 60.0) -> I
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -126,7 +132,7 @@ class _PlainProgress:
         elapsed = now - self._started
         left = f", about {_duration(elapsed / done * (total - done))} left" if 0 < done < total else ""
         line = f"{self._description}: {done}/{total}, {_duration(elapsed)}{left}"
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

@@ -9,9 +9,9 @@ from typing import Annotated, Final
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from launch.console import out
 from launch.console import progress as progress_bar
 from launch.data_source import SOURCE_HELP
 from launch.lazy import LazyCommand, lazy_group
@@ -67,7 +67,7 @@ def pull_command(
         return show_stage(dict.fromkeys((output / name for name in EPITOME_FILES), "labelled pairs, one mechanism"))
     with progress_bar(f"Pulling {dataset}") as progress:
         pairs = pull_epitome(output, source, progress=progress)
-    Console().print(f"{pairs} pairs in {output}", soft_wrap=True, markup=False, highlight=False)
+    out.print(f"{pairs} pairs in {output}", soft_wrap=True)
 
 
 @app.command("convert")
@@ -93,18 +93,15 @@ def convert_command(
     with progress_bar("Converting") as progress:
         rows = iter_rows(source, max_post_characters, progress)
         result = convert(refuse_rejects(rows) if strict else rows, source, output)
-    console = Console()
-    console.print(f"{result.written} pairs written to {output}", soft_wrap=True, markup=False, highlight=False)
-    _print_remarks(console, result.remarks)
+    out.print(f"{result.written} pairs written to {output}", soft_wrap=True)
+    _print_remarks(result.remarks)
     if result.rejects:
         write_rejects(result.rejects, target)
-        console.print(
-            f"{len(result.rejects)} rows rejected, listed in {target}", soft_wrap=True, markup=False, highlight=False
-        )
+        out.print(f"{len(result.rejects)} rows rejected, listed in {target}", soft_wrap=True)
     else:
         # A list left by an earlier run would contradict what was just said.
         target.unlink(missing_ok=True)
-        console.print("0 rows rejected")
+        out.print("0 rows rejected")
 
 
 @app.command("stats")
@@ -118,12 +115,11 @@ def stats_command(
     """
     with progress_bar("Reading") as progress:
         result = read_examples(source, max_post_characters, progress)
-    console = Console()
     seekers = len({example.seeker_id for example in result.examples})
-    console.print(f"{len(result.examples)} pairs of {seekers} seeker posts", highlight=False)
-    _print_remarks(console, result.remarks)
-    _print_rejects(console, result.rejects)
-    console.print(_level_table(result.examples), _split_table(result.examples), _length_table(result.examples))
+    out.print(f"{len(result.examples)} pairs of {seekers} seeker posts")
+    _print_remarks(result.remarks)
+    _print_rejects(result.rejects)
+    out.print(_level_table(result.examples), _split_table(result.examples), _length_table(result.examples))
 
 
 def _level_table(examples: Sequence[Example]) -> Table:
@@ -164,13 +160,11 @@ def _length_table(examples: Sequence[Example]) -> Table:
     return table
 
 
-def _print_remarks(console: Console, remarks: Sequence[Remark]) -> None:
+def _print_remarks(remarks: Sequence[Remark]) -> None:
     for reason, count in Counter(remark.reason for remark in remarks).most_common():
-        console.print(f"{count} × {reason}", soft_wrap=True, markup=False, highlight=False)
+        out.print(f"{count} × {reason}", soft_wrap=True)
 
 
-def _print_rejects(console: Console, rejects: Sequence[Reject]) -> None:
+def _print_rejects(rejects: Sequence[Reject]) -> None:
     if rejects:
-        console.print(
-            f"{len(rejects)} rows rejected; `partner-rl data convert` lists them", markup=False, highlight=False
-        )
+        out.print(f"{len(rejects)} rows rejected; `partner-rl data convert` lists them")

@@ -60,7 +60,7 @@ def command(
     pairs = converted(source, output, max_post_characters, overwrite=overwrite)
     report = curate(pairs, output, settings, resources, progress, address=address, overwrite=overwrite)
     out.print(_table(report))
-    out.print(f"{report.kept} of {report.rows_in} pairs written to {output}", soft_wrap=True, markup=False)
+    out.print(f"{report.kept} of {report.rows_in} pairs written to {output}", soft_wrap=True)
 
 
 def _table(report: CurateReport) -> Table:

@@ -30,7 +30,7 @@ def command(
         return show_stage({output: f"{rows} pairs in Parquet files"})
     with progress("Generating pairs") as report:
         generated = generate(Recipe(rows, seed, duplicates, pii), output, report)
-    out.print(f"{rows} pairs written to {output}", soft_wrap=True, markup=False)
+    out.print(f"{rows} pairs written to {output}", soft_wrap=True)
     kinds = ", ".join(f"{count} {kind}" for kind, count in generated.pii.items())
     planted = f"planted: {generated.exact} exact and {generated.near} near duplicates; {kinds} (see {SUMMARY})"
-    out.print(planted, soft_wrap=True, markup=False)
+    out.print(planted, soft_wrap=True)

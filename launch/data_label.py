@@ -65,10 +65,9 @@ def command(
         f"{report.stage.rows_out} rows in {output}, {report.new_rows} of them new; "
         f"{report.new_rows / report.stage.seconds:.1f} rows/s, start of the workers included",
         soft_wrap=True,
-        markup=False,
     )
     for reason, count in report.rejected.items():
-        out.print(f"{count} rows rejected: {reason}", soft_wrap=True, markup=False)
+        out.print(f"{count} rows rejected: {reason}", soft_wrap=True)
 
 
 def _levels(report: LabelReport) -> Table:

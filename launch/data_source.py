@@ -23,5 +23,5 @@ def converted(source: str, output: Path, max_post_characters: int, *, overwrite:
     with progress("Converting") as report:
         pairs = parquet_source(source, output, max_post_characters, report, overwrite=overwrite)
     if pairs.rejected:
-        out.print(f"{pairs.rejected} rows could not be read; `partner-rl data convert` lists them", markup=False)
+        out.print(f"{pairs.rejected} rows could not be read; `partner-rl data convert` lists them")
     return pairs.path

@@ -76,7 +76,7 @@ def command(
         f"Trained on {report.train_positives} posts about mental health and {report.train_negatives} of everyday life; "
         f"threshold {report.threshold}, C {report.inverse_penalty:g}, seed {report.seed}"
     )
-    out.print(f"Classifier and report.json in {output}", soft_wrap=True, markup=False)
+    out.print(f"Classifier and report.json in {output}", soft_wrap=True)
 
 
 def _seeker_posts(sources: Sequence[str], progress: ProgressCallback) -> list[str]:

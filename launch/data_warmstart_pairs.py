@@ -87,8 +87,8 @@ def command(
     )
     out.print(_balance(report))
     for reason, count in report.as_json()["rejected"].items():
-        out.print(f"{count} rows rejected: {reason}", soft_wrap=True, markup=False)
-    out.print(f"{report.examples} examples in {output}; see {output / REPORT_PAGE}", soft_wrap=True, markup=False)
+        out.print(f"{count} rows rejected: {reason}", soft_wrap=True)
+    out.print(f"{report.examples} examples in {output}; see {output / REPORT_PAGE}", soft_wrap=True)
 
 
 def _balance(report: PairsReport) -> Table:

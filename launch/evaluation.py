@@ -214,7 +214,7 @@ def _print(result: EvaluationResult, about: About) -> None:
     for system, results in about.targets.items():
         out.print(printed_table(targets_table(system, results)))
     for remark in about.remarks:
-        out.print(remark, soft_wrap=True, markup=False)
+        out.print(remark, soft_wrap=True)
 
 
 def _write_sheet(

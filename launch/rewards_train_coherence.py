@@ -91,7 +91,7 @@ def command(
         err.print("Scoring held-out pairs and baselines")
         test = held_out_report(classifier, splits.dev, splits.test, encoder, settings, config.seed, sentences, device)
         write_report(temporary, _as_json(config, trained, test), _card(config, trained, test))
-    out.print(_table(test), markup=False, soft_wrap=True)
+    out.print(_table(test), soft_wrap=True)
     out.print(f"{trained.seconds:.0f} s of training; classifier and report.json in {output}", soft_wrap=True)
 
 

@@ -71,7 +71,7 @@ def command(
             kept.save(temporary)
             write_report(temporary, as_json(config, reports), model_card(config, reports))
     if _is_main_process():
-        out.print(table(reports), markup=False, soft_wrap=True)
+        out.print(table(reports), soft_wrap=True)
         trainings = [training for report in reports for training in (report.training, *report.further_members)]
         seconds = sum(training.seconds for training in trainings)
         out.print(f"{seconds:.0f} s of training; classifier and report.json in {output}", soft_wrap=True)

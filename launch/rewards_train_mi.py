@@ -119,7 +119,7 @@ def _train(direction: Direction, config: RunConfig, splits: Splits, output: Path
             return
         figures = {**_as_json(config, result), "processes": state.num_processes}
         write_report(temporary, figures, _card(config, result))
-    out.print(_table(result), markup=False, soft_wrap=True)
+    out.print(_table(result), soft_wrap=True)
     out.print(f"{result.train_seconds:.0f} s of training; model and report.json in {output}", soft_wrap=True)
 
 

@@ -67,7 +67,7 @@ def list_runs(
             typer.echo(json.dumps(_as_json(run, keys)))
         return
     if not runs:
-        out.print(f"no runs in {folder}", markup=False, soft_wrap=True)
+        out.print(f"no runs in {folder}", soft_wrap=True)
         return
     out.print(_list_table(runs, changed, folder))
 
@@ -79,7 +79,7 @@ def _readable(paths: Sequence[Path]) -> list[RunInfo]:
         try:
             runs.append(read_run(path))
         except PartnerError as error:
-            err.print(f"left out: {error}", style="yellow", markup=False, soft_wrap=True)
+            err.print(f"left out: {error}", style="yellow", soft_wrap=True)
     return runs
 
 
@@ -250,12 +250,12 @@ def sync(
     with alone(run, "training"):
         waiting = unsent(run)
         if not waiting:
-            out.print(f"nothing to send: W&B has all of {run}", markup=False, soft_wrap=True)
+            out.print(f"nothing to send: W&B has all of {run}", soft_wrap=True)
             return
         check_server(wandb.setup().settings.base_url)
-        err.print(f"sending {_parts(waiting)} of {run} to W&B", markup=False, soft_wrap=True)
+        err.print(f"sending {_parts(waiting)} of {run} to W&B", soft_wrap=True)
         sent = send_all(run, None)
-    out.print(f"sent {_parts(sent)} of {run}", markup=False, soft_wrap=True)
+    out.print(f"sent {_parts(sent)} of {run}", soft_wrap=True)
 
 
 def _parts(of: Sequence[Segment]) -> str:

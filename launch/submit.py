@@ -161,7 +161,7 @@ def show(job: Job) -> None:
         "driver": f"on a node with {job.node!r}" if job.node else "on the head",
     }
     for name, value in rows.items():
-        out.print(f"{name:<9}  {value}", markup=False, soft_wrap=True)
+        out.print(f"{name:<9}  {value}", soft_wrap=True)
     out.print("Dry run: nothing was sent.")
 
 
@@ -198,8 +198,7 @@ def submit(job: Job, address: str | None, *, wait: bool) -> None:
         )
     given = f", with {', '.join(job.variables)}" if job.variables else ""
     sent = f"submitted {size / 2**20:.1f} MiB{given}: partner-rl {shlex.join(job.arguments)}"
-    # A list in square brackets is no markup.
-    err.print(sent, markup=False, soft_wrap=True)
+    err.print(sent, soft_wrap=True)
     if not wait:
         out.print(job.job_id)
         err.print(

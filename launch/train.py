@@ -56,7 +56,7 @@ def command(
     if resume is None:
         run = RunFolder.create(config, default_name=Path(preset).stem)
     train(config, run, resume=resume is not None)
-    out.print(f"exported to {run.export}", markup=False, soft_wrap=True)
+    out.print(f"exported to {run.export}", soft_wrap=True)
 
 
 def _show(config: RunConfig, default_name: str, resume: Path | None) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from launch.console import err, out
 
@@ -51,8 +50,7 @@ def list_jobs(address: Address = None) -> None:
         table.add_column(column)
     for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True):
         cells = (str(job.submission_id), state_of(job), started(job), took(job), command_of(job))
-        # A list in square brackets is no markup.
-        table.add_row(*map(Text, cells))
+        table.add_row(*cells)
     out.print(table)
 
 
@@ -78,7 +76,7 @@ def status(job: JobId, address: Address = None) -> None:
         rows["reason"] = first_line(found.message)
     width = max(map(len, rows))
     for name, value in rows.items():
-        out.print(f"{name:<{width}}  {value}", markup=False, soft_wrap=True)
+        out.print(f"{name:<{width}}  {value}", soft_wrap=True)
     if found.status.is_terminal():
         raise typer.Exit(exit_status(found.status.value, found.driver_exit_code))
 

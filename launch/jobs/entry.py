@@ -59,7 +59,7 @@ def main() -> None:
     try:
         app()
     except PartnerError as error:
-        err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        err.print(f"error: {error}", style="red", soft_wrap=True)
         sys.exit(1)
 
 

@@ -116,7 +116,7 @@ def _as_partner_error(error: Exception, cluster: Cluster, job_id: str) -> Partne
 def _report_end(job: JobDetails) -> int:
     status = exit_status(job.status.value, job.driver_exit_code)
     if job.driver_exit_code is None and job.status.value == "FAILED":
-        err.print(f"the job did not start: {first_line(job.message)}", markup=False, soft_wrap=True)
+        err.print(f"the job did not start: {first_line(job.message)}", soft_wrap=True)
     return status
 
 

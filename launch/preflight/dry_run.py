@@ -159,7 +159,7 @@ def _show(config: RunConfig, facts: Facts, writes: Sequence[Write]) -> None:
     out.print("Would write:")
     for write in writes:
         size = "" if write.size is None else f", about {max(1, round(write.size / MIB))} MiB"
-        out.print(f"  {write.path}  ({write.what}{size})", markup=False, soft_wrap=True)
+        out.print(f"  {write.path}  ({write.what}{size})", soft_wrap=True)
     rows = [*(row for row in check_all(config, facts) if row.status != "ok"), *_taken(writes)]
     print_rows(out, rows)
     if has_problem(rows):

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from launch.plan import DRIVER, ActorGroup, Plan
 from launch.preflight.checks import Row
@@ -24,9 +24,9 @@ def print_rows(console: Console, rows: Sequence[Row]) -> None:
     """One line a row, and one for what to do about it."""
     for row in rows:
         style = _STYLES[row.status]
-        console.print(f"[{style}]{row.status:<8}[/] {row.check}: {escape(row.message)}", soft_wrap=True)
+        console.print(Text.assemble((f"{row.status:<8}", style), f" {row.check}: {row.message}"), soft_wrap=True)
         if row.hint and row.status != "ok":
-            console.print(f"{'':<9}→ {escape(row.hint)}", soft_wrap=True)
+            console.print(Text(f"{'':<9}→ {row.hint}"), soft_wrap=True)
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -64,7 +64,7 @@ def placement_table(plan: Plan, placement: Placement, memory: Sequence[ProcessMe
             f"{group.gpus:g}",
             _needed(needs.get(group.name)),
             str(group.threads),
-            escape(_nodes_of(group, placement)),
+            Text(_nodes_of(group, placement)),
         )
     return table
 
@@ -100,7 +100,7 @@ def nodes_table(placement: Placement, max_nodes: int = 32) -> Table:
         gpus = _of(node.free, node.total, "GPU") + (f" {node.accelerator}" if node.accelerator else "")
         memory = node.total.get("memory")
         room = "?" if memory is None else f"{memory / GIB:.0f} GiB"
-        table.add_row(escape(node.name), _of(node.free, node.total, "CPU"), gpus, room, actors)
+        table.add_row(Text(node.name), _of(node.free, node.total, "CPU"), gpus, room, actors)
     if len(placement.nodes) > max_nodes:
         table.add_row(f"and {len(placement.nodes) - max_nodes} more")
     return table

@@ -61,7 +61,7 @@ def command(
         assert spec is not None
         sweep = new_sweep(spec, (*(overrides or ()), *redaction(redact)), output, num_samples)
     for line in moved_lines(sweep.moved):
-        err.print(line, markup=False, soft_wrap=True)
+        err.print(line, soft_wrap=True)
     if dry_run:
         _show(sweep)
         return
@@ -97,7 +97,7 @@ def _show(sweep: Sweep) -> None:
     if needed > room:
         lines.append(f"the trials leave about {needed / GIB:.1f} GiB on the disk, and {room / GIB:.1f} GiB are free")
     for line in lines:
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     writes = [
         *([Write(folder.shared.path, "what is trained once")] if once else []),
         Write(folder.trials, "a run folder each, and records/ beside it", needed or None),
@@ -112,17 +112,17 @@ def _print(found: Outcome, sweep: Sweep) -> None:
     folder, records = sweep.folder, sweep.folder.records()
     failed = [record for record in records if record.status == "failed"]
     for record in failed:
-        err.print(f"{record.name} failed: {record.reason}", markup=False, soft_wrap=True)
+        err.print(f"{record.name} failed: {record.reason}", soft_wrap=True)
     if found.chosen is None or found.chosen.last is None:
         raise PartnerError(f"no trial has finished, {len(failed)} failed: see {folder.path / 'report.md'}")
     figures = found.chosen.last.figures
     values = ", ".join(f"{key}={value}" for key, value in found.chosen.values.items())
     out.print(f"{len(found.finished)} trials finished, {len(found.front)} on the Pareto front", soft_wrap=True)
-    out.print(f"chosen: {found.chosen.name} ({values})", markup=False, soft_wrap=True)
+    out.print(f"chosen: {found.chosen.name} ({values})", soft_wrap=True)
     out.print(
         "  " + ", ".join(f"{m.replace('_', ' ')} {figures[m]:.4g}" for m in sweep.spec.objectives), soft_wrap=True
     )
-    out.print(f"report: {folder.path / 'report.md'}; configuration: {folder.chosen}", markup=False, soft_wrap=True)
+    out.print(f"report: {folder.path / 'report.md'}; configuration: {folder.chosen}", soft_wrap=True)
     if failed:
         again = folder.resume_command
         raise PartnerError(

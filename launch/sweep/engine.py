@@ -172,7 +172,7 @@ class Watcher(tune.Callback):
     def _end(self, point: Mapping[str, Any], reason: str | None) -> None:
         self._ended[point["name"]] = (point, reason)
         record = _write_end(self._folder, point, reason)
-        err.print(describe_end(record, self._work.spec), markup=False, soft_wrap=True)
+        err.print(describe_end(record, self._work.spec), soft_wrap=True)
         self._report(len(self._ended), self._work.trials)
 
 

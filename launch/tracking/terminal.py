@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from rich.text import Text
+
 from launch.console import err
 from partner_rl import metric_names
 
@@ -31,7 +33,7 @@ class ConsoleSink:
     def log(self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
         """Prints the figures that say how training goes."""
         parts = [f"{name} {metrics[key]:{form}}{unit}" for key, name, form, unit in self._FIGURES if key in metrics]
-        err.print(f"[bold]iteration {step}/{self._iterations}[/bold]", *parts, sep=" · ", soft_wrap=True)
+        err.print(Text(f"iteration {step}/{self._iterations}", "bold"), *parts, sep=" · ", soft_wrap=True)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Nothing to do: the command prints its own table."""
