@@ -41,8 +41,8 @@ class DataConfig(Section):
     """Where the pairs come from and how they are split."""
 
     source: Corpus = SAMPLE
-    """`sample` (the corpus that ships with the package), a folder in the EPITOME CSV layout, or a .csv, .tsv or
-    .parquet file."""
+    """`sample` (the corpus that ships with the package), a folder in the EPITOME CSV layout, a .csv, .tsv, .jsonl or
+    .parquet file, or a folder of such files."""
     train_fraction: Fraction = 0.8
     """Share of seekers whose pairs are trained on."""
     dev_fraction: Fraction = 0.05

@@ -13,7 +13,7 @@ import pyarrow as pa
 from partner_rl.data.columns import pair_column, pair_columns
 from partner_rl.data.parquet import batch_rows, check_types
 from partner_rl.data.rows import BadRowError, parse_pair
-from partner_rl.types import Example
+from partner_rl.types import Example, PartnerError
 
 REJECTED: Final = "rejected/"
 """Prefix of the counts of rows that cannot be used; the reason follows."""
@@ -47,6 +47,12 @@ def parse_batch(batch: pa.Table) -> tuple[list[Example], Counter[str]]:
         examples.append(example)
         counts.update(f"{REMARKED}{remark}" for remark in remarks)
     return examples, counts
+
+
+def none_usable(source: Path, rows: int, counts: Mapping[str, int]) -> PartnerError:
+    """The error for a source of which `parse_batch` has rejected every row."""
+    why = ", ".join(f"{count} × {reason}" for reason, count in counts_under(counts, REJECTED).items())
+    return PartnerError(f"{source}: not one of {rows} rows can be used ({why})")
 
 
 def counts_under(counts: Mapping[str, int], prefix: str) -> dict[str, int]:

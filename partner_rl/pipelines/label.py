@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from partner_rl.data.batches import REJECTED, counts_under, pair_fields, parse_batch
+from partner_rl.data.batches import REJECTED, counts_under, none_usable, pair_fields, parse_batch
 from partner_rl.data.columns import level_column, rationales_column
 from partner_rl.data.schema import PAIR_SCHEMA, TEXT_COLUMNS
 from partner_rl.pipelines.model_folder import folder_digest
@@ -314,10 +314,9 @@ def label(
             progress(done, total)
 
     report = run_stage(label_stage(classifier), source, output, resources, report_progress, overwrite=overwrite)
-    rejected = counts_under(report.counts, REJECTED)
     if not report.rows_out:
-        why = ", ".join(f"{count} × {reason}" for reason, count in rejected.items())
-        raise PartnerError(f"{source}: not one of {report.rows_in} rows can be used ({why})")
+        raise none_usable(source, report.rows_in, report.counts)
+    rejected = counts_under(report.counts, REJECTED)
     return LabelReport(report, report.rows_in - (earlier or 0), _summary(report.counts), rejected)
 
 

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from partner_rl.config.schema import WarmStartConfig
+from partner_rl.data.batches import none_usable
 from partner_rl.data.folders import RECEIPTS, RUN
 from partner_rl.pipelines.label import ClassifierSettings
 from partner_rl.pipelines.receipts import locked, run_record
@@ -137,6 +138,8 @@ def make_warmstart_pairs(
         anew = overwrite and not _made_alike(stage, source, candidates, resources)
         with phase("Extracting") as progress:
             extraction = run_stage(stage, source, candidates, resources, progress, overwrite=anew)
+        if not extraction.counts.get("responses/read"):
+            raise none_usable(source, extraction.rows_in, extraction.counts)
         files = parquet_files(candidates)
         choice = choose(*read_keys(files, recipe.window), recipe.window, balance)
         if not len(choice.keys):

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from partner_rl.data.folders import data_files
 from partner_rl.data.parquet import damaged, parquet_records
-from partner_rl.data.rows import whole_number
+from partner_rl.data.rows import BadRowError, checked_id, whole_number
 from partner_rl.positions import PositionKind, decode_position, num_positions, position_mask
 from partner_rl.types import EditAction, PartnerError, RewriteState
 from partner_rl.warmstart.pairs import Draft, WarmStartExample
@@ -128,16 +128,16 @@ def iter_warmstart_examples(source: Path, window: int | None = None) -> Iterator
             where = f"{path} row {record.line}"
             row = _read_row(record.values, where)
             window = row.window if window is None else window
-            yield row.seeker_id or row.example.state.seeker_post, _checked(row, window, where, path)
+            yield row.seeker, _checked(row, window, where, path)
     if empty:
         raise PartnerError(f"{source} holds no examples: make some from a larger corpus; {HOW_TO_MAKE}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row as read, nothing checked but that its values are there."""
+    """One row as read, nothing checked but that its values are there; its seeker as the pairs' readers name them."""
 
-    seeker_id: str
+    seeker: str
     window: int
     example: WarmStartExample
 
@@ -182,7 +182,11 @@ def _read_row(values: Mapping[str, Any], where: str) -> _Row:
         raise PartnerError(f"{where}: seeker_post, sentence and span are no texts in UTF-8; {HOW_TO_MAKE}")
     seeker_post, sentence, *sentences = texts
     example = WarmStartExample(RewriteState(seeker_post, tuple(sentences)), EditAction(position, sentence))
-    return _Row(str(values.get("seeker_id") or ""), window, example)
+    try:
+        seeker_id = checked_id(values, ("seeker_id",))
+    except BadRowError as error:
+        raise PartnerError(f"{where}: {error}; {HOW_TO_MAKE}") from error
+    return _Row(seeker_id or seeker_post, window, example)
 
 
 def _checked(row: _Row, window: int, where: str, path: Path) -> WarmStartExample:

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from partner_rl.curation.topic import TopicFilter
 from partner_rl.curation.usable import Limits
 from partner_rl.data.generate import Generated, Recipe, generate
 from partner_rl.data.readers import read_examples
+from partner_rl.data.rows import PARTLY_LABELLED
 from partner_rl.data.schema import PAIR_SCHEMA, batch_from_examples, write_parquet
 from partner_rl.pipelines.cleaning import CleanBuilder, TopicSettings
 from partner_rl.pipelines.curate import COUNTS, WORK, CurateSettings, curate
@@ -167,6 +169,68 @@ def test_a_corpus_of_which_nothing_is_left_is_one_line(tmp_path: Path):
     write_parquet([pair("a", "b"), pair("1 2", "c d")], tmp_path / "in" / "a.parquet")
     with pytest.raises(PartnerError, match=r"not one of 2 pairs can be used \(not_text: 1, too_short: 1\)"):
         curate(tmp_path / "in", tmp_path / "out", CurateSettings(), RESOURCES)
+
+
+@pytest.mark.reported
+def test_a_file_of_another_writer_is_curated_and_its_bad_rows_counted(tmp_path: Path):
+    table = pa.table(
+        {
+            "Response-Post": pa.array(["Oh no!", None, "That is hard.", "Do go on.", "Go on then."], pa.large_string()),
+            "seeker_post": pa.array(["I am sad.", "So sad.", "I fell.", "I lost.", "It broke."]).dictionary_encode(),
+            "seeker_id": [1.0, 2.0, None, 4.0, 5.0],
+            "emotional_reactions_level": pa.array([1, 1, 1, 3, None], pa.int64()),
+            "interpretations_level": pa.array([0, 1, None, 1, None], pa.float64()),
+            "explorations_level": ["2", "1", "1", "1", None],
+            "explorations_rationales": ["Oh|no!", "", None, None, None],
+            "subreddit": ["help"] * 5,
+        }
+    )
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    source = parquet_source(str(tmp_path / "in"), tmp_path / "out", 20_000).path
+    report = curate(source, tmp_path / "out", CurateSettings(), RESOURCES)
+    assert report.rejected == {"response_post is missing": 1, "emotional_reactions_level is not 0, 1 or 2": 1}
+    assert report.remarks == {PARTLY_LABELLED: 1}
+    first, second, third = read(tmp_path / "out")
+    assert first.labels == (MechanismLabel(1), NO_LABEL, MechanismLabel(2, ("Oh", "no!")))
+    assert (first.seeker_id, third.seeker_id) == ("1", "5")
+    assert second.seeker_id.startswith("s-")
+    assert second.labels is third.labels is None
+
+
+@pytest.mark.reported
+def test_a_folder_of_an_interrupted_curation_is_no_corpus(corpus: tuple[Path, Generated], tmp_path: Path):
+    @contextmanager
+    def stopped(description: str) -> Iterator[Callable[[int, int], None]]:
+        def report(done: int, total: int) -> None:
+            if description == "Writing pairs" and done:
+                raise KeyboardInterrupt
+
+        yield report
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        curate(corpus[0], out, CurateSettings(), RESOURCES, stopped)
+    assert list(out.glob("*.parquet"))
+    with pytest.raises(PartnerError, match="is unfinished: run the command that makes it again"):
+        read(out)
+    report = curate(corpus[0], out, CurateSettings(), RESOURCES)
+    assert len(read(out)) == report.kept
+
+
+@pytest.mark.reported
+def test_a_folder_of_tables_is_converted_once_wherever_the_output_lies(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text(f"seeker_post;response_post\nI fell, {name}.;Oh no!\nBad;\n")
+    out = tmp_path / "out"
+    first = parquet_source(str(tmp_path), out, 20_000)
+    assert first.rejected == 2
+    assert [example.seeker_post for example in read(first.path.parent)] == ["I fell, a.", "I fell, b."]
+    (out / "part.csv").write_text("more")
+    assert parquet_source(str(tmp_path), out, 20_000) == first
+    (tmp_path / "c.csv").write_text("seeker_post,response_post\nI fell.,Oh no!\n")
+    with pytest.raises(PartnerError, match="was made with another corpus"):
+        parquet_source(str(tmp_path), out, 20_000)
 
 
 @pytest.mark.slow

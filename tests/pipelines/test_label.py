@@ -188,6 +188,38 @@ def test_an_empty_batch_and_all_counts() -> None:
     assert sum(counts.values()) == 0
 
 
+@pytest.mark.reported
+def test_a_batch_of_another_writer_is_labelled_and_its_bad_rows_counted() -> None:
+    batch = pa.table(
+        {
+            "response_post": pa.array(["Oh no!", None, "Go on.", "Well."]).cast(pa.string_view()),
+            "seeker_post": pa.array(["I fell."] * 4).dictionary_encode(),
+            "emotional_reactions_level": pa.array([1, 1, 7, None], pa.int64()),
+            "interpretations_level": pa.array([1, 1, 1, None], pa.int64()),
+            "explorations_level": pa.array([1.0, 1.0, 1.0, None]),
+        }
+    )
+    table, counts = Labeller(lambda posts: [(SURE, SURE, SURE)] * len(posts))(batch)
+    assert table["response_post"].to_pylist() == ["Oh no!", "Well."]
+    assert len(set(table["response_id"].to_pylist())) == 2
+    assert (
+        counts["rejected/response_post is missing"]
+        == counts["rejected/emotional_reactions_level is not 0, 1 or 2"]
+        == 1
+    )
+    assert counts["given/explorations/1/2"] == 1
+
+
+@pytest.mark.reported
+def test_a_file_of_no_usable_row_is_not_labelled_in_silence(
+    tmp_path: Path, local_ray: None, empathy_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"seeker_post": [1, 2], "response_post": ["Oh no!", "Go on."]}), path)
+    assert run("data", "label", path, tmp_path / "out", "--model", empathy_checkpoint) == 1
+    assert "not one of 2 rows can be used (2 × seeker_post is no text)" in " ".join(capsys.readouterr().err.split())
+
+
 def test_models_that_cannot_be_used_are_one_line(
     corpus: Path,
     empathy_checkpoint: Path,

@@ -238,6 +238,26 @@ def test_another_limit_is_refused_and_then_balanced_anew_from_the_same_candidate
     (output / "foreign.parquet").unlink()
 
 
+@pytest.mark.reported
+def test_pairs_of_another_writer_yield_the_same_examples(tmp_path: Path) -> None:
+    examples = corpus()[:60]
+    table = table_of(examples)
+    columns = {}
+    for name in reversed(table.column_names):
+        column = table[name].combine_chunks()
+        if name.endswith("_rationales"):
+            column = pa.array([None if texts is None else "|".join(texts) for texts in column.to_pylist()])
+        kind = pa.int64() if name.endswith("_level") else pa.large_string()
+        columns[name.replace("_", " ").title()] = column.cast(kind)
+    other = pa.table(columns)
+    assert Extractor(RECIPE, None)(other)[0].equals(Extractor(RECIPE, None)(table)[0])
+    pq.write_table(other, tmp_path / "other.parquet")
+    refuse_unlabelled(tmp_path / "other.parquet")
+    pq.write_table(other.select(["Seeker Post", "Response Post"]), tmp_path / "bare.parquet")
+    with pytest.raises(PartnerError, match="holds no labelled pair: give --model"):
+        refuse_unlabelled(tmp_path / "bare.parquet")
+
+
 def test_pairs_without_labels_need_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "in.parquet"
     unlabelled = [Example(f"s{i}", f"r{i}", "Help.", EMPATHIC[0]) for i in range(3)]

@@ -117,3 +117,42 @@ def test_each_example_comes_with_what_decides_its_split(tmp_path: Path):
     drafts = [Draft(example, "seeker 7", "r"), Draft(example, "", "")]
     write_examples(tmp_path / "a.parquet", [examples_table(drafts, 4)])
     assert [seeker for seeker, _ in iter_warmstart_examples(tmp_path)] == ["seeker 7", "A post."]
+
+
+@pytest.mark.reported
+def test_examples_of_another_writer_are_read(tmp_path: Path) -> None:
+    table = example()
+    other = pa.table(
+        {
+            "sentence": table["sentence"].cast(pa.large_string()),
+            "span": table["span"].cast(pa.large_list(pa.large_string())),
+            "position": table["position"].cast(pa.float64()),
+            "window": table["window"].cast(pa.int64()),
+            "seeker_post": table["seeker_post"].combine_chunks().dictionary_encode(),
+            "seeker_id": [7.0],
+        }
+    )
+    path = tmp_path / "part.parquet"
+    pq.write_table(other, path)
+    write_examples(tmp_path / "own.parquet", [table])
+    assert read_warmstart_examples(path) == read_warmstart_examples(tmp_path / "own.parquet")
+    assert [seeker for seeker, _ in iter_warmstart_examples(path)] == ["7"]
+
+
+@pytest.mark.reported
+def test_examples_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    damaged = pa.array([b"caf\xe9"]).view(pa.string())
+    pq.write_table(example().set_column(4, "sentence", damaged), path)
+    with pytest.raises(PartnerError, match="row 1: seeker_post, sentence and span are no texts in UTF-8"):
+        read_warmstart_examples(path)
+
+
+@pytest.mark.reported
+def test_an_unfinished_folder_of_examples_is_refused(tmp_path: Path) -> None:
+    write_examples(tmp_path / "part.parquet", [example()])
+    (tmp_path / "_candidates").mkdir()
+    with pytest.raises(PartnerError, match="is unfinished: run the command that makes it again"):
+        read_warmstart_examples(tmp_path)
+    (tmp_path / "report.json").write_text("{}")
+    assert len(read_warmstart_examples(tmp_path)) == 1
