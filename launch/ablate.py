@@ -197,12 +197,12 @@ def _evaluate(runs: Sequence[Path], report: Path) -> None:
 
 
 def _run_command(arguments: Sequence[str]) -> int:
-    """Runs one of our commands in a process of its own; Ctrl-C lets it save its work first.
+    """Runs one of our commands in a process of its own, which saves its work when this one is asked to stop.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed.
+        KeyboardInterrupt: This process was asked to stop.
     """
-    # In a session of its own, so that a Ctrl-C reaches it once: through us.
+    # In a session of its own, so that signals of the terminal reach it once: through us.
     process = subprocess.Popen([sys.executable, "-m", "launch.cli", *arguments], start_new_session=True)
     with stop_on_request("letting the run save its work") as stop_requested:
         try:
@@ -222,7 +222,8 @@ def _wait(process: subprocess.Popen[bytes], stop_requested: Callable[[], bool]) 
             return process.wait(timeout=0.2)
         except subprocess.TimeoutExpired:
             if not told and stop_requested():
-                process.send_signal(signal.SIGINT)
+                # A scheduler may have sent it to all processes, and one of the same moment is no second wish.
+                process.send_signal(signal.SIGTERM)
                 told = True
 
 

@@ -77,8 +77,7 @@ class Job:
                 # Each node fetches and converts a model that is not there yet.
                 "PARTNER_RL_CACHE": f"{self.storage}/models",
                 "HF_HOME": f"{self.storage}/huggingface",
-                # `jobs stop` is Ctrl-C: the iteration is finished and saved.
-                "RAY_JOB_STOP_SIGNAL": "SIGINT",
+                # A job that is stopped finishes its iteration and saves.
                 "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
                 # The code goes along without its history.
                 **({} if self.commit is None else {COMMIT_VARIABLE: self.commit}),

@@ -104,7 +104,7 @@ def logs(
 
 @app.command("stop")
 def stop(job: JobId, address: Address = None) -> None:
-    """Stop a job as Ctrl-C would: a training finishes its iteration and saves.
+    """Stop a job: a training finishes its iteration and saves.
 
     Example: `partner-rl jobs stop train-20261123-120000-9f3a`
     """

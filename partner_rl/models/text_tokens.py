@@ -33,7 +33,7 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         PartnerError: The tokenizer is not one of the `tokenizers` library.
     """
     control = _control_of(tokenizer)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = _plain_ids(tokenizer, text)
     if not control.came_up(ids, text):
         return ids
     return list(control.blind(tokenizer).encode(text, add_special_tokens=False).ids)
@@ -53,7 +53,6 @@ def framed_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_t
         truncation=max_tokens is not None,
         max_length=max_tokens,
         padding=False,
-        # No warning about a text that is longer than the model: what is done with it is the caller's business.
         verbose=False,
     ).encodings
     assert found is not None
@@ -74,8 +73,13 @@ def spells_control(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     Raises:
         PartnerError: The tokenizer is not one of the `tokenizers` library.
     """
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return _control_of(tokenizer).came_up(ids, text)
+    return _control_of(tokenizer).came_up(_plain_ids(tokenizer, text), text)
+
+
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    # No warning, here and above, about a text that is longer than the model: the caller cuts it.
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -146,7 +146,7 @@ exec "$@" """,
 # It ends when all nodes have been started, however long that takes.
 [[ -n $FAILS ]] && { until (( $(grep -c "|ray start" "$RECORD") == 3 )); do sleep 0.1; done; exit 3; }
 # Saving takes a while, or no time at all.
-trap '[[ $* == *large* ]] && sleep 2; echo saved; exit 130' INT
+trap '[[ $* == *large* ]] && sleep 2; echo saved; exit 130' USR1 TERM
 echo training
 for i in {1..6000}; do sleep 0.1; done""",
 }
@@ -217,15 +217,16 @@ def test_the_batch_script_starts_ray_with_a_token_then_trains(slurm, tmp_path):
     assert not list(tmp_path.glob(".partner-rl-*")), "the token outlives the job"
 
 
-@pytest.mark.parametrize("run", ["runs/large", "runs/small"])
-def test_the_batch_script_saves_before_the_time_limit(slurm, tmp_path, run):
+@pytest.mark.reported
+@pytest.mark.parametrize(("run", "number"), [("runs/large", signal.SIGUSR1), ("runs/small", signal.SIGTERM)])
+def test_the_batch_script_saves_before_the_time_limit(slurm, tmp_path, run, number):
     batch = slurm("--resume", run)
     output = tmp_path / "output"
     wait_until(lambda: "training" in output.read_text(), WAIT_S, "the training")
     # The script goes on while the training begins: it sleeps once it has set its trap and waits.
     wait_until(lambda: psutil.Process(batch.pid).status() == psutil.STATUS_SLEEPING, WAIT_S, "the script that waits")
     # What SLURM sends to the script alone, ten minutes before the end.
-    batch.send_signal(signal.SIGUSR1)
+    batch.send_signal(number)
     assert batch.wait(WAIT_S) == 130
     assert "saved" in output.read_text()
     assert f"partner-rl train --resume {run}" in [command for *_, command in calls(tmp_path)]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import pytest
@@ -133,6 +137,33 @@ def test_what_is_cut_off_decides_too():
     assert tokenizer.convert_ids_to_tokens(whole) == word
     # The frame is the start token.
     assert framed_texts(tokenizer, [word], 2)[0].ids == [tokenizer.bos_token_id, whole]
+
+
+@pytest.mark.reported
+def test_a_text_that_is_longer_than_the_model_is_no_warning(caplog):
+    tokenizer = copy.deepcopy(tokenizer_of("random:bert"))
+    tokenizer.model_max_length = 4
+    text = "one two three four five six"
+    with caplog.at_level(logging.DEBUG), _propagating("transformers"):
+        assert len(text_ids(tokenizer, text)) > 4
+        assert not spells_control(tokenizer, text)
+        assert len(framed_texts(tokenizer, [text], 4)[0].ids) == 4
+        assert len(framed_texts(tokenizer, [text], None)[0].ids) > 4
+        assert not caplog.records
+        # What is kept quiet.
+        tokenizer(text)
+    assert "indexing errors" in caplog.text
+
+
+@contextmanager
+def _propagating(name: str) -> Iterator[None]:
+    """Lets pytest see the records of a library that keeps them to itself."""
+    logger = logging.getLogger(name)
+    before, logger.propagate = logger.propagate, True
+    try:
+        yield
+    finally:
+        logger.propagate = before
 
 
 def test_added_words_and_runs_of_spaces_are_text():

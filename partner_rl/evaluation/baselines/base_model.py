@@ -92,7 +92,7 @@ def chat_prompt(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
 
 
 def _template_ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     return ids
 
 
