@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: The arguments after the program's name; None for those of the process.
     """
     settle_streams()
-    _give_a_home()
+    _settle_variables()
     with heed_signals():
         status = _run(arguments)
     sys.exit(status)
@@ -174,12 +174,15 @@ def _run(arguments: list[str] | None) -> int:
     return 0
 
 
-def _give_a_home() -> None:
-    """Sets HOME where there is none: Ray and others read nothing else. A folder that is not there cannot be written."""
+def _settle_variables() -> None:
+    """Sets HOME where there is none, for Ray and others read nothing else, and drops what Typer could not read."""
+    if not os.environ.get("TERMINAL_WIDTH", "80").isdecimal():
+        del os.environ["TERMINAL_WIDTH"]
     if os.environ.get("HOME"):
         return
     os.environ.pop("HOME", None)
     known = os.path.expanduser("~")
+    # A folder that is not there cannot be written.
     os.environ["HOME"] = "/nonexistent" if known == "~" else known
 
 

@@ -182,6 +182,15 @@ def test_a_lost_terminal_does_not_keep_a_command_from_saving(tmp_path):
     assert (tmp_path / "saved").exists()
 
 
+def test_a_width_that_is_no_number_is_no_width(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERMINAL_WIDTH", "wide")
+    monkeypatch.setenv("COLUMNS", "wide")
+    process = python("from launch import cli\ncli.main(['nosuch'])", tmp_path, stderr=subprocess.PIPE)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert b"No such command" in said
+
+
 def test_streams_that_the_parent_has_closed_are_no_places_for_our_files(tmp_path):
     script = (
         "import os\nos.close(0); os.close(1); os.close(2)\n"
