@@ -20,7 +20,7 @@ from partner_rl.config.schema import DataConfig
 from partner_rl.data.convert import convert, refuse_rejects
 from partner_rl.data.epitome import EPITOME_FILES
 from partner_rl.data.pull import pull_epitome
-from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS, iter_rows, read_examples, write_rejects
+from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS, iter_rows, read_examples, reasons, write_rejects
 from partner_rl.data.records import Reject, Remark
 from partner_rl.data.splits import split_examples
 from partner_rl.types import MAX_LEVEL, MECHANISMS, Example, PartnerError
@@ -97,7 +97,9 @@ def convert_command(
     _print_remarks(result.remarks)
     if result.rejects:
         write_rejects(result.rejects, target)
-        out.print(f"{len(result.rejects)} rows rejected, listed in {target}", soft_wrap=True)
+        out.print(
+            f"{len(result.rejects)} rows rejected ({reasons(result.rejects)}), listed in {target}", soft_wrap=True
+        )
     else:
         # A list left by an earlier run would contradict what was just said.
         target.unlink(missing_ok=True)
@@ -167,4 +169,4 @@ def _print_remarks(remarks: Sequence[Remark]) -> None:
 
 def _print_rejects(rejects: Sequence[Reject]) -> None:
     if rejects:
-        out.print(f"{len(rejects)} rows rejected; `partner-rl data convert` lists them")
+        out.print(f"{len(rejects)} rows rejected ({reasons(rejects)}); `partner-rl data convert` lists them")

@@ -25,7 +25,7 @@ from launch.plan import Plan
 from launch.run_folder import RunFolder
 from launch.warmstart_examples import make_examples, read_examples_of
 from partner_rl.config.schema import RunConfig
-from partner_rl.data.readers import read_examples
+from partner_rl.data.readers import read_examples, reasons
 from partner_rl.data.splits import Splits, select_pairs, split_examples
 from partner_rl.evaluation.embedding import sentence_embedder
 from partner_rl.evaluation.pair_scores import LevelJudge, Sources
@@ -68,10 +68,13 @@ def load_splits(config: RunConfig) -> Splits:
         result = read_examples(config.data.source, config.data.max_post_characters, report)
     if result.rejects:
         logger.warning(
-            "%d rows of %s cannot be used; `partner-rl data convert` lists them",
+            "%d rows of %s cannot be used (%s); `partner-rl data convert` lists them",
             len(result.rejects),
             config.data.source,
+            reasons(result.rejects),
         )
+    if result.remarks:
+        logger.info("%s: %s", config.data.source, reasons(result.remarks))
     splits = split_examples(result.examples, config.data)
     train = select_pairs(splits.train, config.data.max_train_pairs, config.data.split_salt)
     if not train or not splits.test:

@@ -54,10 +54,14 @@ PAIR_COLUMNS: Final = frozenset(
 """The columns that are read; others are ignored."""
 
 
+_INVISIBLE: Final = " \t\r\n\xa0\ufeff"
+"""What stands around names in files that were saved or copied twice: white space, byte order marks."""
+
+
 @cache
 def pair_column(found: str) -> str:
     """Our name for a column of a table of pairs; empty for one that is not read."""
-    name = found.strip().lower().replace("-", "_").replace(" ", "_")
+    name = found.strip(_INVISIBLE).lower().replace("-", "_").replace(" ", "_")
     return name if name in PAIR_COLUMNS else ""
 
 

@@ -107,9 +107,16 @@ def _records(
     with open_text(path, newline="" if is_quoted else "\n") as file:
         lines = _Lines(file.text)
         reader = csv.reader(lines, delimiter=separator, strict=True) if is_quoted else _split(lines, separator)
-        names = names or read_header(_header(_rows(lines, reader, None, path.name), path.name))
-        for row in file.reporting(_rows(lines, reader, len(names), path.name), progress):
-            yield row if isinstance(row, Reject) else Record(row[0], dict(zip(names, row[1], strict=True)))
+        header = list(names or _header(_rows(lines, reader, None, path.name), path.name))
+        columns = names or read_header(header)
+        for row in file.reporting(_rows(lines, reader, len(header), path.name), progress):
+            if isinstance(row, Reject):
+                yield row
+            elif row[1] == header:
+                # Files that were put together keep their headers.
+                yield Reject(row[0], "the header again", path.name)
+            else:
+                yield Record(row[0], dict(zip(columns, row[1], strict=True)))
 
 
 def _header(rows: Iterable[tuple[int, list[str]] | Reject], file: str) -> list[str]:

@@ -51,6 +51,8 @@ def parquet_records(path: Path, read_header: ReadHeader, progress: Progress | No
 
 def damaged(path: Path, error: Exception) -> PartnerError:
     """The error for a file that cannot be read."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return PartnerError(f"cannot read {path}: {error.strerror}")
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return PartnerError(f"{path} is truncated or no Parquet file: {reason}; write it again")
 

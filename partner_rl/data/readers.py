@@ -12,7 +12,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from partner_rl.config.paths import SAMPLE
+from partner_rl.config.paths import SAMPLE, absolute_path
 from partner_rl.data.columns import POSTS, pair_column, pair_columns
 from partner_rl.data.delimited import csv_records, tsv_records
 from partner_rl.data.epitome import EPITOME_FILES, epitome_folder, is_epitome, read_epitome
@@ -101,7 +101,7 @@ def epitome_source(source: str) -> Traversable | None:
     """The folder with the three files, if the source is the sample or in the EPITOME layout."""
     if source == SAMPLE:
         return importlib.resources.files("partner_rl.data").joinpath("sample")
-    folder = Path(source).expanduser()
+    folder = _existing(source)
     return epitome_folder(folder) if is_epitome(folder) else None
 
 
@@ -111,20 +111,29 @@ def source_files(source: str) -> tuple[Path, ...]:
     Raises:
         PartnerError: There are none, their format cannot be told, or the folder is unfinished or mixes formats.
     """
-    path = Path(source).expanduser()
+    path = _existing(source)
     if path.is_dir():
         files = data_files(path, FORMATS)
-        if files and not any(file.name in EPITOME_FILES for file in files):
-            return files
-        epitome_folder(path)
+        if not files or any(file.name in EPITOME_FILES for file in files):
+            epitome_folder(path)
+        return files
     if not path.is_file():
-        raise PartnerError(
-            f"no data at {source}: give {SAMPLE!r}, a file of pairs ({', '.join(FORMATS)}), a folder of them or one in "
-            "the EPITOME layout"
-        )
+        raise PartnerError(f"{source} is no regular file, and is read more than once: write it to a file first")
     if path.suffix.lower() not in FORMATS:
         raise PartnerError(f"cannot tell the format of {source}: expected a file that ends in {', '.join(FORMATS)}")
     return (path,)
+
+
+def _existing(source: str) -> Path:
+    path = absolute_path(source)
+    try:
+        path.stat()
+    except OSError as error:
+        raise PartnerError(
+            f"no data at {source} ({error.strerror}): give {SAMPLE!r}, a file of pairs ({', '.join(FORMATS)}), "
+            "a folder of them, or one in the EPITOME layout"
+        ) from error
+    return path
 
 
 def write_rejects(rejects: Iterable[Reject], path: Path) -> None:
@@ -160,9 +169,9 @@ def describe(reject: Reject) -> str:
     return f"{reject.file} line {reject.line}: {reject.reason}"
 
 
-def reasons(rejects: Iterable[Reject]) -> str:
-    """The commonest reasons of rejected rows with their numbers, in one line."""
-    counts = Counter(reject.reason for reject in rejects)
+def reasons(rows: Iterable[Reject | Remark]) -> str:
+    """The commonest reasons of rejected rows, or remarks on others, with their numbers, in one line."""
+    counts = Counter(row.reason for row in rows)
     shown = [f"{count} × {reason}" for reason, count in counts.most_common(_MOST_REASONS)]
     return ", ".join([*shown, "…"] if len(counts) > _MOST_REASONS else shown)
 

@@ -206,10 +206,8 @@ def _parse_labels(
 
 
 def _remark_on_one_mechanism(values: Mapping[str, Any]) -> list[str]:
-    if is_blank(values.get(LEVEL)):
-        return []
-    checked_level(values[LEVEL], LEVEL)
-    return [ONE_MECHANISM]
+    # Anything else in a column of this common name is none of ours.
+    return [ONE_MECHANISM] if whole_number(values.get(LEVEL)) in range(MAX_LEVEL + 1) else []
 
 
 def whole_number(value: Any) -> int | None:

@@ -73,15 +73,12 @@ def open_text(path: Traversable, newline: str = "") -> Iterator[TextFile]:
         PartnerError: The file cannot be opened, is no text, or breaks off within a character.
     """
     try:
-        binary = path.open("rb")
+        with path.open("rb") as binary:
+            yield TextFile(binary, _encoding(binary.read(_HEAD_BYTES), path.name), newline)
     except OSError as error:
         raise PartnerError(f"cannot read {path}: {error.strerror or error}") from error
-    with binary:
-        file = TextFile(binary, _encoding(binary.read(_HEAD_BYTES), path.name), newline)
-        try:
-            yield file
-        except UnicodeDecodeError as error:
-            raise PartnerError(f"{path.name} is damaged {error.encoding.upper()}: save it as UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise PartnerError(f"{path.name} is damaged {error.encoding.upper()}: save it as UTF-8") from error
 
 
 def _encoding(head: bytes, name: str) -> str:

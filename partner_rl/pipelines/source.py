@@ -9,7 +9,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final
 
-from partner_rl.config.paths import SAMPLE
+from partner_rl.config.paths import SAMPLE, absolute_path
 from partner_rl.data.convert import convert
 from partner_rl.data.epitome import EPITOME_FILES
 from partner_rl.data.readers import epitome_source, iter_rows, source_files
@@ -58,7 +58,7 @@ def parquet_source(
     """
     epitome = epitome_source(source)
     if epitome is None and source_files(source)[0].suffix.lower() == ".parquet":
-        return ParquetSource(Path(source).expanduser())
+        return ParquetSource(absolute_path(source))
     target, record_path = output / INPUT / _PAIRS, output / INPUT / _RECORD
     state = _state(source, epitome, max_post_characters)
     if record_path.exists() and target.exists() and not overwrite:
@@ -74,7 +74,7 @@ def parquet_source(
 def _state(source: str, epitome: Traversable | None, max_post_characters: int) -> list[Any]:
     if source == SAMPLE:
         return [SAMPLE, version("partner-rl"), max_post_characters]
-    path = Path(source).expanduser().resolve()
+    path = absolute_path(source).resolve()
     files = source_files(source) if epitome is None else [Path(str(epitome.joinpath(name))) for name in EPITOME_FILES]
     states = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     return [str(path), states, max_post_characters]

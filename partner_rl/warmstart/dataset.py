@@ -167,6 +167,8 @@ def _header(path: Path, found: Sequence[str]) -> list[str]:
     if missing:
         lacks = f"it lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
         raise PartnerError(f"{path} is no file of warm-start examples: {lacks}; {HOW_TO_MAKE}")
+    if len(set(found)) != len(found):
+        raise PartnerError(f"{path} names a column twice; {HOW_TO_MAKE}")
     return [name if name in (*TRAINED_COLUMNS, "seeker_id") else "" for name in found]
 
 

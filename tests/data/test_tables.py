@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -310,6 +311,36 @@ def test_other_columns_may_be_unnamed_and_repeated(tmp_path: Path):
         read(path)
     with pytest.raises(PartnerError, match="names a column twice: seeker_post"):
         read(parquet(tmp_path / "a.parquet", seeker_post=["a"], **{"Seeker Post": ["b"], "response_post": ["c"]}))
+
+
+def test_files_that_were_put_together_keep_one_header(tmp_path: Path):
+    content = f"seeker_post,response_post\n{SEEKER},{RESPONSE}\n"
+    path = text(tmp_path / "a.csv", content * 2)
+    assert posts(path) == [(SEEKER, RESPONSE)] * 2
+    assert reasons(path) == [(3, "the header again")]
+    assert posts(text(tmp_path / "b.csv", b"\xef\xbb\xbf\xef\xbb\xbf" + content.encode())) == [(SEEKER, RESPONSE)]
+    path = text(tmp_path / "a.tsv", f"{SEEKER}\t{RESPONSE}\nseeker_post\tresponse_post\n")
+    assert reasons(path) == [(2, "the header again")]
+
+
+def test_a_column_named_level_may_be_anything(tmp_path: Path):
+    path = text(tmp_path / "a.csv", f"seeker_post,response_post,level\n{SEEKER},{RESPONSE},beginner\n")
+    assert read(path) == ReadResult((WITHOUT_IDS,), (), ())
+
+
+def test_a_pipe_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(PartnerError, match=r"pipe\.csv is no regular file.*: write it to a file first"):
+        read(tmp_path / "pipe.csv")
+
+
+def test_a_path_that_cannot_be_one_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    text(tmp_path / "a.xlsx", "PK")
+    for name in ("x" * 5000, "nowhere/a.csv", "a.xlsx/a.csv", "a.xlsx", "", "~nobody/a.csv", "a\0.csv"):
+        assert run("data", "stats", tmp_path / name if name[:1] not in ("", "~") else name) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert "unexpected" not in error
 
 
 # Folders
