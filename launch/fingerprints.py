@@ -145,7 +145,7 @@ def read_fingerprints(folder: Path) -> Fingerprints | None:
         return Fingerprints(dict(content["settings"]), dict(content["inputs"]))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise PartnerError(f"{path} is damaged: remove it to go on without comparing data and models") from error
 
 

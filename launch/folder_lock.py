@@ -23,7 +23,7 @@ def alone(folder: Path, work: str) -> Iterator[None]:
         work: What another process may be doing there, such as "training".
 
     Raises:
-        PartnerError: Another process is at work there.
+        PartnerError: Another process is at work there, or nothing can be written there.
     """
     # The kernel lets go of the lock when the process ends, however it ends.
     lock = FileLock(folder / LOCK_FILE, timeout=0)
@@ -31,6 +31,9 @@ def alone(folder: Path, work: str) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise PartnerError(f"another process is {work} in {folder}: wait for it, or stop it first") from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or "its file system knows no locks"
+        raise PartnerError(f"{folder} cannot be written to ({reason}): change its permissions, or copy it") from error
     try:
         yield
     finally:

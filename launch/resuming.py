@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from launch.fingerprints import (
     Change,
     Fingerprints,
@@ -27,6 +29,17 @@ if TYPE_CHECKING:
     from partner_rl.data.splits import Splits
 
 logger = logging.getLogger(__name__)
+
+
+def refuse_preset(context: typer.Context) -> None:
+    """Refuses a preset beside `--resume`, which would mean nothing.
+
+    Raises:
+        PartnerError: One was named on the command line.
+    """
+    source = context.get_parameter_source("preset")
+    if source is not None and source.name == "COMMANDLINE":
+        raise PartnerError("--resume goes on with the training's own configuration: leave --preset out")
 
 
 def open_to_resume(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, RunConfig]:

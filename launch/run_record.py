@@ -43,11 +43,13 @@ def read_record(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / RUN_FILE
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise PartnerError(f"{path} is damaged: remove it; the run's figures and checkpoints do not need it") from error
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict):
+        raise PartnerError(f"{path} is damaged: remove it; the run's figures and checkpoints do not need it")
     return record
 
 
@@ -60,6 +62,7 @@ def update_record(run_dir: Path, values: Mapping[str, Any]) -> None:
 def recorded(run_dir: Path) -> Iterator[None]:
     """Notes that this process works on the run for the time of a block, and how the block ended."""
     process = psutil.Process()
+    _warn_of_other_versions(read_record(run_dir).get("provenance"))
     update_record(
         run_dir,
         {
@@ -85,6 +88,18 @@ def recorded(run_dir: Path) -> Iterator[None]:
     _end(run_dir, "finished", None)
 
 
+def _warn_of_other_versions(earlier: Any) -> None:
+    """Says which packages are of another version than when the run was last at work: its last digits may differ."""
+    before = earlier.get("packages") if isinstance(earlier, dict) else None
+    if not isinstance(before, dict):
+        return
+    packages = provenance().packages
+    changed = [name for name in packages if before.get(name) != packages[name]]
+    if changed:
+        versions = ", ".join(f"{name} {packages[name]} instead of {before.get(name, 'none')}" for name in changed)
+        logger.warning("going on with other versions, with which sums may round differently: %s", versions)
+
+
 def _end(run_dir: Path, state: RunState, reason: str | None) -> None:
     try:
         update_record(run_dir, {"state": state, "ended": now(), "reason": reason})
@@ -108,7 +123,9 @@ def run_state(record: Mapping[str, Any]) -> RunState:
     """
     state: RunState = record.get("state", "new")
     here = record.get("host") == socket.gethostname()
-    if state == "running" and here and not _is_alive(int(record["pid"]), float(record["process_started"])):
+    pid, started = record.get("pid"), record.get("process_started")
+    is_alive = isinstance(pid, int) and isinstance(started, int | float) and _is_alive(pid, started)
+    if state == "running" and here and not is_alive:
         return "killed"
     return state
 

@@ -17,6 +17,7 @@ from partner_rl.types import PartnerError
 
 
 def command(
+    context: typer.Context,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="KEY=VALUE, such as rewards.empathy.weight=0.5.", show_default=False)
     ] = None,
@@ -37,10 +38,11 @@ def command(
 
     Example: `partner-rl train --preset smoke algorithm.iterations=5 name=first`
     """
-    from launch.resuming import open_to_resume
+    from launch.resuming import open_to_resume, refuse_preset
     from partner_rl.config.load import load_config
 
     if resume is not None:
+        refuse_preset(context)
         if redact:
             raise PartnerError("--resume goes on with the run's own choice: leave --redact out")
         run, config = open_to_resume(resume, overrides or [])

@@ -44,6 +44,7 @@ CONFIG_FILE = "config.yaml"
 
 
 def command(
+    context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the policy.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="KEY=VALUE, such as warmstart.epochs=3.", show_default=False)
@@ -70,6 +71,9 @@ def command(
     if output.exists():
         raise PartnerError(f"{output} exists: choose another --output")
     if resume:
+        from launch.resuming import refuse_preset
+
+        refuse_preset(context)
         if data or rewards:
             raise PartnerError("--resume goes on with the training's own inputs: name another place of one by its key")
         config = _to_resume(output, overrides or [])

@@ -334,4 +334,9 @@ def _write_sessions(folder: SweepFolder, sessions: Sequence[Session]) -> None:
 
 def _sessions(folder: SweepFolder) -> list[Session]:
     path = folder.path / _SESSIONS
-    return [Session(**found) for found in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        return [Session(**found) for found in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise PartnerError(f"{path} is damaged: remove it; only the seconds in the report come from it") from error

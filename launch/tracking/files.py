@@ -127,11 +127,14 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     found: list[tuple[bytes, dict[str, Any]]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append((line, json.loads(line)))
+            record = json.loads(line)
         except ValueError as error:
             if number == len(lines):
                 break
             raise PartnerError(f"{path}: line {number} is no JSON; repair or remove the line to resume") from error
+        if not isinstance(record, dict) or not isinstance(record.get(metric_names.STEP), int):
+            raise PartnerError(f"{path}: line {number} has no {metric_names.STEP}; repair or remove the line to resume")
+        found.append((line, record))
     return found
 
 

@@ -18,7 +18,9 @@ from launch.pipeline import load_splits
 from launch.resuming import open_to_resume, settle
 from launch.run_folder import RunFolder
 from launch.run_reader import read_run
-from launch.run_record import read_record
+from launch.run_record import read_record, update_record
+from partner_rl.algorithm.algorithm import RewriteAlgorithm
+from partner_rl.algorithm.state import TrainingState
 from partner_rl.config.describe import describe_fields
 from partner_rl.config.load import load_config
 from partner_rl.types import PartnerError
@@ -309,3 +311,76 @@ def test_a_start_that_computed_nothing_may_begin_with_anything(tmp_path):
     assert noted is not None
     assert noted.settings["seed"] == 3
     assert "changes" not in read_record(run.path)
+
+
+# --- damaged and strange folders ---
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("run.json", "[]", "run.json is damaged: remove it"),
+        ("run.json", "{", "run.json is damaged: remove it"),
+        ("fingerprints.json", "{", "fingerprints.json is damaged"),
+        ("config.yaml", "", "it began with"),
+        ("config.yaml", "- a", "expected keys and values"),
+        ("config.yaml", "\ud83d".encode("utf-8", "surrogatepass"), "not UTF-8"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_one_line(place, capsys, name, content, said):
+    content = content if isinstance(content, bytes) else content.encode()
+    (place / "moved" / "run" / name).write_bytes(content)
+    assert run_here("train", "--resume", "moved/run") == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert said in line
+
+
+@pytest.mark.parametrize("name", ["run.json", "fingerprints.json", "config.yaml"])
+def test_a_folder_in_the_place_of_a_file_is_one_line(place, capsys, name):
+    path = place / "moved" / "run" / name
+    path.unlink()
+    path.mkdir()
+    assert run_here("train", "--resume", "moved/run") == 1
+    error = capsys.readouterr().err
+    assert "unexpected" not in error
+    assert str(path.parent.relative_to(place)) in error
+
+
+@pytest.mark.parametrize("where", ["nowhere", "a.txt", ".", ""])
+def test_what_is_no_run_is_said(place, capsys, where):
+    (place / "a.txt").touch()
+    assert run_here("train", "--resume", where) == 1
+    assert "is no run folder" in capsys.readouterr().err
+
+
+def test_what_would_mean_nothing_beside_resume_is_refused(place, capsys):
+    assert run_here("train", "--resume", "moved/run", "--preset", "paper") == 1
+    assert "leave --preset out" in capsys.readouterr().err
+    assert run_here("train", "--resume", "moved/run", "--redact") == 1
+    assert "leave --redact out" in capsys.readouterr().err
+
+
+def test_a_configuration_that_does_not_fit_the_checkpoint_is_named(place):
+    """As a run without fingerprints may be edited."""
+
+    class Edited(RewriteAlgorithm):
+        def __init__(self) -> None:
+            pass
+
+        def restore_state(self, state: TrainingState) -> int:
+            raise KeyError("a key of another estimator")
+
+    checkpoint = RunFolder(place / "moved" / "run").checkpoint(1)
+    with pytest.raises(PartnerError, match=r"iteration-000001 is of another configuration \(KeyError\)"):
+        Edited().restore_training_state(checkpoint)
+
+
+def test_other_versions_are_said_once(place, caplog):
+    run = place / "moved" / "run"
+    record = read_record(run)
+    record["provenance"]["packages"]["torch"] = "1.0"
+    update_record(run, record)
+    with caplog.at_level(logging.WARNING):
+        settled(run)
+        settled(run)
+    assert caplog.text.count("instead of 1.0") == 1

@@ -27,7 +27,7 @@ from launch.tracking import METRICS_FILE, SAMPLES_FILE, SampleRow, Tracker
 from launch.training import _restore
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.state import WEIGHTS, TrainingState
-from partner_rl.config.load import load_config
+from partner_rl.config.load import load_config, save_config
 from partner_rl.metric_names import OF_THE_MACHINE
 from partner_rl.storage.atomic import folder_when_whole
 from partner_rl.storage.manifest import MANIFEST
@@ -287,9 +287,14 @@ def test_tensorboard_shows_each_step_once(tmp_path):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def finish(run: Path) -> subprocess.CompletedProcess[str]:
+def finish(run: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
-        [*COMMAND, "--resume", run.name], cwd=run.parent, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        [*COMMAND, "--resume", run.name, *overrides],
+        cwd=run.parent,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     return result
@@ -416,3 +421,16 @@ def test_a_truncated_checkpoint_costs_the_iterations_since_the_one_before(undist
     assert "iteration-000006" in printed
     assert_same_training(run, undisturbed)
     assert names(RunFolder(run)) == ["iteration-000002", "iteration-000004", "iteration-000006"]
+
+
+@pytest.mark.slow
+@pytest.mark.reported
+@pytest.mark.timeout(1800)
+def test_a_run_that_was_extended_equals_one_that_was_planned_as_long(undisturbed, tmp_path):
+    run = phases_done(undisturbed, tmp_path)
+    save_config(load_config(str(run / "config.yaml"), ["algorithm.iterations=3"]), run / "config.yaml")
+    finish(run)
+    assert steps_logged(run) == 3
+    finish(run, "algorithm.iterations=6")
+    assert_same_training(run, undisturbed)
+    assert load_config(str(run / "config.yaml")).algorithm.iterations == 6
