@@ -14,10 +14,8 @@ from launch.reward_training import (
     DataOption,
     OverridesArgument,
     PresetOption,
-    check_output,
-    output_folder,
     training_config,
-    training_inputs,
+    training_splits,
     write_report,
 )
 
@@ -30,6 +28,9 @@ if TYPE_CHECKING:
     from partner_rl.types import Example
 
 app = typer.Typer(help="Train the baselines that need training.", no_args_is_help=True)
+
+SEQ2SEQ: Final = "seq2seq"
+"""What the folder of a sequence-to-sequence model says that it is."""
 
 _CARD: Final = """---
 library_name: transformers
@@ -69,21 +70,24 @@ def train_seq2seq_command(
     from accelerate import PartialState
 
     from launch.pipeline import cache_dir_of, device_of
+    from partner_rl.config.inputs import input_paths
     from partner_rl.evaluation.baselines.seq2seq_training import train_seq2seq
     from partner_rl.models.sources import resolve
+    from partner_rl.storage.atomic import folder_when_whole
+    from partner_rl.storage.outputs import NewFolder, check_outputs
 
-    check_output(output)
+    config = training_config(preset, overrides or [], data)
+    check_outputs([NewFolder(output, SEQ2SEQ)], input_paths(config))
     if dry_run:
         from launch.preflight.commands import show_training
         from launch.preflight.training_memory import seq2seq_memory
 
-        config = training_config(preset, overrides or [], data)
         return show_training(config, "models.policy", {output: "sequence-to-sequence model and report"}, seq2seq_memory)
-    config, splits = training_inputs(preset, overrides or [], data)
+    splits = training_splits(config)
     train, dev = _whole_rewrites(config, splits)
     base, device = resolve(config.models.policy, cache_dir_of(config)), device_of(config)
     state = PartialState(cpu=device == "cpu")
-    with output_folder(output) as temporary, progress("Training the sequence-to-sequence model") as report:
+    with folder_when_whole(output, SEQ2SEQ) as temporary, progress("Training the sequence-to-sequence model") as report:
         result = train_seq2seq(train, dev, base, config.baselines, temporary, config.seed, device, report)
         if not state.is_main_process:
             return

@@ -13,11 +13,9 @@ from launch.reward_training import (
     OutputOption,
     OverridesArgument,
     PresetOption,
-    check_output,
     interval_text,
-    output_folder,
     training_config,
-    training_inputs,
+    training_splits,
     write_report,
 )
 
@@ -71,19 +69,23 @@ def command(
     Example: `partner-rl judge train --data data/epitome --output models/judge`
     """
     from launch.pipeline import cache_dir_of, device_of
+    from partner_rl.config.inputs import input_paths
+    from partner_rl.evaluation.judge.judge import KIND
     from partner_rl.evaluation.judge.training import train_judge
     from partner_rl.models.sources import resolve
+    from partner_rl.storage.atomic import folder_when_whole
+    from partner_rl.storage.outputs import NewFolder, check_outputs
 
-    check_output(output)
+    config = training_config(preset, overrides or [], data)
+    check_outputs([NewFolder(output, KIND)], input_paths(config))
     if dry_run:
         from launch.preflight.commands import show_training
         from launch.preflight.training_memory import judge_memory
 
-        config = training_config(preset, overrides or [], data)
         return show_training(config, "models.reward_lm", {output: "judge and report"}, judge_memory)
-    config, splits = training_inputs(preset, overrides or [], data)
+    splits = training_splits(config)
     language_model = resolve(config.models.reward_lm, cache_dir_of(config))
-    with output_folder(output) as temporary:
+    with folder_when_whole(output, KIND) as temporary:
         with progress("Reading the pairs with the language model") as report:
             judge, found = train_judge(
                 (splits.train, splits.dev, splits.test),

@@ -101,7 +101,8 @@ def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> No
             ensemble, results = train_members(
                 splits.train, splits.dev, encoder, settings, config.seed, device, progress=report
             )
-        ensemble.save(empathy)
+        with folder_when_whole(empathy) as temporary:
+            ensemble.save(temporary)
         for name, scores in results[0].mechanisms.items():
             logger.info(
                 "%s on dev pairs: accuracy %.2f, macro-F1 %.2f",
@@ -110,13 +111,13 @@ def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> No
                 scores.levels.macro_f1,
             )
     if config.rewards.coherence.checkpoint is None and not coherence.exists():
-        with progress("Training the coherence classifier") as report:
+        with progress("Training the coherence classifier") as report, folder_when_whole(coherence) as folder:
             train_coherence(
                 splits.train,
                 splits.dev,
                 encoder,
                 settings,
-                coherence,
+                folder,
                 config.seed,
                 split_sentences=lambda post: text.split(post).sentences,
                 device=device,

@@ -12,11 +12,9 @@ from launch.reward_training import (
     OutputOption,
     OverridesArgument,
     PresetOption,
-    check_output,
     interval_text,
-    output_folder,
     training_config,
-    training_inputs,
+    training_splits,
     write_report,
 )
 
@@ -63,26 +61,29 @@ def command(
     """
     from envs import text
     from launch.pipeline import cache_dir_of, device_of
+    from partner_rl.config.inputs import input_paths
     from partner_rl.models.sources import resolve
-    from rewards.coherence_model import CoherenceClassifier
+    from partner_rl.storage.atomic import folder_when_whole
+    from partner_rl.storage.outputs import NewFolder, check_outputs
+    from rewards.coherence_model import KIND, CoherenceClassifier
     from rewards.training.coherence import train_coherence
     from rewards.training.coherence_scores import held_out_report
 
-    check_output(output)
+    config = training_config(preset, overrides or [], data)
+    check_outputs([NewFolder(output, KIND)], input_paths(config))
     if dry_run:
         from launch.preflight.commands import show_training
         from launch.preflight.training_memory import coherence_memory
 
-        config = training_config(preset, overrides or [], data)
         return show_training(config, "models.encoder", {output: "coherence classifier and report"}, coherence_memory)
-    config, splits = training_inputs(preset, overrides or [], data)
+    splits = training_splits(config)
     settings, device = config.reward_training, device_of(config)
     encoder = resolve(config.models.encoder, cache_dir_of(config))
 
     def sentences(post: str) -> tuple[str, ...]:
         return text.split(post).sentences
 
-    with output_folder(output) as temporary:
+    with folder_when_whole(output, KIND) as temporary:
         with progress("Training the coherence classifier") as report:
             trained = train_coherence(
                 splits.train, splits.dev, encoder, settings, temporary, config.seed, sentences, device, report

@@ -13,10 +13,8 @@ from launch.reward_training import (
     OutputOption,
     OverridesArgument,
     PresetOption,
-    check_output,
-    output_folder,
     training_config,
-    training_inputs,
+    training_splits,
     write_report,
 )
 from partner_rl.types import PartnerError
@@ -46,18 +44,22 @@ def command(
     Example: `partner-rl rewards train empathy --data data/epitome --output models/empathy --splits 3`
     """
     from launch.empathy_report import as_json, model_card, table
+    from partner_rl.config.inputs import input_paths
+    from partner_rl.storage.atomic import folder_when_whole
+    from partner_rl.storage.outputs import NewFolder, check_outputs
+    from rewards.empathy_model import KIND
 
-    check_output(output)
+    config = training_config(preset, overrides or [], data)
+    check_outputs([NewFolder(output, KIND)], input_paths(config))
     if dry_run:
         from launch.preflight.commands import show_training
         from launch.preflight.training_memory import empathy_memory
 
-        config = training_config(preset, overrides or [], data)
         return show_training(config, "models.encoder", {output: "empathy classifier and report"}, empathy_memory)
-    config, first = training_inputs(preset, overrides or [], data)
+    first = training_splits(config)
     if not any(example.labels for example in first.test):
         raise PartnerError(f"{data}: no test pair is labelled; empathy levels are needed to train and to judge")
-    with output_folder(output) as temporary:
+    with folder_when_whole(output, KIND) as temporary:
         reports: list[SplitReport] = []
         for number in range(splits):
             split_config = config if number == 0 else _further_split(config, number)

@@ -14,11 +14,9 @@ from launch.reward_training import (
     DataOption,
     OverridesArgument,
     PresetOption,
-    check_output,
     interval_text,
-    output_folder,
     training_config,
-    training_inputs,
+    training_splits,
     write_report,
 )
 
@@ -73,22 +71,30 @@ def command(
 
     Example: `partner-rl rewards train mi --data sample --output models/mi`
     """
+    from partner_rl.config.inputs import input_paths
+    from partner_rl.storage.outputs import NewFolder, check_outputs
+
     chosen: tuple[Direction, ...] = ("forward", "backward")
     if direction is Directions.FORWARD:
         chosen = ("forward",)
     elif direction is Directions.BACKWARD:
         chosen = ("backward",)
-    for name in chosen:
-        check_output(output / name)
+    config = training_config(preset, overrides or [], data)
+    check_outputs([NewFolder(output / name, _kind(name)) for name in chosen], input_paths(config))
     if dry_run:
         from launch.preflight.commands import show_training
         from launch.preflight.training_memory import dialogue_memory
 
         files = {output / name: f"{name} dialogue model and report" for name in chosen}
-        return show_training(training_config(preset, overrides or [], data), "models.reward_lm", files, dialogue_memory)
-    config, splits = training_inputs(preset, overrides or [], data)
+        return show_training(config, "models.reward_lm", files, dialogue_memory)
+    splits = training_splits(config)
     for name in chosen:
         _train(name, config, splits, output / name)
+
+
+def _kind(direction: Direction) -> str:
+    """What the folder of a dialogue model says that it is."""
+    return f"{direction} dialogue model"
 
 
 def _train(direction: Direction, config: RunConfig, splits: Splits, output: Path) -> None:
@@ -96,12 +102,14 @@ def _train(direction: Direction, config: RunConfig, splits: Splits, output: Path
 
     from launch.pipeline import cache_dir_of, device_of
     from partner_rl.models.sources import resolve
+    from partner_rl.storage.atomic import folder_when_whole
     from rewards.training.mutual_information import train_dialogue_model
 
     folder = resolve(config.models.reward_lm, cache_dir_of(config))
     device = device_of(config)
     state = PartialState(cpu=device == "cpu")
-    with output_folder(output) as temporary, progress(f"Training the {direction} dialogue model") as report:
+    title = f"Training the {direction} dialogue model"
+    with folder_when_whole(output, _kind(direction)) as temporary, progress(title) as report:
         result = train_dialogue_model(
             direction,
             splits.train,

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +13,10 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from partner_rl.models.loading import load_config, load_tokenizer
+from partner_rl.storage.artefact import FORMAT, MARK, write_mark
 from partner_rl.types import PartnerError
 
 WEIGHTS = "model.safetensors"
-METADATA = "partner_rl.json"
-FORMAT = 1
 MEMBERS = "members"
 """In an ensemble's folder, which is that of its first member, the folder of the others, each named by its number."""
 
@@ -70,7 +66,7 @@ def write_classifier(
     encoder_config: PreTrainedConfig,
     settings: Mapping[str, object],
 ) -> None:
-    """Write a classifier so that the folder is complete or absent, replacing an older one.
+    """Write a classifier into a folder that is being made.
 
     Args:
         folder: Where to.
@@ -80,32 +76,13 @@ def write_classifier(
         encoder_config: Configuration of its encoder.
         settings: JSON values to keep beside it.
     """
-    with folder_when_whole(folder) as partial:
-        # Copies: safetensors refuses tensors that share memory.
-        weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, str(partial / WEIGHTS))
-        encoder_config.save_pretrained(str(partial))
-        tokenizer.save_pretrained(str(partial))
-        metadata = {"format": FORMAT, "kind": kind, "settings": dict(settings)}
-        (partial / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def folder_when_whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder to write into; at the end of the block it takes its final name, replacing an older one.
-
-    If the block fails, nothing has changed.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        partial.chmod(0o755)
-        yield partial
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    # Copies: safetensors refuses tensors that share memory.
+    weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, str(folder / WEIGHTS))
+    encoder_config.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    write_mark(folder, kind, settings=dict(settings))
 
 
 def read_classifier(folder: Path, kind: str) -> StoredClassifier:
@@ -114,17 +91,17 @@ def read_classifier(folder: Path, kind: str) -> StoredClassifier:
     Raises:
         PartnerError: It is not there, incomplete, or holds something else.
     """
-    if not (folder / METADATA).is_file() or not (folder / WEIGHTS).is_file():
+    if not (folder / MARK).is_file() or not (folder / WEIGHTS).is_file():
         raise PartnerError(
             f"no {kind} classifier in {folder}: leave rewards.{kind}.checkpoint empty to train one, "
             "or name a folder that a run has trained"
         )
     try:
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        metadata = json.loads((folder / MARK).read_text(encoding="utf-8"))
         found, version = metadata["kind"], metadata["format"]
         settings = dict(metadata["settings"])
     except (ValueError, KeyError, TypeError) as error:
-        raise PartnerError(f"{folder / METADATA} is damaged: train the {kind} classifier again") from error
+        raise PartnerError(f"{folder / MARK} is damaged: train the {kind} classifier again") from error
     if (found, version) != (kind, FORMAT):
         raise PartnerError(
             f"{folder} holds a {found!r} classifier of format {version}, not {kind!r} of format {FORMAT}: "

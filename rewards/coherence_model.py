@@ -96,7 +96,7 @@ class CoherenceClassifier:
         return probabilities
 
     def save(self, folder: Path) -> None:
-        """Write model, tokenizer and settings into a folder, all or nothing."""
+        """Write model, tokenizer and settings into a folder that is being made."""
         settings = {"max_tokens": self.max_tokens}
         write_classifier(folder, KIND, self.model, self.tokenizer, self.model.encoder.config, settings)
 

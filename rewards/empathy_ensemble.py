@@ -21,9 +21,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from partner_rl.storage.artefact import write_mark
 from partner_rl.types import MAX_LEVEL, PartnerError
-from rewards.checkpoint import MEMBERS, folder_when_whole
-from rewards.empathy_model import NUM_LEVELS, EmpathyClassifier
+from rewards.checkpoint import MEMBERS
+from rewards.empathy_model import KIND, NUM_LEVELS, EmpathyClassifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,11 @@ class EmpathyEnsemble:
         return torch.stack([member.level_probabilities(pairs) @ levels_L for member in self.members])
 
     def save(self, folder: Path) -> None:
-        """Write the first member into a folder and the others below it, all or nothing."""
-        with folder_when_whole(folder) as partial:
-            self.members[0].save(partial)
-            for number, member in enumerate(self.members[1:], start=2):
-                member.save(partial / MEMBERS / str(number))
+        """Write the first member into a folder that is being made, and the others below it."""
+        self.members[0].save(folder)
+        for number, member in enumerate(self.members[1:], start=2):
+            member.save(folder / MEMBERS / str(number))
+        write_mark(folder, KIND)
 
     @classmethod
     def load(cls, folder: Path, max_tokens: int | None = None, device: str = "cpu") -> EmpathyEnsemble:

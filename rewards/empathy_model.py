@@ -27,7 +27,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from partner_rl.models.loading import load_registered, load_tokenizer, quiet_transformers
 from partner_rl.types import MAX_LEVEL, MECHANISMS, PartnerError
-from rewards.checkpoint import folder_when_whole
 from rewards.encoder import (
     EncodedText,
     encode_states,
@@ -307,13 +306,11 @@ class EmpathyClassifier:
         logits = self.model(*pad_states([seeker_states[seeker] for seeker, _ in pairs]), *pad_states(response_states))
         return responses, self.model.with_ngrams(logits, [response for _, response in pairs])
 
-    def save(self, folder: Path, model_card: str | None = None) -> None:
-        """Write model, tokenizer and model card into a folder in Hugging Face's layout, all or nothing."""
-        with folder_when_whole(folder) as partial, quiet_transformers():
-            self.model.save_pretrained(str(partial))
-            self.tokenizer.save_pretrained(str(partial))
-            if model_card is not None:
-                (partial / "README.md").write_text(model_card, encoding="utf-8")
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer, in Hugging Face's layout, into a folder that is being made."""
+        with quiet_transformers():
+            self.model.save_pretrained(str(folder))
+            self.tokenizer.save_pretrained(str(folder))
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: str = "cpu") -> EmpathyClassifier:

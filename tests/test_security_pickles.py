@@ -28,7 +28,7 @@ from partner_rl.policy.model import load_policy
 from partner_rl.storage.artefact import MARK
 from partner_rl.storage.manifest import write_manifest
 from partner_rl.types import PartnerError
-from rewards.checkpoint import METADATA, read_classifier
+from rewards.checkpoint import read_classifier
 from rewards.empathy_model import EmpathyClassifier
 from tests.launch.command_line import partner
 
@@ -153,7 +153,7 @@ def test_lists_of_weights_lead_nowhere_else(policy, name):
 
 
 def test_a_classifier_and_a_judge_are_safetensors_too(encoder, policy, attack):
-    (encoder / METADATA).write_text(json.dumps({"format": 1, "kind": "coherence", "settings": {}}))
+    (encoder / MARK).write_text(json.dumps({"format": 1, "kind": "coherence", "settings": {}}))
     stored = read_classifier(encoder, "coherence")
     write_pickle(encoder / "model.safetensors", attack)
     with pytest.raises(PartnerError, match="does not fit its configuration"):
@@ -162,7 +162,7 @@ def test_a_classifier_and_a_judge_are_safetensors_too(encoder, policy, attack):
     with pytest.raises(PartnerError, match=r"cannot read .*config\.json"):
         read_classifier(encoder, "coherence")
     judge = {"format": 1, "kind": "judge", "language_model": str(policy), "layers": [1], "seeker_tokens": 8}
-    (policy / "judge.json").write_text(json.dumps({**judge, "response_tokens": 8, "probe": [0.0, 0.0, 0.0]}))
+    (policy / MARK).write_text(json.dumps({**judge, "response_tokens": 8, "probe": [0.0, 0.0, 0.0]}))
     write_pickle(policy / "head.safetensors", attack)
     with pytest.raises(PartnerError, match=r"head\.safetensors is missing or damaged"):
         load_judge(policy)

@@ -306,9 +306,10 @@ def classifier_files(kind: str, *, is_ensemble: bool = False) -> tuple[str, ...]
         kind: `empathy`, which is in Hugging Face's layout, or `coherence`.
         is_ensemble: Whether there must be a second member.
     """
-    from rewards.checkpoint import MEMBERS, METADATA, WEIGHTS
+    from partner_rl.storage.artefact import MARK
+    from rewards.checkpoint import MEMBERS, WEIGHTS
 
-    description = "config.json" if kind == "empathy" else METADATA
+    description = "config.json" if kind == "empathy" else MARK
     return (description, WEIGHTS, *([f"{MEMBERS}/2/{WEIGHTS}"] if is_ensemble else []))
 
 

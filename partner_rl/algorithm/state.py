@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from partner_rl.room import disk_of, when_there_is_room
-from partner_rl.storage.atomic import WriteError, folder_when_whole, write_text
+from partner_rl.storage.atomic import WriteError, folder_when_whole, write_json
 from partner_rl.storage.manifest import check_manifest, write_manifest
 from partner_rl.types import PartnerError
 
@@ -66,8 +66,7 @@ class TrainingState:
         with folder_when_whole(folder) as temporary:
             save_file({name: t.contiguous() for name, t in self.weights.items()}, temporary / WEIGHTS)
             save_file({name: t.contiguous() for name, t in self.moments.items()}, temporary / MOMENTS)
-            content = {"iterations": self.iterations, "extra": dict(self.extra)}
-            write_text(temporary / STATE, json.dumps(content, indent=2) + "\n")
+            write_json(temporary / STATE, {"iterations": self.iterations, "extra": dict(self.extra)})
             write_manifest(temporary)
 
     @classmethod

@@ -64,6 +64,11 @@ def named_inputs(config: RunConfig) -> tuple[NamedInput, ...]:
     return tuple(NamedInput(key, kind, name) for key, kind, name in found if name is not None)
 
 
+def input_paths(config: RunConfig) -> list[Path]:
+    """Where everything lies that the configuration names as an input."""
+    return [one.path for one in named_inputs(config) if one.path is not None]
+
+
 def value_of(config: RunConfig, key: str) -> Any:
     """The value of a dotted key."""
     found: Any = config

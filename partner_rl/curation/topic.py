@@ -9,8 +9,6 @@ Shapes: `_N` post, `_B` post in a batch, `_T` token, `_D` hidden unit.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +27,8 @@ from partner_rl.curation.topic_report import Probabilities, TopicReport, TopicSc
 from partner_rl.data.splits import hash_fraction
 from partner_rl.models.loading import load_encoder, load_tokenizer, quiet_transformers
 from partner_rl.models.text_tokens import framed_texts
+from partner_rl.storage.artefact import FORMAT, MARK, write_mark
+from partner_rl.storage.atomic import folder_when_whole, write_json
 from partner_rl.types import PartnerError
 
 HELD_OUT: Final = 0.25
@@ -40,8 +40,8 @@ MIN_POSTS: Final = 40
 MAX_TOKENS: Final = 256
 """A longer post is judged by its beginning."""
 
-METADATA: Final = "topic.json"
-"""File that marks a topic classifier's folder."""
+KIND: Final = "topic"
+"""What a topic classifier's folder says that it is."""
 HEAD: Final = "head.safetensors"
 """File of the head's weights: `weight` `[D]` and `bias` `[1]`."""
 REPORT: Final = "report.json"
@@ -49,8 +49,6 @@ REPORT: Final = "report.json"
 ENCODER: Final = "encoder"
 """Folder of the encoder and its tokenizer."""
 
-_FORMAT: Final = 1
-_KIND: Final = "topic"
 _TRAIN_AGAIN: Final = "train it again with `partner-rl data train-topic`"
 _THRESHOLD: Final = 0.5
 _SPLIT_SALT: Final = "topic"
@@ -169,7 +167,6 @@ def train_topic(
     Raises:
         PartnerError: Too few posts, a post in both classes, no encoder, or an output folder that cannot be written.
     """
-    _check_output(output)
     posts = _prepare(positives, negatives, other_positives)
     encoder, tokenizer = load_encoder(encoder_path), load_tokenizer(encoder_path)
     embeddings_ND = embed_posts(encoder, tokenizer, posts.texts, MAX_TOKENS, progress)
@@ -352,17 +349,6 @@ def _log_loss(head: TopicHead, embeddings_ND: npt.NDArray[np.float64], positive_
     return float(np.logaddexp(0.0, -logits_N[positive_N]).mean() + np.logaddexp(0.0, logits_N[~positive_N]).mean())
 
 
-def _check_output(output: Path) -> None:
-    """Refuse, before the work, to replace anything that is not a topic classifier.
-
-    Raises:
-        PartnerError: The path is taken by something else.
-    """
-    is_topic = (output / METADATA).is_file()
-    if output.exists() and not is_topic and not (output.is_dir() and not any(output.iterdir())):
-        raise PartnerError(f"{output} exists and is no topic classifier: name a new folder")
-
-
 def _write(
     output: Path,
     encoder: PreTrainedModel,
@@ -371,29 +357,17 @@ def _write(
     report: TopicReport,
 ) -> None:
     settings = {"max_tokens": MAX_TOKENS, "threshold": report.threshold}
-    metadata = {"format": _FORMAT, "kind": _KIND, "settings": settings}
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-        try:
-            partial.chmod(0o755)
-            with quiet_transformers():
-                encoder.save_pretrained(str(partial / ENCODER))
-                tokenizer.save_pretrained(str(partial / ENCODER))
-            save_file({"weight": head.weight_D, "bias": np.array([head.bias])}, partial / HEAD)
-            (partial / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-            (partial / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-            if output.exists():
-                shutil.rmtree(output)
-            partial.rename(output)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise PartnerError(f"cannot write {output}: {error.strerror or error}; name another folder") from error
+    with folder_when_whole(output, KIND) as partial:
+        with quiet_transformers():
+            encoder.save_pretrained(str(partial / ENCODER))
+            tokenizer.save_pretrained(str(partial / ENCODER))
+        save_file({"weight": head.weight_D, "bias": np.array([head.bias])}, partial / HEAD)
+        write_json(partial / REPORT, asdict(report))
+        write_mark(partial, KIND, settings=settings)
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    path = folder / METADATA
+    path = folder / MARK
     if not path.is_file():
         raise PartnerError(f"no topic classifier in {folder}: {_TRAIN_AGAIN.replace(' again', '')}")
     try:
@@ -402,6 +376,6 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         settings = {name: metadata["settings"][name] for name in ("max_tokens", "threshold")}
     except (ValueError, KeyError, TypeError) as error:
         raise PartnerError(f"{path} is damaged: {_TRAIN_AGAIN}") from error
-    if (found, version) != (_KIND, _FORMAT):
-        raise PartnerError(f"{folder} holds a {found!r} of format {version}, not {_KIND!r} of format {_FORMAT}")
+    if (found, version) != (KIND, FORMAT):
+        raise PartnerError(f"{folder} holds a {found!r} of format {version}, not {KIND!r} of format {FORMAT}")
     return settings

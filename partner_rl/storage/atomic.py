@@ -110,10 +110,8 @@ def write_json(path: Path, content: Any, indent: int | None = 2, *, sort_keys: b
 
     Raises:
         WriteError: It cannot be written.
-        ValueError: A figure is NaN or infinite, which JSON cannot hold.
     """
-    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False, sort_keys=sort_keys)
-    return write_text(path, text + "\n")
+    return write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, sort_keys=sort_keys) + "\n")
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def train_coherence(
         examples_dev: Pairs to report on.
         encoder_path: Folder of the pretrained encoder.
         settings: Epochs, learning rates, frozen layers, hard negatives.
-        output: Folder to write, complete or not at all.
+        output: Receives the folder; the caller gives it its final name when it is whole.
         seed: Seed of the pairs, their order, the new layers and dropout; the process's own random stream is left alone.
         split_sentences: A response's sentences.
         device: `cpu` or `cuda`.

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 import launch.data
 from partner_rl.curation.everyday_posts import read_everyday_posts
-from partner_rl.curation.topic import HEAD, METADATA, REPORT, TopicFilter, train_topic
+from partner_rl.curation.topic import HEAD, REPORT, TopicFilter, train_topic
 from partner_rl.curation.topic_report import calibration_error, topic_scores
 from partner_rl.data.readers import read_examples
 from partner_rl.models.sources import resolve
+from partner_rl.storage.artefact import MARK
 from partner_rl.types import PartnerError
 
 LIGHT = [f"my {pet} stole {count} {food} from the {place}" for pet in ("cat", "dog", "hen") for count in (2, 3, 4, 5)
@@ -197,10 +198,10 @@ def test_unusable_posts_are_one_line_that_shows_none_of_them(bert, tmp_path, pos
 
 def test_a_folder_of_something_else_is_not_replaced(bert, trained, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(PartnerError, match="is no topic classifier: name a new folder"):
+    with pytest.raises(PartnerError, match=r"holds something else \(thesis.txt\): name a new folder"):
         train_topic(HEAVY, LIGHT, bert, tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
-    with pytest.raises(PartnerError, match="name a new folder"):
+    with pytest.raises(PartnerError, match="Not a directory"):
         train_topic(HEAVY, LIGHT, bert, tmp_path / "thesis.txt")
 
 
@@ -221,12 +222,12 @@ def test_damaged_folders_are_one_line(bert, tmp_path):
     with pytest.raises(PartnerError, match=r"head.safetensors is missing or damaged: train it again"):
         TopicFilter.load(folder)
     (folder / HEAD).write_bytes(whole)
-    settings = (folder / METADATA).read_text()
-    (folder / METADATA).write_text(settings.replace('"topic"', '"empathy"'))
+    settings = (folder / MARK).read_text()
+    (folder / MARK).write_text(settings.replace('"kind": "topic"', '"kind": "empathy"'))
     with pytest.raises(PartnerError, match="holds a 'empathy'"):
         TopicFilter.load(folder)
-    (folder / METADATA).write_text(settings[:20])
-    with pytest.raises(PartnerError, match=r"topic.json is damaged"):
+    (folder / MARK).write_text(settings[:20])
+    with pytest.raises(PartnerError, match=r"partner_rl.json is damaged"):
         TopicFilter.load(folder)
 
 

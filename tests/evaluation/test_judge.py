@@ -18,6 +18,7 @@ from partner_rl.evaluation.judge.states import ResponseStates, candidate_layers,
 from partner_rl.evaluation.judge.training import JudgeReport, LayerChoice, choose_layers, train_judge
 from partner_rl.models.loading import load_causal_lm, load_tokenizer
 from partner_rl.models.sources import resolve
+from partner_rl.storage.artefact import MARK
 from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
 
 LLAMA = "random:llama"
@@ -197,17 +198,17 @@ def test_a_folder_that_is_no_whole_judge_is_an_error(
     with pytest.raises(PartnerError, match="no judge in"):
         load_judge(folder)
     trained[0].save(folder)
-    metadata = json.loads((folder / "judge.json").read_text())
-    (folder / "judge.json").write_text(json.dumps(metadata | {"language_model": "random:gpt2"}))
+    metadata = json.loads((folder / MARK).read_text())
+    (folder / MARK).write_text(json.dumps(metadata | {"language_model": "random:gpt2"}))
     with pytest.raises(PartnerError, match=r"does not fit|trained on another"):
         load_judge(folder)
-    (folder / "judge.json").write_text(json.dumps(metadata | {"probe": [9.0, 9.0, 9.0]}))
+    (folder / MARK).write_text(json.dumps(metadata | {"probe": [9.0, 9.0, 9.0]}))
     with pytest.raises(PartnerError, match="trained on another"):
         load_judge(folder)
-    (folder / "judge.json").write_text(json.dumps(metadata | {"kind": "topic"}))
+    (folder / MARK).write_text(json.dumps(metadata | {"kind": "topic"}))
     with pytest.raises(PartnerError, match="'topic'"):
         load_judge(folder)
-    (folder / "judge.json").write_text(json.dumps(metadata))
+    (folder / MARK).write_text(json.dumps(metadata))
     (folder / "head.safetensors").write_bytes(b"x" * 64)
     with pytest.raises(PartnerError, match="damaged"):
         load_judge(folder)

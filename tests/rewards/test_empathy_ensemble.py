@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.models.loading import load_encoder, load_tokenizer
+from partner_rl.storage.atomic import folder_when_whole
 from partner_rl.types import Example, MechanismLabel, PartnerError
 from rewards.empathy import EmpathyBuilder
 from rewards.empathy_ensemble import EmpathyEnsemble, lower_bound
@@ -83,7 +84,8 @@ def test_a_saved_ensemble_comes_back_and_its_folder_is_that_of_the_first(
     ensemble: EmpathyEnsemble, pairs: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "empathy"
-    ensemble.save(folder)
+    with folder_when_whole(folder, "empathy") as temporary:
+        ensemble.save(temporary)
     again = EmpathyEnsemble.load(folder)
     assert torch.equal(again.expected_levels(pairs), ensemble.expected_levels(pairs))
     assert ensemble.expected_levels(pairs).std(0).min() > 0
@@ -92,7 +94,8 @@ def test_a_saved_ensemble_comes_back_and_its_folder_is_that_of_the_first(
     ensemble.members[0].save(tmp_path / "alone")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "alone" / name).read_bytes() == (folder / name).read_bytes()
-    EmpathyEnsemble(ensemble.members[:2]).save(folder)
+    with folder_when_whole(folder, "empathy") as temporary:
+        EmpathyEnsemble(ensemble.members[:2]).save(temporary)
     assert len(EmpathyEnsemble.load(folder, max_tokens=8).members) == 2
     assert len(EmpathyEnsemble.load(tmp_path / "alone").members) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"alone", "empathy"}

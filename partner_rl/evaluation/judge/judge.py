@@ -17,15 +17,14 @@ from partner_rl.evaluation.judge.head import FloatArray, JudgeHead, expected_lev
 from partner_rl.evaluation.judge.states import Pair, Progress, ResponseStates
 from partner_rl.models.loading import load_causal_lm, load_tokenizer
 from partner_rl.models.sources import resolve
+from partner_rl.storage.artefact import FORMAT, MARK, write_mark
 from partner_rl.types import PartnerError
 
-METADATA: Final = "judge.json"
-"""File that marks a judge's folder."""
+KIND: Final = "judge"
+"""What a judge's folder says that it is."""
 HEAD: Final = "head.safetensors"
 """File of the regressions."""
 
-_FORMAT: Final = 1
-_KIND: Final = "judge"
 _TRAIN_AGAIN: Final = "train it again with `partner-rl judge train`"
 _PROBE: Final[tuple[Pair, ...]] = (
     ("I failed the exam again and I am scared to tell my parents.", "I am so sorry. What do you fear they will say?"),
@@ -75,16 +74,15 @@ class Judge:
             {"mean": head.mean_F, "scale": head.scale_F, "weight": head.weight_MLF, "bias": head.bias_ML},
             folder / HEAD,
         )
-        metadata = {
-            "format": _FORMAT,
-            "kind": _KIND,
-            "language_model": self._language_model,
-            "layers": list(self._states.layers),
-            "seeker_tokens": self._states.limits[0],
-            "response_tokens": self._states.limits[1],
-            "probe": self.levels(_PROBE)[0].tolist(),
-        }
-        (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        write_mark(
+            folder,
+            KIND,
+            language_model=self._language_model,
+            layers=list(self._states.layers),
+            seeker_tokens=self._states.limits[0],
+            response_tokens=self._states.limits[1],
+            probe=self.levels(_PROBE)[0].tolist(),
+        )
 
 
 def load_judge(folder: Path, device: str = "cpu", cache_dir: Path | None = None) -> Judge:
@@ -118,7 +116,7 @@ def load_judge(folder: Path, device: str = "cpu", cache_dir: Path | None = None)
 
 
 def _read_metadata(folder: Path) -> Mapping[str, Any]:
-    path = folder / METADATA
+    path = folder / MARK
     if not path.is_file():
         raise PartnerError(f"no judge in {folder}: name a folder that `partner-rl judge train` has written")
     keys = ("kind", "format", "language_model", "layers", "seeker_tokens", "response_tokens", "probe")
@@ -127,9 +125,9 @@ def _read_metadata(folder: Path) -> Mapping[str, Any]:
         metadata = {key: content[key] for key in keys}
     except (ValueError, KeyError, TypeError) as error:
         raise PartnerError(f"{path} is damaged: {_TRAIN_AGAIN}") from error
-    if (metadata["kind"], metadata["format"]) != (_KIND, _FORMAT):
+    if (metadata["kind"], metadata["format"]) != (KIND, FORMAT):
         raise PartnerError(
-            f"{folder} holds a {metadata['kind']!r} of format {metadata['format']}, not {_KIND!r} of format {_FORMAT}"
+            f"{folder} holds a {metadata['kind']!r} of format {metadata['format']}, not {KIND!r} of format {FORMAT}"
         )
     return metadata
 
