@@ -6,8 +6,6 @@ take the others along. The same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,6 +20,8 @@ from launch.console import err, out
 from launch.interrupt import INTERRUPTED, stop_on_request
 from launch.preflight.option import DryRunOption
 from launch.run_folder import RunFolder
+from partner_rl.storage.atomic import growing_folder, write_json, write_text
+from partner_rl.storage.outputs import GrowingFolder, check_outputs
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 KILL_AFTER_S: Final = 60.0
 """A run that was told to stop at once has this long."""
+KIND: Final = "ablation"
+"""What the folder says that it is."""
 REPORT: Final = "report"
 """Folder of the evaluation, beside the runs."""
 
@@ -74,13 +76,16 @@ def command(
     Example: `partner-rl ablate --preset embedded --only no_warm_start,no_coherence`
     """
     from launch.ablation_plan import plan
+    from partner_rl.config.inputs import input_paths
 
     folder = output or Path("runs") / f"ablation-{Path(preset).stem}"
     runs = plan(preset, overrides or [], only, folder)
+    check_outputs([GrowingFolder(folder, KIND)], input_paths(runs[0].config))
     _check_started(runs, folder)
     if dry_run:
         _list(runs, folder)
         return _show_first(runs[0], folder)
+    growing_folder(folder, KIND)
     outcomes = _train_all(runs, folder)
     failed = [outcome.run.ablation.name for outcome in outcomes if not outcome.finished]
     _evaluate([folder / outcome.run.ablation.name for outcome in outcomes if outcome.finished], folder / REPORT)
@@ -254,11 +259,5 @@ def _write_overview(outcomes: Sequence[Outcome], folder: Path) -> None:
         one = outcome.run.ablation
         keys = ", ".join(f"`{override}`" for override in one.overrides) or "–"
         lines.append(f"| {one.name} | {one.what} | {keys} | {'yes' if outcome.finished else 'no'} |")
-    _write(folder / "ablations.json", json.dumps(rows, indent=2) + "\n")
-    _write(folder / "ablations.md", "\n".join(lines) + "\n")
-
-
-def _write(path: Path, content: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)
+    write_json(folder / "ablations.json", rows)
+    write_text(folder / "ablations.md", "\n".join(lines) + "\n")

@@ -19,10 +19,13 @@ from launch.preflight.option import DryRunOption
 from partner_rl.config.schema import DataConfig
 from partner_rl.data.convert import convert, refuse_rejects
 from partner_rl.data.epitome import EPITOME_FILES
+from partner_rl.data.pull import KIND as EPITOME
 from partner_rl.data.pull import pull_epitome
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS, iter_rows, read_examples, reasons, write_rejects
 from partner_rl.data.records import Reject, Remark
 from partner_rl.data.splits import split_examples
+from partner_rl.storage.atomic import is_written_in_place
+from partner_rl.storage.outputs import NewFolder, OutputFile, check_outputs
 from partner_rl.types import MAX_LEVEL, MECHANISMS, Example, PartnerError
 
 COMMANDS: Final = {
@@ -61,6 +64,7 @@ def pull_command(
     """
     if dataset != "epitome":
         raise PartnerError(f"unknown data set {dataset!r}: the only one is epitome")
+    check_outputs([NewFolder(output, EPITOME)], [source])
     if dry_run:
         from launch.preflight.dry_run import show_stage
 
@@ -85,7 +89,10 @@ def convert_command(
 
     Example: partner-rl data convert pairs.csv pairs.parquet --rejects bad.jsonl
     """
+    if rejects is None and is_written_in_place(output):
+        raise PartnerError(f"OUTPUT {output} is no file: say with --rejects where bad rows go")
     target = rejects or output.with_suffix(".rejects.jsonl")
+    check_outputs([OutputFile(output, "OUTPUT"), OutputFile(target, "--rejects")], [source])
     if dry_run:
         from launch.preflight.dry_run import show_stage
 
@@ -95,7 +102,7 @@ def convert_command(
         result = convert(refuse_rejects(rows) if strict else rows, source, output)
     out.print(f"{result.written} pairs written to {output}", soft_wrap=True)
     _print_remarks(result.remarks)
-    if result.rejects:
+    if result.rejects or rejects is not None:
         write_rejects(result.rejects, target)
         out.print(
             f"{len(result.rejects)} rows rejected ({reasons(result.rejects)}), listed in {target}", soft_wrap=True

@@ -16,8 +16,9 @@ from partner_rl.curation.pii import PHONE_REGIONS
 from partner_rl.curation.usable import Limits
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
 from partner_rl.pipelines.cleaning import TopicSettings
-from partner_rl.pipelines.curate import CurateReport, CurateSettings, curate
+from partner_rl.pipelines.curate import KIND, CurateReport, CurateSettings, curate
 from partner_rl.pipelines.resources import Resources
+from partner_rl.storage.outputs import GrowingFolder, check_outputs
 
 
 def command(
@@ -53,11 +54,12 @@ def command(
     topic = None if topic_model is None else TopicSettings(topic_model, topic_threshold)
     settings = CurateSettings(Limits(min_words, max_post_characters), regions, near_threshold, topic)
     resources = Resources(workers=workers, num_gpus=num_gpus, rows_per_unit=rows_per_unit)
+    check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, topic_model])
     if dry_run:
         from launch.preflight.dry_run import show_stage
 
         return show_stage({output: "curated pairs"}, source=source, resources=resources, address=address)
-    pairs = converted(source, output, max_post_characters, overwrite=overwrite)
+    pairs = converted(source, output, KIND, max_post_characters, overwrite=overwrite)
     report = curate(pairs, output, settings, resources, progress, address=address, overwrite=overwrite)
     out.print(_table(report))
     out.print(f"{report.kept} of {report.rows_in} pairs written to {output}", soft_wrap=True)

@@ -9,7 +9,8 @@ import typer
 
 from launch.console import out, progress
 from launch.preflight.option import DryRunOption
-from partner_rl.data.generate import SUMMARY, Recipe, generate
+from partner_rl.data.generate import KIND, SUMMARY, Recipe, generate
+from partner_rl.storage.outputs import NewFolder, check_outputs
 
 
 def command(
@@ -24,6 +25,7 @@ def command(
 
     Example: `partner-rl data generate pairs/ --rows 1000000`
     """
+    check_outputs([NewFolder(output, KIND, "OUTPUT")])
     if dry_run:
         from launch.preflight.dry_run import show_stage
 

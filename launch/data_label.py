@@ -13,9 +13,10 @@ from launch.console import progress as progress_bar
 from launch.data_source import SOURCE_HELP, converted
 from launch.preflight.option import DryRunOption
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
-from partner_rl.pipelines.label import NUM_LEVELS, ClassifierSettings, LabelReport, label
-from partner_rl.pipelines.receipts import write_json
+from partner_rl.pipelines.label import KIND, NUM_LEVELS, ClassifierSettings, LabelReport, label
 from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
+from partner_rl.storage.atomic import write_json
+from partner_rl.storage.outputs import GrowingFolder, check_outputs
 
 COUNTS = "counts.json"
 """File of the counts in the output folder."""
@@ -49,15 +50,16 @@ def command(
     """
     classifier = ClassifierSettings(model.expanduser(), max_tokens, "cuda" if num_gpus > 0 else "cpu", threads)
     resources = Resources(workers, threads, num_gpus, rows_per_unit=MODEL_UNIT_ROWS)
+    check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, model])
     if dry_run:
         from launch.preflight.dry_run import classifier_fact, show_stage
 
         files = [classifier_fact("--model", model, "empathy")]
         return show_stage({output: "labelled pairs"}, source=source, resources=resources, files=files)
-    pairs = converted(source, output, DEFAULT_MAX_CHARACTERS, overwrite=overwrite)
+    pairs = converted(source, output, KIND, DEFAULT_MAX_CHARACTERS, overwrite=overwrite)
     with progress_bar("Labelling") as progress:
         report = label(pairs, output, classifier, resources, progress, overwrite=overwrite)
-    write_json(report.as_json(), output / COUNTS)
+    write_json(output / COUNTS, report.as_json(), indent=1)
     out.print(_levels(report))
     if any(counts.accuracy is not None for counts in report.mechanisms.values()):
         out.print(_agreement(report))

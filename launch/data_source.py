@@ -14,14 +14,14 @@ SOURCE_HELP: Final = (
 """Help of the argument that names the corpus."""
 
 
-def converted(source: str, output: Path, max_post_characters: int, *, overwrite: bool) -> Path:
+def converted(source: str, output: Path, kind: str, max_post_characters: int, *, overwrite: bool) -> Path:
     """The corpus as Parquet, converted if it is something else; says how many rows could not be read.
 
     Raises:
         PartnerError: See `parquet_source`.
     """
     with progress("Converting") as report:
-        pairs = parquet_source(source, output, max_post_characters, report, overwrite=overwrite)
+        pairs = parquet_source(source, output, kind, max_post_characters, report, overwrite=overwrite)
     if pairs.rejected:
         out.print(f"{pairs.rejected} rows could not be read; `partner-rl data convert` lists them")
     return pairs.path

@@ -14,10 +14,11 @@ from launch.console import ProgressCallback, out
 from launch.console import progress as progress_bar
 from launch.preflight.option import DryRunOption
 from partner_rl.curation.everyday_posts import read_everyday_posts
-from partner_rl.curation.topic import train_topic
+from partner_rl.curation.topic import KIND, train_topic
 from partner_rl.curation.topic_report import Figure, TopicReport, TopicScores
 from partner_rl.data.readers import read_examples
 from partner_rl.models.sources import resolve
+from partner_rl.storage.outputs import NewFolder, check_outputs
 
 _SOURCE: Final = "as INPUT of `data convert`."
 
@@ -49,6 +50,7 @@ def command(
     Example: partner-rl data train-topic --positives data/epitome --positives sample --output topic
     """
     everyday = read_everyday_posts(negatives)
+    check_outputs([NewFolder(output, KIND)], [*positives, negatives, also_test, encoder])
     if dry_run:
         from launch.preflight.dry_run import show_stage
         from launch.preflight.gather import model_fact

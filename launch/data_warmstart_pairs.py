@@ -18,8 +18,9 @@ from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
 from partner_rl.pipelines.label import ClassifierSettings
 from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
 from partner_rl.pipelines.warmstart_candidates import DEFAULT_MAX_WORDS, DEFAULT_WINDOW, Recipe
-from partner_rl.pipelines.warmstart_pairs import Balance, make_warmstart_pairs
+from partner_rl.pipelines.warmstart_pairs import KIND, Balance, make_warmstart_pairs
 from partner_rl.pipelines.warmstart_report import REPORT_PAGE, PairsReport
+from partner_rl.storage.outputs import GrowingFolder, check_outputs
 from partner_rl.warmstart.pairs import MIN_LEVEL, MIN_WORDS
 
 
@@ -70,13 +71,14 @@ def command(
     classifier = None if model is None else ClassifierSettings(model.expanduser(), max_tokens, device, threads)
     gpus = 0.0 if model is None else num_gpus
     resources = Resources(workers, threads, gpus, rows_per_unit=MODEL_UNIT_ROWS)
+    check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, model])
     if dry_run:
         from launch.preflight.dry_run import classifier_fact, show_stage
 
         files = [] if model is None else [classifier_fact("--model", model, "empathy")]
         return show_stage({output: "examples and report"}, source=source, resources=resources, files=files)
     report = make_warmstart_pairs(
-        converted(source, output, DEFAULT_MAX_CHARACTERS, overwrite=overwrite),
+        converted(source, output, KIND, DEFAULT_MAX_CHARACTERS, overwrite=overwrite),
         output,
         Recipe(window, min_level, max_words, seed, max_sentences, own_experience),
         Balance(max_examples, noop_fraction),

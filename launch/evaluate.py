@@ -11,6 +11,7 @@ import typer
 from launch.preflight.option import DryRunOption
 from launch.redact import REDACT_KEY, RedactOption, redaction
 from launch.run_folder import RunFolder
+from partner_rl.storage.outputs import GrowingFolder, OutputFile, check_outputs
 from partner_rl.types import PartnerError
 
 
@@ -73,6 +74,9 @@ def command(
         raise PartnerError(f"{what} writes texts, which {REDACT_KEY} forbids: leave one of the two out")
     # What computes is loaded when it is known what is wanted.
     from launch.evaluation import Wish, evaluate
+    from partner_rl.config.inputs import input_paths
+    from partner_rl.evaluation.human_sheet import key_path
+    from partner_rl.evaluation.report_files import KIND
 
     wish = Wish(
         split="dev" if split == "dev" else "test",
@@ -87,6 +91,11 @@ def command(
         redact=redact,
     )
     report = output or folders[0].path / "evaluation"
+    sheets = [] if human_sheet is None else [human_sheet, key_path(human_sheet)]
+    check_outputs(
+        [GrowingFolder(report, KIND), *(OutputFile(sheet, "--human-sheet") for sheet in sheets)],
+        [*runs, *input_paths(evaluated[0].config)],
+    )
     if dry_run:
         from launch.preflight.commands import show_evaluation
 

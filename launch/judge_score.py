@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,6 +12,8 @@ import typer
 
 from launch.console import ProgressCallback, out, progress
 from launch.preflight.option import DryRunOption
+from partner_rl.storage.atomic import text_when_whole
+from partner_rl.storage.outputs import OutputFile, check_outputs
 from partner_rl.types import MECHANISMS, PartnerError
 
 if TYPE_CHECKING:
@@ -45,11 +46,12 @@ def command(
 
     from launch.pipeline import cache_dir_of, device_of
     from launch.plan import machine_cores
+    from partner_rl.config.inputs import input_paths
     from partner_rl.config.load import load_config
     from partner_rl.evaluation.judge import load_judge
 
     config = load_config(preset, overrides or [])
-    _check_paths(input, output)
+    check_outputs([OutputFile(output)], [input, model, *input_paths(config)])
     if dry_run:
         from launch.preflight.dry_run import show_stage
         from launch.preflight.gather import folder_fact
@@ -63,15 +65,8 @@ def command(
     out.print(f"{judged} of {judged + failed} rows judged, {failed} with an error: {output}", soft_wrap=True)
 
 
-def _check_paths(input: Path, output: Path) -> None:
-    if output.exists() and input.exists() and output.samefile(input):
-        raise PartnerError(f"--output {output} is the input: choose another file")
-    if output.is_dir():
-        raise PartnerError(f"--output {output} is a folder: name a file, such as {output / 'levels.jsonl'}")
-
-
 def _write(judge: Judge, input: Path, limit: int, output: Path, report: ProgressCallback) -> tuple[int, int]:
-    """Judges the rows chunk by chunk into a temporary file, which gets its name when it is whole.
+    """Judges the rows chunk by chunk into a file that appears when it is whole.
 
     Returns:
         How many rows were judged, and how many are errors.
@@ -85,21 +80,14 @@ def _write(judge: Judge, input: Path, limit: int, output: Path, report: Progress
 
     judged, rejects = 0, list[Reject]()
     rows = enumerate(iter_rewritten(str(input), limit, report), start=1)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
-            temporary = Path(folder) / output.name
-            with temporary.open("w", encoding="utf-8") as file:
-                while chunk := list(islice(rows, CHUNK_ROWS)):
-                    rejects += [row for _, row in chunk if isinstance(row, Reject)]
-                    for record in _records(judge, chunk):
-                        file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-                        judged += "error" not in record
-            if not judged:
-                raise PartnerError(no_pairs_message(str(input), rejects))
-            temporary.replace(output)
-    except OSError as error:
-        raise PartnerError(f"cannot write {output}: {error.strerror or error}; is there room?") from error
+    with text_when_whole(output) as file:
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            rejects += [row for _, row in chunk if isinstance(row, Reject)]
+            for record in _records(judge, chunk):
+                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+                judged += "error" not in record
+        if not judged:
+            raise PartnerError(no_pairs_message(str(input), rejects))
     return judged, len(rejects)
 
 

@@ -80,9 +80,13 @@ def command(
     Example: `partner-rl rewards bench --run runs/first --replicas 1,2,4`
     """
     from launch.reward_choice import chosen_config, chosen_names
+    from partner_rl.config.inputs import input_paths
+    from partner_rl.storage.outputs import OutputFile, check_outputs
 
     names, counts = chosen_names(only), replica_counts(replicas)
     config = chosen_config(run, preset, overrides or [], empathy, coherence)
+    if json is not None:
+        check_outputs([OutputFile(json, "--json")], [data, run, *input_paths(config)])
     if dry_run:
         return _show(config, max(counts), data, json)
     requests = bench_requests(data, pairs, config.data.max_post_characters)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,6 +12,8 @@ import typer
 
 from launch.console import ProgressCallback, out, progress
 from launch.preflight.option import DryRunOption
+from partner_rl.storage.atomic import text_when_whole
+from partner_rl.storage.outputs import OutputFile, check_outputs
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
@@ -45,16 +46,17 @@ def command(
     """
     from launch.response_scores import ResponseScores
     from launch.reward_choice import chosen_components, chosen_config, chosen_names
+    from partner_rl.config.inputs import input_paths
 
     names = chosen_names(only)
     config = _on_this_machine(chosen_config(run, preset, overrides or [], empathy, coherence))
     components = chosen_components(config, run, names)
     limit = config.data.max_post_characters
+    check_outputs([OutputFile(output)], [input, run, *input_paths(config)])
     if dry_run:
         from launch.preflight.commands import show_scoring
 
         return show_scoring(config, {output: "scores, one line a row"}, source=str(input), plan=None)
-    _check_paths(input, output)
     with progress("Reading the pairs") as report:
         total = _count(input, limit, report)
     scores = ResponseScores(components, config)
@@ -72,17 +74,6 @@ def _on_this_machine(config: RunConfig) -> RunConfig:
 
     torch.set_num_threads(config.resources.driver_threads or machine_cores())
     return share_local_gpu(config, torch.cuda.device_count())
-
-
-def _check_paths(input: Path, output: Path) -> None:
-    if output.exists() and input.exists() and output.samefile(input):
-        raise PartnerError(f"--output {output} is the input: choose another file")
-    if output.is_dir():
-        raise PartnerError(f"--output {output} is a folder: name a file, such as {output / 'scores.jsonl'}")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PartnerError(f"cannot write {output}: {error.strerror or error}; choose another file") from error
 
 
 def _count(input: Path, limit: int, report: ProgressCallback) -> int:
@@ -116,7 +107,7 @@ def _write(
     with_text: bool,
     report: ProgressCallback,
 ) -> int:
-    """Scores the rows chunk by chunk into a temporary file, which gets its name when it is whole.
+    """Scores the rows chunk by chunk into a file that appears when it is whole.
 
     Returns:
         How many rows were scored.
@@ -129,24 +120,18 @@ def _write(
     rows = enumerate(iter_rewritten(str(input), limit), start=1)
     done, scored, first_error = 0, 0, ""
     report(0, total)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
-            temporary = Path(folder) / output.name
-            with temporary.open("w", encoding="utf-8") as file:
-                while chunk := list(islice(rows, CHUNK_ROWS)):
-                    for record in _records(scores, chunk, with_text):
-                        file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-                        scored += "error" not in record
-                        first_error = first_error or record.get("error", "")
-                    done += len(chunk)
-                    report(min(done, total), total)
-            if done != total:
-                raise PartnerError(f"{input} changed while it was read ({total} rows, then {done}): start again")
-            if not scored:
-                raise PartnerError(f"none of the {total} rows of {input} could be scored; the first: {first_error}")
-            temporary.replace(output)
-    except OSError as error:
-        raise PartnerError(f"cannot write {output}: {error.strerror or error}; is there room?") from error
+    with text_when_whole(output) as file:
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            for record in _records(scores, chunk, with_text):
+                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+                scored += "error" not in record
+                first_error = first_error or record.get("error", "")
+            done += len(chunk)
+            report(min(done, total), total)
+        if done != total:
+            raise PartnerError(f"{input} changed while it was read ({total} rows, then {done}): start again")
+        if not scored:
+            raise PartnerError(f"none of the {total} rows of {input} could be scored; the first: {first_error}")
     return scored
 
 

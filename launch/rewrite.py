@@ -13,6 +13,7 @@ from launch.console import err, out, progress
 from launch.preflight.option import DryRunOption
 from launch.run_folder import RunFolder
 from partner_rl.config.schema import EnvConfig, RunConfig
+from partner_rl.storage.outputs import OutputFile, check_outputs
 from partner_rl.types import Example, PartnerError
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def command(
     single = seeker is not None and response is not None
     if single == (input is not None) or (input is None) != (output is None) or (seeker is None) != (response is None):
         raise PartnerError("give either --seeker and --response, or --input and --output")
+    if output is not None:
+        check_outputs([OutputFile(output)], [input, model])
     if dry_run:
         from launch.preflight.dry_run import show_stage
         from launch.preflight.gather import folder_fact

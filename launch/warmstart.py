@@ -21,10 +21,11 @@ from launch.folder_lock import LOCK_FILE, alone
 from launch.interrupt import stop_on_request
 from launch.preflight.option import DryRunOption
 from launch.run_record import FINGERPRINTS_FILE
-from partner_rl.config.inputs import NamedInput, named_inputs
+from partner_rl.config.inputs import NamedInput, input_paths, named_inputs
 from partner_rl.config.load import Assignment, load_config, save_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.storage.atomic import folder_when_whole
+from partner_rl.storage.outputs import NewFolder, check_outputs
 from partner_rl.storage.temporary import is_temporary
 from partner_rl.types import Example, PartnerError
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
+KIND = "policy"
 
 
 def command(
@@ -68,7 +70,7 @@ def command(
     Example: `partner-rl warmstart --preset embedded --output warm warmstart.epochs=3`
     """
     work = work_folder(output)
-    if output.exists():
+    if output.is_dir() and any(output.iterdir()):
         raise PartnerError(f"{output} exists: choose another --output")
     if resume:
         from launch.resuming import refuse_preset
@@ -81,6 +83,7 @@ def command(
         raise PartnerError(f"{work} is an unfinished training: go on with `{_resume_command(output)}`, or remove it")
     else:
         config = load_config(preset, [*(overrides or []), *_given(data, rewards)])
+    check_outputs([NewFolder(output, KIND)], input_paths(config))
     if dry_run:
         from launch.preflight.commands import show_training
         from launch.preflight.training_memory import warm_start_memory
@@ -166,7 +169,7 @@ def _train_and_write(config: RunConfig, output: Path, state: PartialState) -> No
     import torch
 
     from launch.warmstart_report import summary_table, write_report
-    from partner_rl.policy.model import KIND, save_policy
+    from partner_rl.policy.model import save_policy
     from partner_rl.warmstart.train import train_warmstart
 
     work = work_folder(output)

@@ -7,8 +7,6 @@ run folder lies beside those of other runs, because actors on other nodes must b
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Final
@@ -16,10 +14,11 @@ from typing import Final
 from launch.run_folder import RunFolder
 from partner_rl.config.load import load_config
 from partner_rl.config.schema import DataConfig, RunConfig, TrackingConfig
+from partner_rl.storage.temporary import scratch_folder
 
 _PRESET: Final = "smoke"
 """The preset that models, lengths and training of reward models and warm start are taken from."""
-_PREFIX: Final = ".smoke-"
+_NAME: Final = "smoke"
 _SAMPLES: Final = 2
 
 
@@ -109,17 +108,14 @@ def smoke(config: RunConfig) -> float:
     runs_dir = Path(config.runs_dir)
     was_there = runs_dir.is_dir()
     runs_dir.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=runs_dir))
-    # mkdtemp makes folders that only their owner can enter; actors may run as somebody else.
-    folder.chmod(0o755)
     try:
-        tiny = smoke_config(config, folder)
-        train(tiny, RunFolder.create(tiny, default_name="smoke"), resume=False)
+        with scratch_folder(runs_dir / _NAME) as folder:
+            tiny = smoke_config(config, folder)
+            train(tiny, RunFolder.create(tiny, default_name="smoke"), resume=False)
     except KeyboardInterrupt as interrupt:
         # The run's own message tells how to resume it, and it is gone.
         raise KeyboardInterrupt("interrupted") from interrupt
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         if not was_there and not any(runs_dir.iterdir()):
             runs_dir.rmdir()
     return time.perf_counter() - started

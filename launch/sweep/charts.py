@@ -57,7 +57,6 @@ def draw_charts(lines: Sequence[Line], objectives: Mapping[str, str], folder: Pa
     Returns:
         The written files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     drawn = {PARALLEL: _parallel(lines, objectives), FRONT: _front(lines, objectives)}
     return [save_png(canvas, folder / name) for name, canvas in drawn.items()]
 

@@ -48,15 +48,18 @@ from launch.sweep.space import checked_configs, config_maker, planned_points
 from launch.sweep.spec import SweepSpec, read_spec, spec_yaml
 from launch.sweep.trial import TrialSetup, run_trial
 from launch.sweep.yardsticks import LEARNED, yardsticks
-from partner_rl.config.inputs import NamedInput
+from partner_rl.config.inputs import NamedInput, input_paths
 from partner_rl.config.load import assignments, load_config, save_config
 from partner_rl.config.paths import Kind
 from partner_rl.config.schema import RunConfig
-from partner_rl.storage.atomic import write_json, write_text
+from partner_rl.storage.atomic import growing_folder, write_json, write_text
+from partner_rl.storage.outputs import GrowingFolder, check_outputs
 from partner_rl.types import PartnerError
 
 logger = logging.getLogger(__name__)
 
+KIND: Final = "sweep"
+"""What a sweep's folder says that it is."""
 _SESSIONS: Final = "sessions.json"
 
 
@@ -135,7 +138,9 @@ def new_sweep(name: str, overrides: tuple[str, ...], output: Path | None, num_sa
         raise PartnerError(
             f"{folder.path} holds a sweep: go on with `{folder.resume_command}`, or name another folder with --output"
         )
-    return _checked(folder, _with_samples(spec, num_samples), overrides)
+    sweep = _checked(folder, _with_samples(spec, num_samples), overrides)
+    check_outputs([GrowingFolder(folder.path, KIND)], input_paths(sweep.config))
+    return sweep
 
 
 def open_sweep(path: Path, num_samples: int | None, overrides: tuple[str, ...] = ()) -> Sweep:
@@ -263,7 +268,8 @@ def run_sweep(sweep: Sweep, *, retry_failed: bool = False) -> Outcome:
     folder = sweep.folder
     if left_to_do(sweep, retry_failed=retry_failed).trials:
         sweep.check_room()
-    folder.path.mkdir(parents=True, exist_ok=True)
+    if not folder.spec_file.exists():
+        growing_folder(folder.path, KIND)
     with alone(folder.path, "running a sweep"):
         try:
             settle(sweep)

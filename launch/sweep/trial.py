@@ -49,7 +49,7 @@ from partner_rl.config.schema import RunConfig
 from partner_rl.evaluation.plots import plot_curves, read_metrics
 from partner_rl.evaluation.system import TRAINED
 from partner_rl.policy.model import load_policy
-from partner_rl.storage.atomic import folder_when_whole, write_text
+from partner_rl.storage.atomic import folder_when_whole, write_json, write_text
 from partner_rl.types import PartnerError
 from rewards.pool import ClientSpec, PoolSpec, RewardClient, create_pools
 from rewards.registry import all_components
@@ -322,7 +322,7 @@ def _report(found: Evaluated, *, ended: bool = False) -> None:
     name = tune.get_context().get_trial_name()
     with tempfile.TemporaryDirectory() as folder:
         pointer = {"trial": name, ITERATIONS: found.iterations}
-        (Path(folder) / POINTER).write_text(json.dumps(pointer), encoding="utf-8")
+        write_json(Path(folder) / POINTER, pointer)
         figures = {**found.figures, ITERATIONS: found.iterations, ENDED: int(ended)}
         tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
 

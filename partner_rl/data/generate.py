@@ -6,13 +6,12 @@ repeat a row of an earlier file without keeping it. Two neighbouring rows share 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +22,14 @@ import pyarrow.parquet as pq
 from partner_rl.config.paths import SAMPLE
 from partner_rl.data.readers import read_examples
 from partner_rl.data.schema import PAIR_SCHEMA
+from partner_rl.storage.atomic import file_when_whole, folder_when_whole, write_json
 from partner_rl.types import PartnerError
 
 ROWS_PER_FILE: Final = 100_000
 """Rows of each file but the last."""
+
+KIND: Final = "generated pairs"
+"""What the output folder says that it is."""
 
 SUMMARY: Final = "generated.json"
 """File that says what was planted, in the output folder."""
@@ -106,30 +109,25 @@ def generate(
 
     Args:
         recipe: What to generate.
-        output: A folder without Parquet files; each file appears complete or not at all.
+        output: The folder, which appears whole or not at all; an earlier corpus of this function is replaced.
         progress: Called with (rows written, rows).
         rows_per_file: Rows of each file but the last.
 
     Raises:
-        PartnerError: The folder holds Parquet files, or cannot be written to.
+        PartnerError: The folder holds something else, or cannot be written.
     """
     maker = _Maker(recipe)
     planted: Counter[str] = Counter()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if any(output.glob("*.parquet")):
-            raise PartnerError(f"{output} holds .parquet files already: choose another folder")
+    with folder_when_whole(output, KIND) as folder:
         for number, start in enumerate(range(0, recipe.rows, rows_per_file)):
             end = min(start + rows_per_file, recipe.rows)
             groups = (range(at, min(at + _ROW_GROUP_ROWS, end)) for at in range(start, end, _ROW_GROUP_ROWS))
-            _write(output / f"part-{number:05d}.parquet", (maker.table(group, planted) for group in groups))
+            _write(folder / f"part-{number:05d}.parquet", (maker.table(group, planted) for group in groups))
             if progress is not None:
                 progress(end, recipe.rows)
         kinds = {kind: planted[kind] for kind in PII_KINDS}
         generated = Generated(recipe.rows, planted["exact"], planted["near"], kinds)
-        (output / SUMMARY).write_text(json.dumps(asdict(recipe) | {"planted": asdict(generated)}, indent=1) + "\n")
-    except OSError as error:
-        raise PartnerError(f"cannot write to {output}: {error.strerror or error}; is there room?") from error
+        write_json(folder / SUMMARY, asdict(recipe) | {"planted": asdict(generated)}, indent=1)
     return generated
 
 
@@ -250,11 +248,6 @@ def _ids(prefix: str, numbers_N: Rows) -> pa.Array:
 
 
 def _write(path: Path, tables: Iterable[pa.Table]) -> None:
-    temporary: Any = path.with_name(f".{path.name}.tmp")
-    try:
-        with pq.ParquetWriter(temporary, PAIR_SCHEMA, compression="zstd") as writer:
-            for table in tables:
-                writer.write_table(table)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with file_when_whole(path) as file, pq.ParquetWriter(file, PAIR_SCHEMA, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,7 +12,11 @@ from typing import Final
 from partner_rl.data.epitome import EPITOME_FILES, epitome_folder
 from partner_rl.data.readers import read_examples
 from partner_rl.data.text_files import Progress
+from partner_rl.storage.atomic import file_when_whole, folder_when_whole
 from partner_rl.types import PartnerError
+
+KIND: Final = "EPITOME"
+"""What the output folder says that it is."""
 
 EPITOME_URL: Final = "https://raw.githubusercontent.com/behavioral-data/Empathy-Mental-Health/HEAD/dataset"
 """Where the three public files are."""
@@ -41,20 +44,13 @@ def pull_epitome(
     """
     report = progress or (lambda done, total: None)
     place = None if source is None else epitome_folder(source.expanduser())
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".pull-", dir=output) as folder:
-            temporary = Path(folder)
-            for index, name in enumerate(EPITOME_FILES):
-                if place is None:
-                    _fetch(f"{url}/{name}", temporary / name, _part_of(report, index))
-                else:
-                    shutil.copyfile(Path(str(place.joinpath(name))), temporary / name)
-            pairs = len(read_examples(str(temporary)).examples)
-            for name in EPITOME_FILES:
-                (temporary / name).replace(output / name)
-    except OSError as error:
-        raise PartnerError(f"cannot write {output}: {error.strerror or error}; choose another folder") from error
+    with folder_when_whole(output, KIND) as folder:
+        for index, name in enumerate(EPITOME_FILES):
+            if place is None:
+                _fetch(f"{url}/{name}", folder / name, _part_of(report, index))
+            else:
+                shutil.copyfile(Path(str(place.joinpath(name))), folder / name)
+        pairs = len(read_examples(str(folder)).examples)
     report(1, 1)
     return pairs
 
@@ -67,7 +63,7 @@ def _part_of(progress: Progress, index: int) -> Progress:
 def _fetch(url: str, target: Path, progress: Progress) -> None:
     name, done = target.name, 0
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, target.open("wb") as file:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, file_when_whole(target) as file:
             announced = int(response.headers.get("Content-Length") or 0)
             while chunk := response.read(_CHUNK_BYTES):
                 done += file.write(chunk)

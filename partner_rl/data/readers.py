@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from partner_rl.data.parquet import parquet_records
 from partner_rl.data.records import Record, Reject, Remark
 from partner_rl.data.rows import BadRowError, parse_pair
 from partner_rl.data.text_files import Progress
+from partner_rl.storage.atomic import text_when_whole
 from partner_rl.types import Example, PartnerError
 
 DEFAULT_MAX_CHARACTERS: Final = 20_000
@@ -142,15 +142,8 @@ def write_rejects(rejects: Iterable[Reject], path: Path) -> None:
     Raises:
         PartnerError: The file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
-            with temporary.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(reject)) + "\n" for reject in rejects)
-            temporary.replace(path)
-    except OSError as error:
-        raise PartnerError(f"cannot write rejects file {path}: {error.strerror or error}; choose another") from error
+    with text_when_whole(path) as file:
+        file.writelines(json.dumps(asdict(reject)) + "\n" for reject in rejects)
 
 
 def no_pairs_message(source: str, rejects: Sequence[Reject]) -> str:

@@ -7,8 +7,6 @@ the response. Files are written a record batch at a time, so a corpus need not f
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,7 +17,8 @@ import pyarrow.parquet as pq
 
 from partner_rl.data.columns import level_column, rationales_column
 from partner_rl.data.parquet import BATCH_ROWS
-from partner_rl.types import MECHANISMS, Example, PartnerError
+from partner_rl.storage.atomic import file_when_whole
+from partner_rl.types import MECHANISMS, Example
 
 TEXT_COLUMNS: Final = ("seeker_id", "response_id", "seeker_post", "response_post")
 """Columns that every pair has."""
@@ -58,26 +57,10 @@ def write_parquet(examples: Iterable[Example], path: Path) -> int:
         The number of rows written.
 
     Raises:
-        PartnerError: The file cannot be written. What the iterable raises passes through; no file is left then.
+        WriteError: The file cannot be written. What the iterable raises passes through; no file is left then.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
-    except OSError as error:
-        raise PartnerError(f"cannot write {path}: {error.strerror}; choose another file") from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            rows = _write_batches(examples, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise PartnerError(f"cannot write {path}: {error.strerror or error}; is there room?") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return rows
+    with file_when_whole(path) as file:
+        return _write_batches(examples, file)
 
 
 def _write_batches(examples: Iterable[Example], file: Any) -> int:

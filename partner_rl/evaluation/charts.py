@@ -41,7 +41,6 @@ def draw_charts(result: EvaluationResult, folder: Path) -> list[Path]:
     Returns:
         The written files, in the order of `CHARTS`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     drawn = (_measures(result), _adaptability(result), _trade_off(result), _histogram(result))
     return [save_png(canvas, folder / name) for canvas, name in zip(drawn, CHARTS, strict=True)]
 

@@ -6,7 +6,6 @@ The paper's raters chose between two systems' rewrites by empathy, fluency and s
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from partner_rl.evaluation.result import EvaluationResult
+from partner_rl.storage.atomic import text_when_whole
 from partner_rl.types import PartnerError
 
 QUESTIONS: Final = ("more_empathic", "more_fluent", "more_specific")
@@ -78,9 +78,7 @@ def _as_text(value: str) -> str:
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", errors="replace", newline="") as file:
+    with text_when_whole(path) as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows({column: _as_text(value) for column, value in row.items()} for row in rows)
-    temporary.replace(path)

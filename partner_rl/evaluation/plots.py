@@ -95,7 +95,6 @@ def plot_curves(rows: Sequence[Row], folder: Path, panels: Sequence[Panel] = PAN
     Returns:
         The written files; a panel without any matching metric is not written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for panel in panels:
         curves = {key: _points(rows, key) for key in _matching_keys(rows, panel.patterns)}

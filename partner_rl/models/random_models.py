@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from partner_rl.models.store import cache_folder, install
+from partner_rl.storage.atomic import write_text
 
 _FORMAT: Final = 1
 """Raised when these models change, so that cached ones are rebuilt."""
@@ -89,7 +90,7 @@ def build_random_bert(target: Path) -> None:
     from transformers import BertConfig, BertModel, BertTokenizer
 
     vocabulary = target / "vocab.txt"
-    vocabulary.write_text("\n".join(_word_pieces()) + "\n", encoding="utf-8")
+    write_text(vocabulary, "\n".join(_word_pieces()) + "\n")
     tokenizer = BertTokenizer(vocab=str(vocabulary), do_lower_case=True, model_max_length=512)
     tokenizer.save_pretrained(target)
     config = BertConfig(

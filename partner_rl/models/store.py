@@ -1,7 +1,7 @@
 """The folder of installed models: all or nothing, one process at a time.
 
-A model is built in a temporary folder beside its final place, described by a manifest that is written last, flushed to
-the disk and renamed. So a folder with a valid manifest is complete, whatever was killed and when; anything else is
+A model is built in a temporary folder beside its final place (`storage.atomic`) and described by a manifest that is
+written last. So a folder with a valid manifest is complete, whatever was killed and when; anything else is
 rebuilt. A file lock per model lets several processes ask for the same model at once: one builds, the others wait.
 """
 
@@ -11,8 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +21,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from partner_rl.names import is_path_inside
+from partner_rl.storage.atomic import WriteError, folder_when_whole, write_json
 from partner_rl.types import PartnerError
 
 logger = logging.getLogger(__name__)
@@ -145,8 +144,8 @@ def install(folder: Path, source: str, build: Callable[[Path], None]) -> Path:
             damage = find_damage(folder, source)
             if damage is not None:
                 _rebuild(folder, source, build, damage)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, WriteError) as error:
+        reason = os.strerror(error.errno or 0)
         raise PartnerError(
             f"cannot write model cache {folder.parent}: {reason}; set ${CACHE_VARIABLE} to a folder with room"
         ) from error
@@ -154,46 +153,22 @@ def install(folder: Path, source: str, build: Callable[[Path], None]) -> Path:
 
 
 def _rebuild(folder: Path, source: str, build: Callable[[Path], None], damage: str) -> None:
-    prefix = f".{folder.name}.tmp-"
-    # The lock is held, so temporary folders of this model belong to processes that were killed.
-    for leftover in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover)
     if folder.exists():
         logger.warning("rebuilding model folder %s: %s", folder, damage)
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    try:
+    with folder_when_whole(folder) as temporary:
         build(temporary)
         _write_manifest(temporary, source)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-        _fsync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_manifest(folder: Path, source: str) -> None:
     files: dict[str, StoredFile] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        # Of whatever library; a cache may be shared.
         path.chmod(0o644)
         with path.open("rb") as stream:
             files[path.relative_to(folder).as_posix()] = StoredFile(path.stat().st_size, sha256_of(stream))
-        _fsync(path)
     content = {"source": source, "files": {name: asdict(file) for name, file in files.items()}}
-    manifest = folder / MANIFEST_NAME
-    manifest.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    _fsync(manifest)
-    # mkdtemp makes folders that only their owner can enter; a cache may be shared.
-    folder.chmod(0o755)
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_json(folder / MANIFEST_NAME, content, indent=1)
 
 
 @contextmanager

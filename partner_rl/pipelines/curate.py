@@ -34,12 +34,15 @@ from partner_rl.pipelines.receipts import (
     refuse_foreign,
     remove_results,
     run_record,
-    write_json,
 )
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage, StageReport, columns_of, run_stage
 from partner_rl.pipelines.units import plan_units
+from partner_rl.storage.atomic import growing_folder, write_json
 from partner_rl.types import PartnerError
+
+KIND: Final = "curated pairs"
+"""What the output folder says that it is."""
 
 COUNTS: Final = "counts.json"
 """File with the counts, in the output folder."""
@@ -143,6 +146,7 @@ def curate(
         raise PartnerError(f"{output} is the folder of the input: choose another one for the output")
     if not (output / RECEIPTS).exists():
         refuse_foreign(output)
+    growing_folder(output, KIND)
     with locked(output / WORK), local_ray(resources, address):
         counts = _passes(source, output, settings, record, resources, show)
     _finish(output, record, counts)
@@ -197,8 +201,8 @@ def _counts(rows_in: int, kept: int, counts: Mapping[str, int]) -> dict[str, Any
 
 
 def _finish(output: Path, record: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
-    write_json(counts, output / COUNTS)
-    write_json(record, output / RECEIPTS / _DONE)
+    write_json(output / COUNTS, counts, indent=1, sort_keys=True)
+    write_json(output / RECEIPTS / _DONE, record, indent=1)
     shutil.rmtree(output / WORK)
 
 

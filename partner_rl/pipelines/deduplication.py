@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from partner_rl.curation import duplicates
 from partner_rl.pipelines.cleaning import BAND_COLUMNS, EXACT_COLUMN
-from partner_rl.pipelines.receipts import TEMPORARY
 from partner_rl.pipelines.stage import Transform
 from partner_rl.pipelines.units import Unit, parquet_files
+from partner_rl.storage.atomic import file_when_whole
 
 KEEP: Final = 0
 """Mark of a row that stays."""
@@ -68,9 +68,8 @@ def mark_duplicates(
     del keys_N
     near_N = duplicates.mark_near(bands_DN, ~exact_N, threshold, progress)
     marks_N = np.where(exact_N, EXACT, np.where(near_N, NEAR, KEEP)).astype(np.uint8)
-    temporary = work / f"{TEMPORARY}{MARKS}"
-    np.save(temporary, marks_N)
-    temporary.replace(result)
+    with file_when_whole(result) as file:
+        np.save(file, marks_N)
     signatures.unlink()
     return result
 

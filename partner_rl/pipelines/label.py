@@ -22,8 +22,12 @@ from partner_rl.data.schema import PAIR_SCHEMA, TEXT_COLUMNS
 from partner_rl.pipelines.model_folder import folder_digest
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage, StageReport, run_stage
+from partner_rl.storage.atomic import growing_folder
 from partner_rl.types import MAX_LEVEL, MECHANISMS, Example, MechanismLabel, PartnerError
 from rewards.empathy_model import EmpathyClassifier, EmpathyPrediction, MechanismPrediction
+
+KIND: Final = "labelled pairs"
+"""What the output folder says that it is."""
 
 NUM_LEVELS: Final = MAX_LEVEL + 1
 
@@ -313,7 +317,9 @@ def label(
         if progress is not None:
             progress(done, total)
 
-    report = run_stage(label_stage(classifier), source, output, resources, report_progress, overwrite=overwrite)
+    stage = label_stage(classifier)
+    growing_folder(output, KIND)
+    report = run_stage(stage, source, output, resources, report_progress, overwrite=overwrite)
     if not report.rows_out:
         raise none_usable(source, report.rows_in, report.counts)
     rejected = counts_under(report.counts, REJECTED)

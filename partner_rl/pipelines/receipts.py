@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,10 +19,12 @@ from filelock import FileLock, Timeout
 
 from partner_rl.data.folders import RECEIPTS, RUN
 from partner_rl.pipelines.units import Unit
+from partner_rl.storage.atomic import write_json
+from partner_rl.storage.temporary import sweep
 from partner_rl.types import PartnerError
 
-TEMPORARY: Final = ".tmp-"
-"""Beginning of the names of files that are being written."""
+ATTEMPTS: Final = ".attempts-"
+"""Beginning of the names of files that count how often a unit was begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def open_output(output: Path, record: Mapping[str, Any]) -> None:
     path = output / RECEIPTS / RUN
     if not path.exists():
         refuse_foreign(output)
-        write_json(record, path)
+        write_json(path, record, indent=1)
         return
     refuse_difference(output, read_json(path), record)
     remove_unfinished(output)
@@ -116,8 +117,9 @@ def open_output(output: Path, record: Mapping[str, Any]) -> None:
 def remove_unfinished(output: Path) -> None:
     """Deletes files that were being written by a process that is gone."""
     for folder in (output, output / RECEIPTS):
-        for leftover in folder.glob(f"{TEMPORARY}*"):
-            leftover.unlink(missing_ok=True)
+        sweep(folder)
+    for counter in (output / RECEIPTS).glob(f"{ATTEMPTS}*"):
+        counter.unlink(missing_ok=True)
 
 
 def refuse_foreign(output: Path) -> None:
@@ -169,24 +171,11 @@ def finished(output: Path, units: Sequence[Unit], record: Mapping[str, Any]) -> 
 
 def write_receipt(receipt: Receipt, output: Path) -> None:
     """Writes a unit's receipt; it appears complete or not at all."""
-    write_json(asdict(receipt), output / RECEIPTS / f"{receipt.name}.json")
-
-
-def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Writes a JSON file; it appears complete or not at all."""
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_json(output / RECEIPTS / f"{receipt.name}.json", asdict(receipt), indent=1)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file that `write_json` wrote.
+    """The content of a JSON file of an output folder.
 
     Raises:
         PartnerError: It cannot be read.

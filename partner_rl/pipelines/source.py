@@ -13,7 +13,8 @@ from partner_rl.config.paths import SAMPLE, absolute_path
 from partner_rl.data.convert import convert
 from partner_rl.data.epitome import EPITOME_FILES
 from partner_rl.data.readers import epitome_source, iter_rows, source_files
-from partner_rl.pipelines.receipts import read_json, write_json
+from partner_rl.pipelines.receipts import read_json
+from partner_rl.storage.atomic import growing_folder, write_json
 from partner_rl.types import PartnerError
 
 INPUT: Final = "_input"
@@ -39,6 +40,7 @@ class ParquetSource:
 def parquet_source(
     source: str,
     output: Path,
+    kind: str,
     max_post_characters: int,
     progress: Callable[[int, int], None] | None = None,
     *,
@@ -48,7 +50,8 @@ def parquet_source(
 
     Args:
         source: Anything that `readers.iter_rows` reads.
-        output: The output folder of the command.
+        output: The output folder of the command, which is made where something is written to it.
+        kind: What that folder says that it is.
         max_post_characters: A longer post is rejected.
         progress: Called with (done, total) while a corpus is converted.
         overwrite: Convert again, whatever is there.
@@ -66,8 +69,9 @@ def parquet_source(
         if record["state"] != state:
             raise PartnerError(f"{output} was made with another corpus: add --overwrite or choose another folder")
         return ParquetSource(target, record["rejected"])
+    growing_folder(output, kind)
     result = convert(iter_rows(source, max_post_characters, progress), source, target)
-    write_json({"state": state, "rejected": len(result.rejects)}, record_path)
+    write_json(record_path, {"state": state, "rejected": len(result.rejects)})
     return ParquetSource(target, len(result.rejects))
 
 

@@ -16,15 +16,13 @@ Example:
 from __future__ import annotations
 
 import json
-import os
 import time
 import traceback
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import IO, Any, Final, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,7 +31,7 @@ from partner_rl.data.folders import RECEIPTS
 from partner_rl.data.parquet import READ_OPTIONS
 from partner_rl.pipelines.ray_data import local_ray, map_units
 from partner_rl.pipelines.receipts import (
-    TEMPORARY,
+    ATTEMPTS,
     Receipt,
     fingerprint,
     finished,
@@ -46,6 +44,7 @@ from partner_rl.pipelines.receipts import (
 )
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.units import Unit, one_line, plan_units
+from partner_rl.storage.atomic import file_when_whole
 from partner_rl.types import PartnerError
 
 Progress = Callable[[int, int], None]
@@ -248,7 +247,7 @@ class UnitWorker:
             Its receipt, as JSON. An error is sent in the same way (`{"error": message}`), because Ray would
             wrap an exception in its own and print the text of its rows.
         """
-        attempts = self._output / RECEIPTS / f"{TEMPORARY}attempts-{unit.name}"
+        attempts = self._output / RECEIPTS / f"{ATTEMPTS}{unit.name}"
         try:
             _count_attempt(attempts, unit)
             if self._transform is None:
@@ -273,37 +272,29 @@ class UnitWorker:
         if isinstance(transform, FollowsUnits):
             transform.begin(unit)
         counts: Counter[str] = Counter()
-        path = self._output / f"{unit.name}.parquet"
-        temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{unit.name}")
-        try:
-            rows_out = self._write(unit, transform, temporary, counts)
+        with file_when_whole(self._output / f"{unit.name}.parquet") as file:
+            rows_out = self._write(unit, transform, file, counts)
             unit.file.check_unchanged()
-            output_bytes = temporary.stat().st_size
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            output_bytes = file.tell()
         seconds = time.monotonic() - started
         mark = fingerprint(self._record, unit)
         receipt = Receipt(unit.name, mark, unit.rows, rows_out, dict(counts), output_bytes, seconds)
         write_receipt(receipt, self._output)
         return receipt
 
-    def _write(self, unit: Unit, transform: Transform, path: Path, counts: Counter[str]) -> int:
+    def _write(self, unit: Unit, transform: Transform, file: IO[bytes], counts: Counter[str]) -> int:
         rows = 0
         pending: list[pa.Table] = []
         schema = self._stage.output_schema
-        with path.open("wb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
-                for table in self._tables(unit, transform, counts):
-                    rows += table.num_rows
-                    pending.append(table.select(schema.names).cast(schema))
-                    if sum(part.num_rows for part in pending) >= ROW_GROUP_ROWS:
-                        writer.write_table(pa.concat_tables(pending))
-                        pending.clear()
-                if pending:
+        with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+            for table in self._tables(unit, transform, counts):
+                rows += table.num_rows
+                pending.append(table.select(schema.names).cast(schema))
+                if sum(part.num_rows for part in pending) >= ROW_GROUP_ROWS:
                     writer.write_table(pa.concat_tables(pending))
-            file.flush()
-            os.fsync(file.fileno())
+                    pending.clear()
+            if pending:
+                writer.write_table(pa.concat_tables(pending))
         return rows
 
     def _tables(self, unit: Unit, transform: Transform, counts: Counter[str]) -> Iterator[pa.Table]:

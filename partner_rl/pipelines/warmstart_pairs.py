@@ -33,9 +33,13 @@ from partner_rl.pipelines.units import parquet_files, plan_units
 from partner_rl.pipelines.warmstart_candidates import KEY, Recipe, candidate_stage, refuse_unlabelled
 from partner_rl.pipelines.warmstart_report import REPORT_JSON, PairsReport, Sample, sample_of, write_report
 from partner_rl.positions import decode_position, num_positions
+from partner_rl.storage.atomic import growing_folder
 from partner_rl.types import MECHANISMS, PartnerError
 from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA, write_examples
 from partner_rl.warmstart.quotas import Cell, balanced_quotas
+
+KIND: Final = "warm-start examples"
+"""What the output folder says that it is."""
 
 CANDIDATES: Final = "_candidates"
 """Folder of the first pass's files in the output folder; may be deleted when the examples are there."""
@@ -133,6 +137,7 @@ def make_warmstart_pairs(
         raise PartnerError(f"{output} is the folder of the input: choose another one for the output")
     stage = candidate_stage(recipe, classifier, resources)
     candidates = output / CANDIDATES
+    growing_folder(output, KIND)
     with locked(output):
         earlier = _earlier_examples(output, balance, overwrite)
         anew = overwrite and not _made_alike(stage, source, candidates, resources)

@@ -6,7 +6,6 @@ hold numbers only.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from typing import Any, Final
 
 from partner_rl.charts import new_canvas, save_png
 from partner_rl.data.batches import REJECTED, REMARKED, counts_under
-from partner_rl.pipelines.receipts import TEMPORARY, write_json
 from partner_rl.positions import PositionKind, decode_position
+from partner_rl.storage.atomic import write_json, write_text
 from partner_rl.types import MECHANISMS
 from partner_rl.warmstart.quotas import Cell
 
@@ -147,15 +146,9 @@ def tally(cells: Mapping[Cell, int], key: Callable[[Cell], str]) -> dict[str, in
 
 def write_report(report: PairsReport, folder: Path) -> None:
     """Writes the chart, the page and, last, the JSON file; each appears complete or not at all."""
-    temporary = folder / f"{TEMPORARY}{os.getpid()}-report"
-    try:
-        _draw(report, temporary)
-        temporary.replace(folder / REPORT_CHART)
-        temporary.write_text(_page(report), encoding="utf-8")
-        temporary.replace(folder / REPORT_PAGE)
-    finally:
-        temporary.unlink(missing_ok=True)
-    write_json(report.as_json(), folder / REPORT_JSON)
+    _draw(report, folder / REPORT_CHART)
+    write_text(folder / REPORT_PAGE, _page(report))
+    write_json(folder / REPORT_JSON, report.as_json())
 
 
 def _page(report: PairsReport) -> str:

@@ -59,6 +59,17 @@ def locked(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A folder for the time of a block, under a hidden name beside a target that is never made."""
+    path, descriptor = new_folder(target)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
 def name_of_replaced(target: Path) -> Path:
     """A new name beside the target, for what is there until it is replaced."""
     return _beside(target, "old")

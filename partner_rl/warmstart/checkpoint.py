@@ -1,7 +1,7 @@
 """The state of an unfinished warm start on disk: safetensors and JSON, never pickle.
 
 A folder holds the newest state, `step-STEPS-EPOCHS/`, and the weights of the best pass so far,
-`best-EPOCH.safetensors`. Both appear under their names only when they are whole, and older ones are removed after that,
+`best-EPOCH/`. Both appear under their names only when they are whole, and older ones are removed after that,
 so that a kill at any time leaves something to go on from. Nothing random needs saving: the order of the examples is
 decided by (seed, epoch).
 """
@@ -9,7 +9,6 @@ decided by (seed, epoch).
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from partner_rl.storage.atomic import folder_when_whole, remove_unfinished, write_json
 from partner_rl.types import PartnerError
 from partner_rl.warmstart.history import History
 
@@ -54,19 +54,15 @@ class TrainingState:
         # A state of this name is the same one: nothing has been done since.
         if target.is_dir():
             return
-        temporary = folder / f".{target.name}.{os.getpid()}"
-        temporary.mkdir(parents=True)
-        _save_tensors(self.weights, temporary / _WEIGHTS)
-        _save_tensors(self.moments, temporary / _MOMENTS)
-        content = {"fingerprint": self.fingerprint, "history": done.as_json()}
-        (temporary / _STATE).write_text(json.dumps(content) + "\n", encoding="utf-8")
-        temporary.rename(target)
-        for path in [*folder.glob(".step-*"), *_states(folder)]:
-            if path != target:
+        with folder_when_whole(target) as temporary:
+            _save_tensors(self.weights, temporary / _WEIGHTS)
+            _save_tensors(self.moments, temporary / _MOMENTS)
+            content = {"fingerprint": self.fingerprint, "history": done.as_json()}
+            write_json(temporary / _STATE, content, indent=None)
+        for path in [*_states(folder), *folder.glob("best-*")]:
+            if path not in (target, _best_folder(folder, done.best_epoch)):
                 shutil.rmtree(path)
-        for path in [*folder.glob(".best.*"), *folder.glob("best-*")]:
-            if path != _best_path(folder, done.best_epoch):
-                path.unlink()
+        remove_unfinished(folder)
 
     @classmethod
     def load_newest(cls, folder: Path, fingerprint: str) -> TrainingState | None:
@@ -100,10 +96,8 @@ class TrainingState:
 
 def save_best(weights: Tensors, folder: Path, epoch: int) -> None:
     """Keeps the weights of a pass; those of an earlier one go with the next `TrainingState.save`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".best.{os.getpid()}"
-    _save_tensors(weights, temporary)
-    temporary.rename(_best_path(folder, epoch))
+    with folder_when_whole(_best_folder(folder, epoch)) as temporary:
+        _save_tensors(weights, temporary / _WEIGHTS)
 
 
 def load_best(folder: Path, epoch: int) -> dict[str, torch.Tensor]:
@@ -112,15 +106,15 @@ def load_best(folder: Path, epoch: int) -> dict[str, torch.Tensor]:
     Raises:
         PartnerError: They are missing or damaged.
     """
-    path = _best_path(folder, epoch)
+    path = _best_folder(folder, epoch) / _WEIGHTS
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise PartnerError(f"the best weights {path} cannot be read ({error}): start again without them") from error
 
 
-def _best_path(folder: Path, epoch: int) -> Path:
-    return folder / f"best-{epoch:04d}.safetensors"
+def _best_folder(folder: Path, epoch: int) -> Path:
+    return folder / f"best-{epoch:04d}"
 
 
 def _states(folder: Path) -> list[Path]:

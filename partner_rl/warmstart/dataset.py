@@ -5,8 +5,6 @@ One row an example. Position numbers depend on the window's size, so every row s
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +18,7 @@ from partner_rl.data.folders import data_files
 from partner_rl.data.parquet import damaged, parquet_records
 from partner_rl.data.rows import BadRowError, checked_id, whole_number
 from partner_rl.positions import PositionKind, decode_position, num_positions, position_mask
+from partner_rl.storage.atomic import file_when_whole
 from partner_rl.types import EditAction, PartnerError, RewriteState
 from partner_rl.warmstart.pairs import Draft, WarmStartExample
 
@@ -75,28 +74,13 @@ def write_examples(path: Path, tables: Iterable[pa.Table]) -> int:
         The number of rows written.
 
     Raises:
-        PartnerError: The file cannot be written. What the iterable raises passes through; no file is left then.
+        WriteError: The file cannot be written. What the iterable raises passes through; no file is left then.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
-    except OSError as error:
-        raise PartnerError(f"cannot write {path}: {error.strerror}; choose another folder") from error
-    temporary, rows = Path(name), 0
-    try:
-        with (
-            os.fdopen(descriptor, "wb") as file,
-            pq.ParquetWriter(file, EXAMPLE_SCHEMA, compression="zstd") as writer,
-        ):
-            for table in tables:
-                writer.write_table(table)
-                rows += table.num_rows
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise PartnerError(f"cannot write {path}: {error.strerror or error}; is there room?") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    rows = 0
+    with file_when_whole(path) as file, pq.ParquetWriter(file, EXAMPLE_SCHEMA, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
+            rows += table.num_rows
     return rows
 
 

@@ -99,10 +99,10 @@ def test_a_killed_build_is_not_used_and_cleaned_up(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert not (tmp_path / "model").exists()
-    assert list(tmp_path.glob(".model.tmp-*"))
+    assert list(tmp_path.glob(".model.*.part"))
     install(tmp_path / "model", "v1", build_small)
     assert find_corruption(tmp_path / "model", "v1") is None
-    assert not list(tmp_path.glob(".model.tmp-*"))
+    assert not list(tmp_path.glob(".model.*.part"))
 
 
 def test_processes_at_once_build_once(tmp_path):

@@ -136,17 +136,17 @@ def test_rows_of_all_files_are_numbered_through(tmp_path: Path):
 
 
 def test_any_corpus_is_converted_once(tmp_path: Path):
-    first = parquet_source("sample", tmp_path, 20_000)
+    first = parquet_source("sample", tmp_path, "curated pairs", 20_000)
     changed = first.path.stat().st_mtime_ns
     assert pq.read_metadata(first.path).num_rows == 380
-    assert parquet_source("sample", tmp_path, 20_000) == first
+    assert parquet_source("sample", tmp_path, "curated pairs", 20_000) == first
     assert first.path.stat().st_mtime_ns == changed
     with pytest.raises(PartnerError, match="was made with another corpus: add --overwrite"):
-        parquet_source("sample", tmp_path, 10_000)
-    assert parquet_source(str(first.path.parent), tmp_path, 20_000).path == first.path.parent
+        parquet_source("sample", tmp_path, "curated pairs", 10_000)
+    assert parquet_source(str(first.path.parent), tmp_path, "curated pairs", 20_000).path == first.path.parent
     (tmp_path / "empty").mkdir()
     with pytest.raises(PartnerError, match="holds no corpus in the EPITOME layout"):
-        parquet_source(str(tmp_path / "empty"), tmp_path / "out", 20_000)
+        parquet_source(str(tmp_path / "empty"), tmp_path / "out", "curated pairs", 20_000)
 
 
 def test_bad_requests_are_one_line_before_anything_starts(corpus: tuple[Path, Generated], tmp_path: Path):

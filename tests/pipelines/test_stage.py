@@ -131,11 +131,11 @@ def test_an_interrupted_run_is_continued(source: Path, trace: Path, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         run_stage(doubling(trace), source, tmp_path / "out", RESOURCES, stop)
     # A worker that was killed in the middle leaves such a file.
-    (tmp_path / "out" / ".tmp-1-b-00000").write_bytes(b"half")
+    (tmp_path / "out" / ".b-00000.parquet.0123abcd.part").write_bytes(b"half")
     report = run_stage(doubling(trace), source, tmp_path / "out", RESOURCES)
     assert report.skipped_units >= 1
     assert read(tmp_path / "out") == [2 * number for number in range(37) if number % 7]
-    assert not list((tmp_path / "out").glob(".tmp*"))
+    assert not list((tmp_path / "out").glob(".*"))
     assert report.counts["sevens"] == 6
 
 

@@ -168,6 +168,7 @@ def bad(tmp_path: Path) -> Path:
     rows = "".join(f"I am sad about {n}.,Go out more.\n" for n in range(40))
     (tmp_path / "plain.csv").write_text(f"seeker_post,response_post\n{rows}", encoding="utf-8")
     (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
     (tmp_path / "half.training" / "step-00000001-0000").mkdir(parents=True)
     return tmp_path
 
@@ -177,12 +178,12 @@ def bad(tmp_path: Path) -> Path:
     [
         (["-o", "new", "models.policy=nowhere"], "nowhere"),
         (["-o", "new", "models.policy=no-tokenizer"], "no tokenizer in"),
-        (["-o", "new", "--data", "missing"], "no warm-start examples at missing"),
-        (["-o", "new", "--data", "empty"], "no Parquet file in empty"),
+        (["-o", "new", "--data", "missing"], "missing: `partner-rl data warmstart-pairs` makes such files"),
+        (["-o", "new", "--data", "empty"], "empty: `partner-rl data warmstart-pairs` makes such files"),
         (["-o", "new", "--data", "none"], "holds no examples"),
         (["-o", "new", "--data", "pairs", "env.window=2"], "windows of 3 sentences, not 2"),
         (["-o", "new", "--rewards", "empty"], "empty"),
-        (["-o", "new", "data.source=nowhere.csv"], "no data at nowhere.csv"),
+        (["-o", "new", "data.source=nowhere.csv"], "nowhere.csv: give"),
         (["-o", "new", "data.source=plain.csv"], "plain.csv gives no warm-start examples"),
         (["-o", "there"], "choose another --output"),
         (["-o", "half"], "unfinished training: go on with `partner-rl warmstart --output half --resume`"),

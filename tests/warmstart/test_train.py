@@ -213,7 +213,7 @@ def test_a_killed_training_goes_on_from_its_newest_state(tmp_path: Path, checkpo
         "step-00000003-0001" if checkpoint_steps is None else "step-00000004-0001"
     ]
     # What a kill in the middle of writing leaves behind.
-    (work / ".step-00000006-0002.1").mkdir()
+    (work / ".step-00000006-0002.0123abcd.part").mkdir()
     steps: list[int] = []
     policy = tiny_policy(tmp_path)
     resumed = train_warmstart(
@@ -223,7 +223,7 @@ def test_a_killed_training_goes_on_from_its_newest_state(tmp_path: Path, checkpo
     assert resumed.epochs == whole.epochs
     assert largest_gap(weights(policy), expected) == 0.0
     assert sorted(path.name for path in work.iterdir()) == [
-        f"best-{resumed.best_epoch:04d}.safetensors",
+        f"best-{resumed.best_epoch:04d}",
         "step-00000009-0003",
     ]
 
