@@ -265,7 +265,7 @@ def test_options_that_make_no_sense_are_explained(source: Path, tmp_path: Path, 
         assert partner("rewards", "score", "--input", source, "--output", tmp_path / "out.jsonl", *options) == 1
         assert message in " ".join(capsys.readouterr().err.split())
     assert partner("rewards", "score", "--input", source, "--output", source, *models) == 1
-    assert "is the input" in capsys.readouterr().err
+    assert "is an input" in capsys.readouterr().err
     for given in ("0", "", "two", "1.5"):
         with pytest.raises(PartnerError, match="--replicas"):
             replica_counts(given)

@@ -187,7 +187,7 @@ def test_a_file_of_another_writer_is_curated_and_its_bad_rows_counted(tmp_path: 
     )
     (tmp_path / "in").mkdir()
     pq.write_table(table, tmp_path / "in" / "a.parquet")
-    source = parquet_source(str(tmp_path / "in"), tmp_path / "out", 20_000).path
+    source = parquet_source(str(tmp_path / "in"), tmp_path / "out", "curated pairs", 20_000).path
     report = curate(source, tmp_path / "out", CurateSettings(), RESOURCES)
     assert report.rejected == {"response_post is missing": 1, "emotional_reactions_level is not 0, 1 or 2": 1}
     assert report.remarks == {PARTLY_LABELLED: 1}
@@ -223,14 +223,14 @@ def test_a_folder_of_tables_is_converted_once_wherever_the_output_lies(tmp_path:
     for name in ("a", "b"):
         (tmp_path / f"{name}.csv").write_text(f"seeker_post;response_post\nI fell, {name}.;Oh no!\nBad;\n")
     out = tmp_path / "out"
-    first = parquet_source(str(tmp_path), out, 20_000)
+    first = parquet_source(str(tmp_path), out, "curated pairs", 20_000)
     assert first.rejected == 2
     assert [example.seeker_post for example in read(first.path.parent)] == ["I fell, a.", "I fell, b."]
     (out / "part.csv").write_text("more")
-    assert parquet_source(str(tmp_path), out, 20_000) == first
+    assert parquet_source(str(tmp_path), out, "curated pairs", 20_000) == first
     (tmp_path / "c.csv").write_text("seeker_post,response_post\nI fell.,Oh no!\n")
     with pytest.raises(PartnerError, match="was made with another corpus"):
-        parquet_source(str(tmp_path), out, 20_000)
+        parquet_source(str(tmp_path), out, "curated pairs", 20_000)
 
 
 @pytest.mark.slow
