@@ -24,6 +24,7 @@ from launch.pipeline import cache_dir_of, device_of, evaluation_sources, load_sp
 from launch.plan import Plan
 from launch.ray_session import place_on_this_machine, ray_session
 from launch.tracking import log_evaluation
+from launch.tracking.mode import wandb_mode
 from partner_rl.config.schema import RunConfig
 from partner_rl.evaluation.baselines.registry import baseline_names, make_baselines
 from partner_rl.evaluation.human_sheet import key_path, write_human_sheet
@@ -83,6 +84,8 @@ def evaluate(runs: Sequence[EvaluatedRun], wish: Wish, output: Path) -> None:
     if wish.reference is not None and wish.reference not in known:
         raise PartnerError(f"--reference: there is no system {wish.reference!r}, only {', '.join(known)}")
     clock, first = PhaseClock(), runs[0]
+    # Raises where W&B's variables make no sense.
+    wandb_mode(first.config.tracking)
     config, plan = place_on_this_machine(first.config)
     splits = load_splits(config)
     pairs = choose_pairs(splits.dev if wish.split == "dev" else splits.test, config)

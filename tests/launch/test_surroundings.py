@@ -16,6 +16,7 @@ from partner_rl.config.load import load_config
 from partner_rl.local_ray import make_token, session_folder
 from partner_rl.models.store import CACHE_VARIABLE
 from partner_rl.types import PartnerError
+from tests.launch.run_folders import write_run
 
 pytestmark = pytest.mark.reported
 NOWHERE = "/dev/null/home"
@@ -120,3 +121,12 @@ def test_nothing_is_left_in_the_home_by_rllib():
     algorithm = object.__new__(RewriteAlgorithm)
     algorithm._setup_logdir()
     assert algorithm.logdir == os.devnull
+
+
+def test_an_evaluation_asks_w_and_bs_variables_before_it_computes(tmp_path, monkeypatch, capsys):
+    run = write_run(tmp_path / "run")
+    (run / "export").mkdir()
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    assert cli._run(["evaluate", str(run)]) == 1
+    assert "error: WANDB_MODE=sometimes: it is one of" in capsys.readouterr().err
+    assert not (run / "evaluation").exists()
