@@ -22,6 +22,10 @@ READ_OPTIONS: Final = {"pre_buffer": False, "buffer_size": 1 << 20}
 """Without pre-buffering and with a small buffer, a huge row group is read page by page."""
 
 
+READ_ERRORS: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What Arrow raises when a file is damaged; the last by names of columns."""
+
+
 def parquet_records(path: Path, read_header: ReadHeader, progress: Progress | None = None) -> Iterator[Record]:
     """The rows of a Parquet file, whatever Arrow types its columns have.
 
@@ -45,7 +49,7 @@ def parquet_records(path: Path, read_header: ReadHeader, progress: Progress | No
                     yield Record(row, values)
                 if progress is not None:
                     progress(row, file.metadata.num_rows)
-    except (pa.ArrowException, OSError) as error:
+    except READ_ERRORS as error:
         raise damaged(path, error) from error
 
 

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from partner_rl.data.folders import RECEIPTS
-from partner_rl.data.parquet import READ_OPTIONS
+from partner_rl.data.parquet import READ_ERRORS, READ_OPTIONS
 from partner_rl.pipelines.ray_data import local_ray, map_units
 from partner_rl.pipelines.receipts import (
     ATTEMPTS,
@@ -319,7 +319,7 @@ class UnitWorker:
                     table = pa.Table.from_batches([batch]).select(columns)
                     yield first_row, table
                     first_row += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
+        except READ_ERRORS as error:
             unit.file.check_unchanged()
             raise PartnerError(f"{path} is damaged after row {first_row}: {one_line(error)}; write it again") from error
 

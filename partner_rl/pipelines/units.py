@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from partner_rl.data.folders import data_files
+from partner_rl.data.parquet import READ_ERRORS, damaged
 from partner_rl.types import PartnerError
 
 
@@ -115,9 +116,8 @@ def _read_footer(path: Path) -> tuple[InputFile, pa.Schema]:
             metadata = file.metadata
             rows = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
             return InputFile(path, stat.st_size, stat.st_mtime_ns, rows), file.schema_arrow
-    except (pa.ArrowException, OSError) as error:
-        reason = one_line(error)
-        raise PartnerError(f"{path} is truncated or no Parquet file: {reason}; write it again") from error
+    except READ_ERRORS as error:
+        raise damaged(path, error) from error
 
 
 def _cut(file: InputFile, rows_per_unit: int) -> Iterator[Unit]:

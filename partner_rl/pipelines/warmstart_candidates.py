@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from partner_rl.config.schema import EnvConfig, PolicyConfig
 from partner_rl.data.batches import pair_fields, parse_batch
 from partner_rl.data.columns import level_column, pair_column
+from partner_rl.data.parquet import READ_ERRORS, damaged
 from partner_rl.pipelines.label import ClassifierSettings, Predict, labels_of, predict_checked
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage
@@ -182,8 +183,8 @@ def refuse_unlabelled(source: Path) -> None:
     for path in parquet_files(source):
         try:
             metadata = pq.read_metadata(path)
-        except (pa.ArrowException, OSError) as error:
-            raise PartnerError(f"{path} is truncated or no Parquet file; write it again") from error
+        except READ_ERRORS as error:
+            raise damaged(path, error) from error
         if any(_may_hold(metadata.row_group(group), column) for group in range(metadata.num_row_groups)):
             return
     raise PartnerError(f"{source} holds no labelled pair: give --model FOLDER, or label it first (`data label`)")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from partner_rl.data.folders import data_files
-from partner_rl.data.parquet import damaged, parquet_records
+from partner_rl.data.parquet import READ_ERRORS, damaged, parquet_records
 from partner_rl.data.rows import BadRowError, checked_id, whole_number
 from partner_rl.positions import PositionKind, decode_position, num_positions, position_mask
 from partner_rl.storage.atomic import file_when_whole
@@ -140,7 +140,7 @@ def _files(source: Path) -> tuple[Path, ...]:
 def _check_columns(path: Path) -> None:
     try:
         found = pq.read_schema(path).names
-    except (pa.ArrowException, OSError) as error:
+    except READ_ERRORS as error:
         raise damaged(path, error) from error
     _header(path, found)
 
