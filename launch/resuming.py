@@ -22,6 +22,7 @@ from launch.fingerprints import (
 from launch.run_folder import RunFolder
 from launch.run_record import now, read_record, update_record
 from partner_rl.config.load import load_config, save_config
+from partner_rl.config.paths import Kind
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
 
@@ -115,6 +116,19 @@ def settle(run: RunFolder, config: RunConfig, splits: Splits) -> None:
     _note(run, changes)
     save_config(config.model_copy(update={"name": config.name or run.path.name}), run.config_file)
     noted.save(run.path)
+
+
+def check_unfetched(run: RunFolder, config: RunConfig, splits: Splits) -> None:
+    """What `settle` would say of the corpus and of models in folders; fetches no model and writes nothing.
+
+    Raises:
+        InputError: An input holds something else than at the beginning.
+    """
+    if run.has_begun:
+        began = _beginning(run, RunFolder.open(run.path)[1])
+        inputs = inputs_of(config, warm_started=run.warm_start.exists(), changes=began.changes(config))
+        here = [one for one in inputs if one.kind is Kind.CORPUS or one.path is not None]
+        began.followed_by(config, here, splits)
 
 
 def _note(run: RunFolder, changes: Sequence[Change]) -> None:

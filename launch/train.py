@@ -67,6 +67,10 @@ def _show(config: RunConfig, default_name: str, resume: Path | None) -> None:
     if resume is None:
         show_new_run(config, default_name)
     else:
+        from launch.pipeline import load_splits
+        from launch.resuming import check_unfetched
+
+        check_unfetched(RunFolder(resume), config, load_splits(config))
         show_resumed_run(config, RunFolder(resume))
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from markdown_it import MarkdownIt
 from pydantic import JsonValue
 
+from launch.console import typed_command
 from launch.sweep.charts import FRONT, PARALLEL, Line, draw_charts
 from launch.sweep.ledger import SweepFolder, TrialRecord, WeightsFrom
 from launch.sweep.pareto import choose, losses, pareto_front, scaled
@@ -235,8 +236,8 @@ def _choice(spec: SweepSpec, found: Outcome, sweep: SweepFolder) -> str:
     rows = [(key, _cell(value)) for key, value in found.chosen.values.items()]
     return (
         f"## Chosen: {found.chosen.name}\n\n{how}{note}\n\n{_table(('key', 'value'), rows)}\n\n"
-        f"Train it with `partner-rl train --config {sweep.chosen}`, in the folder that the sweep was started in; its "
-        f"policy of the sweep is in `trials/{found.chosen.name}/export`."
+        f"Train it with `{typed_command('train', '--config', sweep.chosen)}`; its policy of the sweep is in "
+        f"`trials/{found.chosen.name}/export`."
     )
 
 

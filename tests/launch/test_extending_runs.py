@@ -5,15 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from launch.fingerprints import FINGERPRINTS_FILE, InputError, read_fingerprints
+from launch.fingerprints import (
+    FINGERPRINTS_FILE,
+    Fingerprints,
+    InputError,
+    allowed_changes,
+    read_fingerprints,
+    settings_of,
+)
 from launch.pipeline import load_splits
 from launch.resuming import open_to_resume, settle
 from launch.run_folder import RunFolder
@@ -137,6 +146,41 @@ def test_what_decides_the_result_is_not_adjustable():
     ]
 
 
+def other_value(key: str, value: Any, kind: str) -> str | None:
+    """Another value of a key, as a user writes it; None where the rest of the configuration would have to change."""
+    if isinstance(value, bool):
+        return str(not value).lower()
+    if isinstance(value, int):
+        return str(value + 1)
+    if isinstance(value, float):
+        return str(value + 0.01)
+    if kind.startswith("one of"):
+        return next(word for word in re.findall(r"'(.+?)'", kind) if word != value)
+    return "other" if kind.startswith("text") else None
+
+
+def test_every_key_may_change_or_is_refused_by_its_name():
+    config = load_config("smoke")
+    began = Fingerprints(settings_of(config), {})
+    tried = 0
+    for field in describe_fields():
+        value = settings_of(config).get(field.key)
+        other = None if field.is_section or value is None else other_value(field.key, value, field.type)
+        if other is None:
+            continue
+        try:
+            changed = load_config("smoke", [f"{field.key}={other}"])
+        except PartnerError:
+            continue
+        tried += 1
+        if field.is_adjustable or (began.changes(changed)[0].is_of_place and len(began.changes(changed)) == 1):
+            assert [change.key for change in allowed_changes(began, changed, "x")] == [field.key]
+        else:
+            with pytest.raises(PartnerError, match=re.escape(field.key)):
+                allowed_changes(began, changed, "x")
+    assert tried > 100
+
+
 def test_fewer_iterations_than_were_done_are_refused(place):
     run = RunFolder(place / "moved" / "run")
     shutil.copytree(run.checkpoint(1), run.checkpoint(3))
@@ -209,6 +253,7 @@ def test_other_pairs_are_refused(place, change):
     with pytest.raises(InputError, match=r"data.source: .* does not hold the pairs") as caught:
         settled(place / "moved" / "run", "data.source=other.parquet")
     assert "\n" not in str(caught.value)
+    assert run_here("train", "--resume", "moved/run", "data.source=other.parquet", "--dry-run") == 1
 
 
 def test_a_corpus_of_the_same_name_in_another_folder_is_not_taken(place, trained):
