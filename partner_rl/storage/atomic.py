@@ -175,9 +175,9 @@ def real_path(path: Path) -> Path:
 def is_written_in_place(path: Path) -> bool:
     """Whether a path is neither file nor folder, or is an open file of this process, such as `/dev/stdout`."""
     path = path.expanduser()
-    if _descriptor_of(path) is not None:
-        return True
     try:
+        if _descriptor_of(path) is not None:
+            return True
         mode = path.stat().st_mode
     except OSError:
         return False
@@ -247,7 +247,8 @@ def _in_place(path: Path) -> Iterator[IO[bytes]]:
             yield file
         return
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        if stream is not None:
+            stream.flush()
     # A copy goes on where the process is in the file; opening it again would begin at its start.
     with os.fdopen(os.dup(descriptor), "wb") as file:
         yield file

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -98,9 +97,9 @@ def _check_file(output: OutputFile, inputs: Sequence[Path]) -> None:
         if not os.access(output.path.expanduser(), os.W_OK):
             raise PartnerError(f"{_shown(output)} is not writable: name another file")
         return
-    if target.is_dir() or str(output.path).endswith("/"):
-        raise PartnerError(f"{_shown(output)} is a folder: name a file in it")
     _check_place(output, target)
+    if target.is_dir():
+        raise PartnerError(f"{_shown(output)} is a folder: name a file in it")
     if not target.exists():
         return
     if any(_is_same(target, one) for one in inputs):
@@ -114,16 +113,15 @@ def _check_file(output: OutputFile, inputs: Sequence[Path]) -> None:
 
 
 def _check_folder(output: NewFolder | GrowingFolder, inputs: Sequence[Path]) -> None:
-    target = real_path(output.path)
+    target, is_replaced = real_path(output.path), isinstance(output, NewFolder)
+    _check_place(output, target, is_filled=not is_replaced)
     if os.path.lexists(target) and not target.is_dir():
         raise PartnerError(f"{_shown(output)} is a file: name a folder")
-    is_replaced = isinstance(output, NewFolder)
     if any(_is_same(target, one) for one in inputs):
         raise PartnerError(f"{_shown(output)} is an input of this command: name another folder")
     inside = next((one for one in inputs if target in one.parents), None)
     if is_replaced and inside is not None:
         raise PartnerError(f"{_shown(output)} holds the input {inside}, which would be lost: name another folder")
-    _check_place(output, target, is_filled=not is_replaced)
     if is_replaced and target.is_dir() and (target == Path.cwd() or target in Path.cwd().parents):
         raise PartnerError(f"{_shown(output)} is the working directory, which is not replaced: name a folder in it")
     refuse_foreign(target, output.kind, output.name)
@@ -131,20 +129,21 @@ def _check_folder(output: NewFolder | GrowingFolder, inputs: Sequence[Path]) -> 
 
 def _check_place(output: Output, target: Path, *, is_filled: bool = False) -> None:
     """What replaces a name needs a folder that can be written to around it; what is filled, to be writable itself."""
-    try:
-        there = target if is_filled else target.parent
-        while not os.path.lexists(there):
-            there = there.parent
-        if not stat.S_ISDIR(there.stat().st_mode):
-            raise PartnerError(f"{_shown(output)}: {there} is a file, so that nothing can be in it: name another place")
-    except OSError as error:
-        raise PartnerError(f"{_shown(output)}: {error.strerror}: name another place") from error
+    there = target.parent
+    while not os.path.lexists(there):
+        there = there.parent
+    if any(len(os.fsencode(part)) > os.pathconf(there, "PC_NAME_MAX") for part in target.relative_to(there).parts):
+        raise PartnerError(f"{_shown(output)}: the name is too long: name another place")
+    if target.is_symlink():
+        raise PartnerError(f"{_shown(output)} is a link that leads to itself: name another place")
+    if is_filled and target.is_dir():
+        there = target
+    if not there.is_dir():
+        raise PartnerError(f"{_shown(output)}: {there} is a file, so that nothing can be in it: name another place")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PartnerError(f"{_shown(output)}: {there} is not writable: name another place, or change its permissions")
     if os.statvfs(there).f_flag & os.ST_RDONLY:
         raise PartnerError(f"{_shown(output)}: {there} is on a read-only file system: name another place")
-    if len(os.fsencode(target.name)) > os.pathconf(there, "PC_NAME_MAX"):
-        raise PartnerError(f"{_shown(output)}: the name is too long: name another place")
     if not is_filled and str(target) in _mount_points():
         raise PartnerError(f"{_shown(output)} is a mount point, which cannot be replaced: name something in it")
 

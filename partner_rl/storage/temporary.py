@@ -34,9 +34,11 @@ def new_file(target: Path) -> tuple[Path, int]:
 def new_folder(target: Path) -> tuple[Path, int]:
     """An empty, locked folder beside the target; its path and the descriptor that holds the lock."""
 
-    def make(path: Path) -> int:
+    def make(path: Path) -> int | None:
         path.mkdir()
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        return None
 
     return _claimed(target, make)
 
@@ -111,15 +113,17 @@ def _settle(path: Path, target: Path, *, was_replaced: bool) -> None:
         os.close(descriptor)
 
 
-def _claimed(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+def _claimed(target: Path, make: Callable[[Path], int | None]) -> tuple[Path, int]:
     sweep(target.parent, target.name)
     while True:
         path = _beside(target, "part")
         descriptor = make(path)
+        # Somebody who sweeps may be faster than the lock.
+        if descriptor is None:
+            continue
         # On a file system without locks, leftovers stay.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Somebody who sweeps may have been faster than the lock.
         if _is_at(path, descriptor):
             return path, descriptor
         os.close(descriptor)
