@@ -85,6 +85,7 @@ def command(
     if dry_run:
         _list(runs, folder)
         return _show_first(runs[0], folder)
+    _check_inputs(runs[0], folder)
     growing_folder(folder, KIND)
     outcomes = _train_all(runs, folder)
     failed = [outcome.run.ablation.name for outcome in outcomes if not outcome.finished]
@@ -129,6 +130,13 @@ def _changes(planned: PlannedRun, path: Path) -> list[str]:
 def _is_finished(planned: PlannedRun, path: Path) -> bool:
     """Whether the run has a policy, and nothing more to do."""
     return RunFolder(path).export.is_dir() and not ((path / "config.yaml").is_file() and _changes(planned, path))
+
+
+def _check_inputs(full: PlannedRun, folder: Path) -> None:
+    """Of the full run, whose models the others share."""
+    from launch.preflight.inputs import require_inputs, run_wish
+
+    require_inputs(full.config, run_wish(full.config, evaluates=True, resumed=RunFolder(folder / full.ablation.name)))
 
 
 def _show_first(full: PlannedRun, folder: Path) -> None:

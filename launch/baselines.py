@@ -80,10 +80,13 @@ def train_seq2seq_command(
     check_outputs([NewFolder(output, SEQ2SEQ)], input_paths(config))
     if dry_run:
         from launch.preflight.commands import show_training
+        from launch.preflight.inputs import training_wish
         from launch.preflight.training_memory import seq2seq_memory
 
-        return show_training(config, "models.policy", {output: "sequence-to-sequence model and report"}, seq2seq_memory)
-    splits = training_splits(config)
+        return show_training(
+            config, training_wish("models.policy"), {output: "sequence-to-sequence model and report"}, seq2seq_memory
+        )
+    splits = training_splits(config, "models.policy")
     train, dev = _whole_rewrites(config, splits)
     base, device = resolve(config.models.policy, cache_dir_of(config)), device_of(config)
     state = PartialState(cpu=device == "cpu")

@@ -12,6 +12,7 @@ from launch.console import out
 from launch.console import progress as progress_bar
 from launch.data_source import SOURCE_HELP, converted
 from launch.preflight.option import DryRunOption
+from partner_rl.config.paths import Kind
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
 from partner_rl.pipelines.label import KIND, NUM_LEVELS, ClassifierSettings, LabelReport, label
 from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
@@ -48,13 +49,14 @@ def command(
 
     Example: `partner-rl data label curated labelled --model run/rewards/empathy --workers 4`
     """
-    classifier = ClassifierSettings(model.expanduser(), max_tokens, "cuda" if num_gpus > 0 else "cpu", threads)
+    classifier = ClassifierSettings(model, max_tokens, "cuda" if num_gpus > 0 else "cpu", threads)
     resources = Resources(workers, threads, num_gpus, rows_per_unit=MODEL_UNIT_ROWS)
     check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, model])
     if dry_run:
-        from launch.preflight.dry_run import classifier_fact, show_stage
+        from launch.preflight.dry_run import show_stage
+        from launch.preflight.inputs import option_fact
 
-        files = [classifier_fact("--model", model, "empathy")]
+        files = [option_fact("--model", Kind.EMPATHY, model)]
         return show_stage({output: "labelled pairs"}, source=source, resources=resources, files=files)
     pairs = converted(source, output, KIND, DEFAULT_MAX_CHARACTERS, overwrite=overwrite)
     with progress_bar("Labelling") as progress:

@@ -13,6 +13,7 @@ from rich.table import Table
 from launch.console import ProgressCallback, out
 from launch.console import progress as progress_bar
 from launch.preflight.option import DryRunOption
+from partner_rl.config.paths import Kind
 from partner_rl.curation.everyday_posts import read_everyday_posts
 from partner_rl.curation.topic import KIND, train_topic
 from partner_rl.curation.topic_report import Figure, TopicReport, TopicScores
@@ -53,9 +54,9 @@ def command(
     check_outputs([NewFolder(output, KIND)], [*positives, negatives, also_test, encoder])
     if dry_run:
         from launch.preflight.dry_run import show_stage
-        from launch.preflight.gather import model_fact
+        from launch.preflight.inputs import option_fact
 
-        files = [model_fact("--encoder", encoder, None)]
+        files = [option_fact("--encoder", Kind.ENCODER, encoder)]
         return show_stage({output: "classifier and report"}, source=positives[0], files=files)
     with progress_bar("Reading") as progress:
         posts = _seeker_posts(positives, progress)

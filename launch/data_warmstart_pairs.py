@@ -13,6 +13,7 @@ from launch.console import progress as progress_bar
 from launch.data_label import GpusOption, OverwriteOption, ThreadsOption, TokensOption, WorkersOption
 from launch.data_source import SOURCE_HELP, converted
 from launch.preflight.option import DryRunOption
+from partner_rl.config.paths import Kind
 from partner_rl.config.schema import WarmStartConfig
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
 from partner_rl.pipelines.label import ClassifierSettings
@@ -68,14 +69,15 @@ def command(
     Example: `partner-rl data warmstart-pairs labelled pairs --model run/rewards/empathy --max-examples 100000`
     """
     device = "cuda" if num_gpus > 0 else "cpu"
-    classifier = None if model is None else ClassifierSettings(model.expanduser(), max_tokens, device, threads)
+    classifier = None if model is None else ClassifierSettings(model, max_tokens, device, threads)
     gpus = 0.0 if model is None else num_gpus
     resources = Resources(workers, threads, gpus, rows_per_unit=MODEL_UNIT_ROWS)
     check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, model])
     if dry_run:
-        from launch.preflight.dry_run import classifier_fact, show_stage
+        from launch.preflight.dry_run import show_stage
+        from launch.preflight.inputs import option_fact
 
-        files = [] if model is None else [classifier_fact("--model", model, "empathy")]
+        files = [] if model is None else [option_fact("--model", Kind.EMPATHY, model)]
         return show_stage({output: "examples and report"}, source=source, resources=resources, files=files)
     report = make_warmstart_pairs(
         converted(source, output, KIND, DEFAULT_MAX_CHARACTERS, overwrite=overwrite),

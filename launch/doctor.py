@@ -29,12 +29,13 @@ def command(
 
     Example: `partner-rl doctor --preset cluster models.policy=hf:microsoft/DialoGPT-small`
     """
-    from launch.preflight.gather import Wish, gather
+    from launch.preflight.gather import gather
+    from launch.preflight.inputs import doctor_wish
     from partner_rl.config.load import load_config
 
     config = load_config(preset, overrides or [])
     with err.status("Looking around"):
-        config, facts = gather(config, Wish())
+        config, facts = gather(config, doctor_wish(config))
     rows = check_all(config, facts)
     if as_json:
         out.print_json(json.dumps(_as_json(facts, rows)))

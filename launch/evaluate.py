@@ -74,9 +74,13 @@ def command(
         raise PartnerError(f"{what} writes texts, which {REDACT_KEY} forbids: leave one of the two out")
     # What computes is loaded when it is known what is wanted.
     from launch.evaluation import Wish, evaluate
+    from launch.preflight.inputs import evaluation_wish, require_inputs
     from partner_rl.config.inputs import input_paths
+    from partner_rl.evaluation.baselines.registry import baseline_names
     from partner_rl.evaluation.human_sheet import key_path
     from partner_rl.evaluation.report_files import KIND
+
+    reads = evaluation_wish(evaluated, () if baselines is None else baseline_names(baselines))
 
     wish = Wish(
         split="dev" if split == "dev" else "test",
@@ -100,7 +104,8 @@ def command(
         from launch.preflight.commands import show_evaluation
 
         sheet = {} if human_sheet is None else {human_sheet: "sheet for raters"}
-        return show_evaluation(evaluated[0].config, folders, {report: "report", **sheet})
+        return show_evaluation(evaluated[0].config, reads, {report: "report", **sheet})
+    require_inputs(evaluated[0].config, reads)
     evaluate(evaluated, wish, report)
 
 

@@ -256,7 +256,7 @@ def _fingerprint(config: RunConfig, one: NamedInput, splits: Splits | None) -> s
 
     if one.kind is Kind.CORPUS:
         return None if splits is None else fingerprint_of_pairs(splits.train, splits.dev, splits.test)
-    if one.kind is Kind.MODEL:
+    if one.kind.is_model:
         cache = config.models.cache_dir
         return fingerprint_of_files(resolve(one.name, None if cache is None else Path(cache)))
     return fingerprint_of_files(Path(one.name))

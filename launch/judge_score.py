@@ -54,9 +54,10 @@ def command(
     check_outputs([OutputFile(output)], [input, model, *input_paths(config)])
     if dry_run:
         from launch.preflight.dry_run import show_stage
-        from launch.preflight.gather import folder_fact
+        from launch.preflight.inputs import option_fact
+        from partner_rl.config.paths import Kind
 
-        judge_folder = folder_fact("--model", str(model), (), "judge")
+        judge_folder = option_fact("--model", Kind.JUDGE, model, config)
         return show_stage({output: "levels, one line a row"}, source=str(input), files=[judge_folder])
     torch.set_num_threads(config.resources.driver_threads or machine_cores())
     judge = load_judge(model, device_of(config), cache_dir_of(config))

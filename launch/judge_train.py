@@ -80,10 +80,11 @@ def command(
     check_outputs([NewFolder(output, KIND)], input_paths(config))
     if dry_run:
         from launch.preflight.commands import show_training
+        from launch.preflight.inputs import training_wish
         from launch.preflight.training_memory import judge_memory
 
-        return show_training(config, "models.reward_lm", {output: "judge and report"}, judge_memory)
-    splits = training_splits(config)
+        return show_training(config, training_wish("models.reward_lm"), {output: "judge and report"}, judge_memory)
+    splits = training_splits(config, "models.reward_lm")
     language_model = resolve(config.models.reward_lm, cache_dir_of(config))
     with folder_when_whole(output, KIND) as temporary:
         with progress("Reading the pairs with the language model") as report:

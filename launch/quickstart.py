@@ -44,9 +44,11 @@ def command(
 
         also = [("rewrites.jsonl", "rewrites of held-out pairs"), ("summary.json", "scores before and after")]
         return show_new_run(config, "quickstart", also, evaluates=True)
+    from launch.preflight.inputs import require_inputs, run_wish
     from launch.ray_session import check_room
 
     check_room(config)
+    require_inputs(config, run_wish(config, evaluates=True))
     run = RunFolder.create(config, default_name="quickstart")
     quickstart(config, run)
     out.print(f"run folder: {run.path}", soft_wrap=True)

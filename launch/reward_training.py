@@ -39,17 +39,23 @@ def training_config(preset: str, overrides: Sequence[str], source: str) -> RunCo
     return load_config(preset, [*overrides, Assignment("data.source", source)])
 
 
-def training_splits(config: RunConfig) -> Splits:
-    """The corpus in splits; sets torch's threads.
+def training_splits(config: RunConfig, key: str) -> Splits:
+    """The corpus in splits, when the inputs have been looked at; sets torch's threads.
+
+    Args:
+        config: The configuration.
+        key: Names the model that the training starts from.
 
     Raises:
-        PartnerError: The corpus cannot be read or leaves a split empty.
+        PartnerError: An input is absent or damaged, or the corpus leaves a split empty.
     """
     import torch
 
     from launch.pipeline import load_splits
     from launch.plan import machine_cores
+    from launch.preflight.inputs import require_inputs, training_wish
 
+    require_inputs(config, training_wish(key))
     # `accelerate launch` starts several processes on one machine.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(config.resources.driver_threads or max(1, machine_cores() // processes))

@@ -21,6 +21,7 @@ from partner_rl.types import Example, PartnerError, ScoreRequest
 
 if TYPE_CHECKING:
     from launch.plan import Plan
+    from launch.preflight.inputs import Wish
     from rewards.scorer import RewardComponent
 
 WARM_UP_PAIRS: Final = 32
@@ -79,6 +80,7 @@ def command(
 
     Example: `partner-rl rewards bench --run runs/first --replicas 1,2,4`
     """
+    from launch.preflight.inputs import require_inputs, scoring_wish
     from launch.reward_choice import chosen_config, chosen_names
     from partner_rl.config.inputs import input_paths
     from partner_rl.storage.outputs import OutputFile, check_outputs
@@ -87,8 +89,10 @@ def command(
     config = chosen_config(run, preset, overrides or [], empathy, coherence)
     if json is not None:
         check_outputs([OutputFile(json, "--json")], [data, run, *input_paths(config)])
+    wish = scoring_wish(config, names, run)
     if dry_run:
-        return _show(config, max(counts), data, json)
+        return _show(config, wish, max(counts), data, json)
+    require_inputs(config, wish)
     requests = bench_requests(data, pairs, config.data.max_post_characters)
     results = _measure_all(config, run, names, counts, requests)
     report = bench_report(config, data, len(requests), results)
@@ -101,7 +105,7 @@ def command(
         out.print(f"figures: {json}", soft_wrap=True)
 
 
-def _show(config: RunConfig, replicas: int, data: str, json: Path | None) -> None:
+def _show(config: RunConfig, wish: Wish, replicas: int, data: str, json: Path | None) -> None:
     import torch
 
     from launch.plan import machine_cores
@@ -109,7 +113,7 @@ def _show(config: RunConfig, replicas: int, data: str, json: Path | None) -> Non
 
     files = {} if json is None else {json: "figures"}
     plan = pool_plan(config, replicas, machine_cores(), torch.cuda.device_count())
-    show_scoring(config, files, source=data, plan=plan)
+    show_scoring(config, wish, files, source=data, plan=plan)
 
 
 def replica_counts(given: str) -> tuple[int, ...]:

@@ -44,6 +44,7 @@ def command(
 
     Example: `partner-rl rewards score --input pairs.csv --output scores.jsonl --run runs/first`
     """
+    from launch.preflight.inputs import require_inputs, scoring_wish
     from launch.response_scores import ResponseScores
     from launch.reward_choice import chosen_components, chosen_config, chosen_names
     from partner_rl.config.inputs import input_paths
@@ -51,12 +52,13 @@ def command(
     names = chosen_names(only)
     config = _on_this_machine(chosen_config(run, preset, overrides or [], empathy, coherence))
     components = chosen_components(config, run, names)
-    limit = config.data.max_post_characters
+    limit, wish = config.data.max_post_characters, scoring_wish(config, names, run)
     check_outputs([OutputFile(output)], [input, run, *input_paths(config)])
     if dry_run:
         from launch.preflight.commands import show_scoring
 
-        return show_scoring(config, {output: "scores, one line a row"}, source=str(input), plan=None)
+        return show_scoring(config, wish, {output: "scores, one line a row"}, source=str(input), plan=None)
+    require_inputs(config, wish)
     with progress("Reading the pairs") as report:
         total = _count(input, limit, report)
     scores = ResponseScores(components, config)

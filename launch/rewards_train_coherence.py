@@ -73,10 +73,13 @@ def command(
     check_outputs([NewFolder(output, KIND)], input_paths(config))
     if dry_run:
         from launch.preflight.commands import show_training
+        from launch.preflight.inputs import training_wish
         from launch.preflight.training_memory import coherence_memory
 
-        return show_training(config, "models.encoder", {output: "coherence classifier and report"}, coherence_memory)
-    splits = training_splits(config)
+        return show_training(
+            config, training_wish("models.encoder"), {output: "coherence classifier and report"}, coherence_memory
+        )
+    splits = training_splits(config, "models.encoder")
     settings, device = config.reward_training, device_of(config)
     encoder = resolve(config.models.encoder, cache_dir_of(config))
 

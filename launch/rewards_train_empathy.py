@@ -53,10 +53,13 @@ def command(
     check_outputs([NewFolder(output, KIND)], input_paths(config))
     if dry_run:
         from launch.preflight.commands import show_training
+        from launch.preflight.inputs import training_wish
         from launch.preflight.training_memory import empathy_memory
 
-        return show_training(config, "models.encoder", {output: "empathy classifier and report"}, empathy_memory)
-    first = training_splits(config)
+        return show_training(
+            config, training_wish("models.encoder"), {output: "empathy classifier and report"}, empathy_memory
+        )
+    first = training_splits(config, "models.encoder")
     if not any(example.labels for example in first.test):
         raise PartnerError(f"{data}: no test pair is labelled; empathy levels are needed to train and to judge")
     with folder_when_whole(output, KIND) as temporary:

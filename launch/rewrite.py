@@ -55,10 +55,11 @@ def command(
         check_outputs([OutputFile(output)], [input, model])
     if dry_run:
         from launch.preflight.dry_run import show_stage
-        from launch.preflight.gather import folder_fact
+        from launch.preflight.inputs import option_fact
+        from partner_rl.config.paths import Kind
 
         files = {} if output is None else {output: "rewrites, one line a pair"}
-        policy = folder_fact("--model", str(chosen.folder), (), "policy")
+        policy = option_fact("--model", Kind.POLICY, chosen.folder, chosen.config)
         return show_stage(files, source=None if input is None else str(input), files=[policy])
     if single:
         assert seeker is not None

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from launch.preflight.model_shape import find_model
 from launch.tracking.mode import wandb_mode
 from partner_rl.config.schema import RunConfig
 from partner_rl.local_ray import session_folder
+from partner_rl.models.sources import find_model
 from partner_rl.models.store import CACHE_VARIABLE, cache_folder
 from partner_rl.room import can_be_written
 from partner_rl.types import PartnerError
@@ -47,7 +47,7 @@ def _check_cache(config: RunConfig) -> None:
     Raises:
         PartnerError: They cannot.
     """
-    given = None if config.models.cache_dir is None else Path(config.models.cache_dir).expanduser()
+    given = None if config.models.cache_dir is None else Path(config.models.cache_dir)
     missing = [name for name in _needed(config) if name.partition(":")[0] in _CACHED and _is_missing(name, given)]
     folder = cache_folder(given)
     if missing and not can_be_written(folder):

@@ -86,10 +86,11 @@ def command(
     check_outputs([NewFolder(output, KIND)], input_paths(config))
     if dry_run:
         from launch.preflight.commands import show_training
+        from launch.preflight.inputs import warm_start_wish
         from launch.preflight.training_memory import warm_start_memory
 
         files = {output: "warm-started policy and report", work: "state while it trains"}
-        return show_training(config, "models.policy", files, warm_start_memory)
+        return show_training(config, warm_start_wish(config), files, warm_start_memory)
     warm_start(config, output)
 
 
@@ -160,7 +161,10 @@ def _given(data: Path | None, rewards: Path | None) -> Iterator[Assignment]:
 
 def warm_start(config: RunConfig, output: Path) -> None:
     """Trains, measures and writes the output folder; Ctrl-C leaves a state to resume from."""
+    from launch.preflight.inputs import require_inputs, warm_start_wish
+
     state = _process(config)
+    require_inputs(config, warm_start_wish(config))
     with _main_process_talks(state):
         _train_and_write(config, output, state)
 

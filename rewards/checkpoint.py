@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
@@ -43,19 +44,38 @@ class StoredClassifier:
         encoder.train(False)
         return encoder
 
+    def check_weights(self, model: nn.Module) -> None:
+        """Check, without reading a weight, that those that are stored have the model's names and shapes.
+
+        Raises:
+            PartnerError: They have not, or the file is damaged.
+        """
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        try:
+            with safe_open(str(self.folder / WEIGHTS), "pt") as file:
+                found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except Exception as error:  # safetensors raises its own, bare subclass of Exception for a damaged file
+            raise self._does_not_fit(type(error).__name__) from error
+        if found != expected:
+            raise self._does_not_fit("names or shapes differ")
+
+    def _does_not_fit(self, reason: str) -> PartnerError:
+        return PartnerError(
+            f"{self.folder / WEIGHTS} does not fit its configuration ({reason}): "
+            "delete the folder and train the classifier again"
+        )
+
     def load_weights(self, model: nn.Module) -> None:
         """Load the stored weights; every tensor must match.
 
         Raises:
             PartnerError: Names or shapes differ, or the file is damaged.
         """
+        self.check_weights(model)
         try:
             model.load_state_dict(load_file(str(self.folder / WEIGHTS)))
         except Exception as error:
-            raise PartnerError(
-                f"{self.folder / WEIGHTS} does not fit its configuration ({type(error).__name__}): "
-                "delete the folder and train the classifier again"
-            ) from error
+            raise self._does_not_fit(type(error).__name__) from error
 
 
 def write_classifier(
@@ -94,7 +114,7 @@ def read_classifier(folder: Path, kind: str) -> StoredClassifier:
     if not (folder / MARK).is_file() or not (folder / WEIGHTS).is_file():
         raise PartnerError(
             f"no {kind} classifier in {folder}: leave rewards.{kind}.checkpoint empty to train one, "
-            "or name a folder that a run has trained"
+            f"or name a folder that `partner-rl rewards train {kind}` has written"
         )
     try:
         metadata = json.loads((folder / MARK).read_text(encoding="utf-8"))

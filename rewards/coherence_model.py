@@ -101,6 +101,17 @@ class CoherenceClassifier:
         write_classifier(folder, KIND, self.model, self.tokenizer, self.model.encoder.config, settings)
 
     @classmethod
+    def check(cls, folder: Path) -> None:
+        """Check that `load` would read the folder, without reading a weight.
+
+        Raises:
+            PartnerError: As `load`.
+        """
+        stored = read_classifier(folder, KIND)
+        with torch.device("meta"):
+            stored.check_weights(CoherenceModel(stored.new_encoder()))
+
+    @classmethod
     def load(cls, folder: Path, max_tokens: int, device: str = "cpu") -> CoherenceClassifier:
         """Read what `save` wrote.
 

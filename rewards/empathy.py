@@ -133,6 +133,24 @@ class EmpathyBuilder:
     device: str = "cpu"
     deviations: float = 1.0
 
+    def check(self) -> None:
+        """Check that `build` would load the classifier, without reading a weight.
+
+        Raises:
+            PartnerError: As `build`.
+        """
+        if self.score == "conservative":
+            self._check_members(EmpathyEnsemble.check(self.folder))
+        else:
+            EmpathyClassifier.check(self.folder)
+
+    def _check_members(self, count: int) -> None:
+        if count < 2:
+            raise PartnerError(
+                f"{self.folder} holds one empathy classifier, and rewards.empathy.score=conservative needs two or "
+                "more: train it with reward_training.empathy_members=3, or set score=expected"
+            )
+
     def build(self) -> EmpathyScorer:
         """Load the classifier.
 
@@ -142,11 +160,7 @@ class EmpathyBuilder:
         check_device(self.device, NAME)
         if self.score == "conservative":
             ensemble = EmpathyEnsemble.load(self.folder, self.max_tokens, self.device)
-            if len(ensemble.members) < 2:
-                raise PartnerError(
-                    f"{self.folder} holds one empathy classifier, and rewards.empathy.score=conservative needs two or "
-                    "more: train it with reward_training.empathy_members=3, or set score=expected"
-                )
+            self._check_members(len(ensemble.members))
             return EmpathyScorer(ensemble, LowerLevels(self.deviations))
         if self.max_tokens is None:
             classifier = EmpathyClassifier.from_pretrained(self.folder, self.device)

@@ -50,6 +50,21 @@ class EmpathyEnsemble:
         write_mark(folder, KIND)
 
     @classmethod
+    def check(cls, folder: Path) -> int:
+        """Check that `load` would read the folder, without reading a weight.
+
+        Returns:
+            How many members it holds.
+
+        Raises:
+            PartnerError: As `load`.
+        """
+        folders = (folder, *_further_members(folder))
+        for path in folders:
+            EmpathyClassifier.check(path)
+        return len(folders)
+
+    @classmethod
     def load(cls, folder: Path, max_tokens: int | None = None, device: str = "cpu") -> EmpathyEnsemble:
         """Read what `save` wrote; a single classifier's folder is an ensemble of one.
 

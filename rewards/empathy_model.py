@@ -313,18 +313,23 @@ class EmpathyClassifier:
             self.tokenizer.save_pretrained(str(folder))
 
     @classmethod
+    def check(cls, folder: Path) -> None:
+        """Check that `from_pretrained` would read the folder, without reading a weight.
+
+        Raises:
+            PartnerError: As `from_pretrained`.
+        """
+        load_registered(EmpathyModel, _with_classifier(folder), device_map="meta")
+        load_tokenizer(folder)
+
+    @classmethod
     def from_pretrained(cls, folder: Path | str, device: str = "cpu") -> EmpathyClassifier:
         """Read what `save` wrote; posts are cut to as many tokens as in training.
 
         Raises:
             PartnerError: The folder does not hold an empathy classifier.
         """
-        path = Path(folder)
-        if not (path / "config.json").is_file():
-            raise PartnerError(
-                f"no {KIND} classifier in {path}: leave rewards.{KIND}.checkpoint empty to train one, "
-                f"or name a folder that `partner-rl rewards train {KIND}` has written"
-            )
+        path = _with_classifier(Path(folder))
         # New layers draw random numbers before they are overwritten; the caller's stream must not depend on that.
         with torch.random.fork_rng(devices=[]):
             model = load_registered(EmpathyModel, path)
@@ -336,6 +341,20 @@ class EmpathyClassifier:
         """As `from_pretrained`, with posts cut to their first `max_tokens` tokens."""
         classifier = cls.from_pretrained(folder, device)
         return cls(classifier.model, classifier.tokenizer, max_tokens)
+
+
+def _with_classifier(folder: Path) -> Path:
+    """The folder, if it looks like a classifier's.
+
+    Raises:
+        PartnerError: It holds no configuration.
+    """
+    if not (folder / "config.json").is_file():
+        raise PartnerError(
+            f"no {KIND} classifier in {folder}: leave rewards.{KIND}.checkpoint empty to train one, "
+            f"or name a folder that `partner-rl rewards train {KIND}` has written"
+        )
+    return folder
 
 
 def _prediction(level: int, probabilities_L: Tensor, inside_T: Tensor, response: EncodedText) -> MechanismPrediction:

@@ -103,6 +103,29 @@ COMPONENTS: Final[Mapping[str, Callable[[RunConfig, Path], RewardComponent]]] = 
 """Component name → how to make it from a run's configuration and folder. A new reward is added here."""
 
 
+def input_keys(config: RunConfig, name: str) -> tuple[str, ...]:
+    """Keys of what a component's models are loaded from; a key without a value means the run's own classifier.
+
+    Args:
+        config: The configuration.
+        name: A name of `COMPONENTS`.
+    """
+    section = config.rewards.mutual_information
+    sides = {
+        "forward": (section.lambda_mi > 0.0, section.forward_checkpoint),
+        "backward": (section.lambda_mi < 1.0, section.backward_checkpoint),
+    }
+    models = {
+        side: "models.reward_lm" if named is None else f"rewards.mutual_information.{side}_checkpoint"
+        for side, (_, named) in sides.items()
+    }
+    if name == mutual_information.NAME:
+        return tuple(models[side] for side, (is_used, _) in sides.items() if is_used)
+    if name == listener.NAME:
+        return ("models.encoder" if config.rewards.listener.scorer == "encoder" else models["backward"], "data.source")
+    return ("models.reward_lm",) if name == fluency.NAME else (f"rewards.{name}.checkpoint",)
+
+
 def all_components(config: RunConfig, run_folder: Path) -> dict[str, RewardComponent]:
     """Every component that an evaluation scores: those that have a weight, and those that measure whatever they weigh.
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from launch.plan import Plan
 from launch.preflight.dry_run import Write, driver_plan, run_writes, show_run, writes_of
-from launch.preflight.facts import ModelFact
-from launch.preflight.gather import EstimateMemory, Wish, model_fact
-from launch.preflight.memory import ENCODER, POLICY, REWARD_LM, ProcessMemory, Shapes, run_memory, scoring_memory
+from launch.preflight.gather import EstimateMemory
+from launch.preflight.inputs import DATA, EXPORT, Wish, run_wish
+from launch.preflight.memory import POLICY, ProcessMemory, Shapes, run_memory, scoring_memory
 from launch.ray_session import place_on_this_machine
 from launch.run_folder import RunFolder
 from partner_rl.config.schema import RunConfig
-
-EXPORT = "export"
-"""Stands in the place of a key for the policy of a run that has ended."""
 
 
 def show_new_run(
@@ -35,7 +33,7 @@ def show_new_run(
     def writes(shapes: Shapes) -> list[Write]:
         return [*training(shapes), *(Write(folder / name, what) for name, what in also)]
 
-    show_run(config, Wish(scores_all=evaluates), writes)
+    show_run(config, run_wish(config, evaluates=evaluates), writes)
 
 
 def show_resumed_run(config: RunConfig, run: RunFolder) -> None:
@@ -45,85 +43,57 @@ def show_resumed_run(config: RunConfig, run: RunFolder) -> None:
         config: The run's own configuration.
         run: Its folder.
     """
-    show_run(config, Wish(), run_writes(config, run.path, is_new=False))
+    show_run(config, run_wish(config, resumed=run), run_writes(config, run.path, is_new=False))
 
 
-def show_training(config: RunConfig, key: str, outputs: Mapping[Path, str], memory: EstimateMemory) -> None:
+def show_training(config: RunConfig, wish: Wish, outputs: Mapping[Path, str], memory: EstimateMemory) -> None:
     """A command that trains one model in its own process.
 
     Args:
         config: The configuration.
-        key: The key that names the model that it starts from.
+        wish: What it reads.
         outputs: What it writes, by file or folder.
         memory: Estimates what it needs.
     """
     config = config.model_copy(update={"warmstart": config.warmstart.model_copy(update={"checkpoint": None})})
-    wish = Wish(
-        models=(key,),
-        reads_data=key != POLICY or config.warmstart.data is None,
-        tracks=False,
-        is_run=False,
-        output=_parent(outputs),
-    )
-    show_run(config, wish, writes_of(outputs), plan=driver_plan(config), memory=memory)
+    show_run(config, _writing(wish, outputs), writes_of(outputs), plan=driver_plan(config), memory=memory)
 
 
 def show_scoring(
-    config: RunConfig,
-    outputs: Mapping[Path, str],
-    *,
-    source: str | None,
-    plan: Plan | None,
-    files: Sequence[ModelFact] = (),
+    config: RunConfig, wish: Wish, outputs: Mapping[Path, str], *, source: str | None, plan: Plan | None
 ) -> None:
     """A command that scores texts with the reward models.
 
     Args:
         config: The configuration.
+        wish: What it reads, but for the texts.
         outputs: What it writes, by file or folder; may be empty.
         source: The texts; None when they do not come from a file.
         plan: Its processes; None for those that score in its own process.
-        files: Models that its options name.
     """
     if source is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
-    output = _parent(outputs)
-    wish = Wish(
-        models=(REWARD_LM, ENCODER),
-        files=tuple(files),
-        reads_data=source is not None,
-        needs_labels=False,
-        tracks=False,
-        is_run=False,
-        output=output,
-    )
+        wish = replace(wish, keys=wish.keys | {DATA})
+    wish = _writing(wish, outputs)
     show_run(config, wish, writes_of(outputs), plan=plan or driver_plan(config), memory=run_memory)
 
 
-def show_evaluation(config: RunConfig, runs: Sequence[RunFolder], outputs: Mapping[Path, str]) -> None:
+def show_evaluation(config: RunConfig, wish: Wish, outputs: Mapping[Path, str]) -> None:
     """An evaluation of finished runs.
 
     Args:
         config: The first run's configuration, whose pairs and reward models are used for all.
-        runs: The runs.
+        wish: What it reads.
         outputs: What it writes, by file or folder.
     """
-    exports = [model_fact(EXPORT, str(run.export), None) for run in runs]
 
     def memory(placed: RunConfig, plan: Plan, shapes: Shapes) -> Sequence[ProcessMemory]:
         return scoring_memory(placed, plan, {**shapes, POLICY: shapes.get(EXPORT)})
 
     _, plan = place_on_this_machine(config)
-    wish = Wish(
-        models=(REWARD_LM, ENCODER),
-        files=tuple(exports),
-        needs_labels=False,
-        is_run=False,
-        output=_parent(outputs),
-    )
-    show_run(config, wish, writes_of(outputs), plan=plan.for_scoring(), memory=memory)
+    show_run(config, _writing(wish, outputs), writes_of(outputs), plan=plan.for_scoring(), memory=memory)
 
 
-def _parent(outputs: Mapping[Path, str]) -> Path | None:
-    """The folder of the first output, on whose disk there must be room."""
-    return next(iter(outputs)).parent if outputs else None
+def _writing(wish: Wish, outputs: Mapping[Path, str]) -> Wish:
+    """With the folder of the first output, on whose disk there must be room."""
+    return replace(wish, output=next(iter(outputs)).parent if outputs else None)

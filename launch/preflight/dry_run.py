@@ -21,7 +21,8 @@ from launch.console import out
 from launch.plan import DRIVER, ActorGroup, Plan, machine_cores
 from launch.preflight.checks import Row, check_all, has_problem
 from launch.preflight.facts import Facts, ModelFact
-from launch.preflight.gather import EstimateMemory, Wish, classifier_files, folder_fact, gather
+from launch.preflight.gather import EstimateMemory, gather
+from launch.preflight.inputs import DATA, Wish
 from launch.preflight.memory import ENCODER, POLICY, Shapes, checkpoint_bytes, export_bytes, run_memory
 from launch.preflight.option import given_options
 from launch.preflight.show import print_processes, print_rows
@@ -102,9 +103,8 @@ def show_stage(
     if source is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
     wish = Wish(
-        models=(),
+        keys=frozenset() if source is None else frozenset({DATA}),
         files=tuple(files),
-        reads_data=source is not None,
         needs_labels=False,
         tracks=False,
         is_run=False,
@@ -118,17 +118,6 @@ def show_stage(
 def writes_of(outputs: Mapping[Path, str]) -> list[Write]:
     """File or folder → what it is, as records."""
     return [Write(path, what) for path, what in outputs.items()]
-
-
-def classifier_fact(key: str, folder: Path, kind: str) -> ModelFact:
-    """A trained classifier that an option names.
-
-    Args:
-        key: The option.
-        folder: The classifier's folder.
-        kind: `empathy` or `coherence`.
-    """
-    return folder_fact(key, str(folder), classifier_files(kind), f"{kind} classifier")
 
 
 def driver_plan(config: RunConfig) -> Plan:

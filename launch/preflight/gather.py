@@ -10,9 +10,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
-from itertools import islice
 from pathlib import Path
 from typing import Final
 from urllib.error import HTTPError
@@ -22,7 +20,8 @@ from urllib.request import urlopen
 from packaging.requirements import Requirement
 
 from launch.plan import Plan, machine_cores, resource_plan, share_local_gpu
-from launch.preflight.facts import Cluster, Corpus, Disk, Facts, Gpu, Machine, ModelFact, Package, Wandb
+from launch.preflight.facts import Cluster, Disk, Facts, Gpu, Machine, ModelFact, Package, Wandb
+from launch.preflight.inputs import Wish, corpus_facts, input_fact, model_facts
 from launch.preflight.memory import (
     ENCODER,
     POLICY,
@@ -33,18 +32,13 @@ from launch.preflight.memory import (
     export_bytes,
     run_memory,
 )
-from launch.preflight.model_shape import ModelShape, find_model, is_built_on_use, shape_of
+from launch.preflight.model_shape import ModelShape
 from launch.preflight.placement import this_machine
 from launch.surroundings import surrounding_problems
 from launch.tracking.mode import has_key, wandb_mode
+from partner_rl.config.inputs import named_inputs
 from partner_rl.config.schema import RunConfig, TrackingConfig
-from partner_rl.data.readers import iter_rows
-from partner_rl.data.records import Reject
-from partner_rl.models.embedded import EMBEDDED
-from partner_rl.types import Example, PartnerError
-
-FIRST_ROWS: Final = 200
-"""Rows of the data that are read."""
+from partner_rl.types import PartnerError
 
 _PACKAGES: Final = ("torch", "ray", "transformers", "peft", "tokenizers", "safetensors", "pydantic", "pyarrow", "wandb")
 _ROOT: Final = Path(__file__).parents[2]
@@ -53,31 +47,6 @@ _WANDB_CLOUD: Final = "https://api.wandb.ai"
 EstimateMemory = Callable[[RunConfig, Plan, Shapes], Sequence[ProcessMemory]]
 _MEMORY_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _MEMORY_USED: Final = Path("/sys/fs/cgroup/memory.current")
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """Which facts a command is about.
-
-    Attributes:
-        models: Keys of the models that it loads, of `models.policy`, `models.reward_lm` and `models.encoder`.
-        files: Models and checkpoints that its options name.
-        reads_data: Whether it reads `data.source`.
-        needs_labels: Whether it learns from labels, unless the configuration names what was learned.
-        tracks: Whether it writes to W&B.
-        is_run: Whether it is a whole training run, which fills a run folder.
-        scores_all: Whether it scores reward components that weigh nothing, too.
-        output: The folder that receives its results; None for `runs_dir`.
-    """
-
-    models: tuple[str, ...] = (POLICY, REWARD_LM, ENCODER)
-    files: tuple[ModelFact, ...] = ()
-    reads_data: bool = True
-    needs_labels: bool = True
-    tracks: bool = True
-    is_run: bool = True
-    scores_all: bool = False
-    output: Path | None = None
 
 
 def gather(
@@ -99,19 +68,19 @@ def gather(
     plan, problem = (plan, "") if plan is not None else _plan(config, machine, scores_all=wish.scores_all)
     cluster = cluster_facts(config, plan)
     models = model_facts(config, wish)
-    shapes = {fact.key: fact.shape for fact in models}
+    shapes = _policy_shape(sizes(config, models))
     return config, Facts(
         machine=machine,
         packages=package_facts(),
         cluster=cluster,
         plan=plan,
         plan_problem=problem,
-        memory=() if plan is None else tuple(memory(config, plan, _policy_shape(shapes))),
+        memory=() if plan is None else tuple(memory(config, plan, shapes)),
         models=models,
         surroundings=tuple(surrounding_problems(config)),
         corpus=corpus_facts(config, needs_labels=wish.needs_labels) if wish.reads_data else None,
         disk=disk_facts(wish.output or Path(config.runs_dir)),
-        disk_needed=run_bytes(config, _policy_shape(shapes)) if wish.is_run else None,
+        disk_needed=run_bytes(config, shapes) if wish.is_run else None,
         wandb=_wandb(config.tracking) if wish.tracks else None,
     )
 
@@ -121,6 +90,13 @@ def _plan(config: RunConfig, machine: Machine, *, scores_all: bool) -> tuple[Pla
         return resource_plan(config, machine.cores, len(machine.gpus), scores_all=scores_all), ""
     except PartnerError as error:
         return None, str(error)
+
+
+def sizes(config: RunConfig, models: Sequence[ModelFact]) -> Shapes:
+    """The sizes of a command's models, and of those that the reward models were trained from."""
+    found = {fact.key: fact.shape for fact in models}
+    others = [one for one in named_inputs(config) if one.key in (REWARD_LM, ENCODER) and one.key not in found]
+    return {**found, **{one.key: input_fact(one, config).shape for one in others}}
 
 
 def _policy_shape(shapes: Shapes) -> Shapes:
@@ -243,112 +219,6 @@ def _joined(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def model_facts(config: RunConfig, wish: Wish) -> tuple[ModelFact, ...]:
-    """The models that a command loads, and the checkpoints that take the place of some."""
-    cache = None if config.models.cache_dir is None else Path(config.models.cache_dir).expanduser()
-    facts = []
-    checkpoint = config.warmstart.checkpoint
-    for key in wish.models:
-        if key == POLICY and checkpoint is not None and wish.is_run:
-            facts.append(model_fact("warmstart.checkpoint", checkpoint, cache))
-        else:
-            facts.append(model_fact(key, getattr(config.models, key.rpartition(".")[2]), cache))
-    return (*facts, *_checkpoints(config, wish, cache), *wish.files)
-
-
-def model_fact(key: str, name: str, cache: Path | None) -> ModelFact:
-    """A pretrained model or an exported policy, looked for without fetching it.
-
-    Args:
-        key: The key or the option that names it.
-        name: Its name.
-        cache: Cache of converted models; None for the default.
-    """
-    try:
-        folder = find_model(name, cache)
-        shape = shape_of(name, folder)
-    except PartnerError as error:
-        return ModelFact(key, name, "absent", str(error))
-    if folder is None and not is_built_on_use(name):
-        embedded = EMBEDDED.get(name.partition(":")[2])
-        return ModelFact(key, name, "absent", download=None if embedded is None else embedded.wheel_bytes)
-    return ModelFact(key, name, "on use" if folder is None else "present", shape=shape)
-
-
-def _checkpoints(config: RunConfig, wish: Wish, cache: Path | None) -> Iterator[ModelFact]:
-    """What else the configuration names a folder of."""
-    rewards = config.rewards
-    if ENCODER in wish.models:
-        for name in ("empathy", "coherence"):
-            folder = getattr(rewards, name).checkpoint
-            if folder is not None:
-                files = classifier_files(
-                    name, is_ensemble=name == "empathy" and rewards.empathy.score == "conservative"
-                )
-                yield folder_fact(f"rewards.{name}.checkpoint", folder, files, f"{name} classifier")
-    if REWARD_LM in wish.models:
-        section = rewards.mutual_information
-        for side in ("forward", "backward"):
-            model = getattr(section, f"{side}_checkpoint")
-            if model is not None:
-                yield model_fact(f"rewards.mutual_information.{side}_checkpoint", model, cache)
-    for key, path in (("evaluation.judge", config.evaluation.judge), ("warmstart.data", config.warmstart.data)):
-        if path is not None:
-            yield folder_fact(key, path, (), "file or folder")
-
-
-def classifier_files(kind: str, *, is_ensemble: bool = False) -> tuple[str, ...]:
-    """What the folder of a trained classifier must hold.
-
-    Args:
-        kind: `empathy`, which is in Hugging Face's layout, or `coherence`.
-        is_ensemble: Whether there must be a second member.
-    """
-    from partner_rl.storage.artefact import MARK
-    from rewards.checkpoint import MEMBERS, WEIGHTS
-
-    description = "config.json" if kind == "empathy" else MARK
-    return (description, WEIGHTS, *([f"{MEMBERS}/2/{WEIGHTS}"] if is_ensemble else []))
-
-
-def folder_fact(key: str, name: str, files: Sequence[str], what: str) -> ModelFact:
-    """A folder that the configuration or an option names.
-
-    Args:
-        key: The key or the option.
-        name: The folder.
-        files: What it must hold.
-        what: What it is to be.
-    """
-    path = Path(name).expanduser()
-    missing = [file for file in files if not (path / file).is_file()]
-    if not path.exists() or missing:
-        return ModelFact(key, name, "absent", f"there is no {what} ({', '.join(missing) or 'nothing there'})")
-    return ModelFact(key, name, "present")
-
-
-def corpus_facts(config: RunConfig, *, needs_labels: bool) -> Corpus:
-    """The first rows of the data; no text of them is kept.
-
-    Args:
-        config: The run.
-        needs_labels: Whether training learns from labels, unless the configuration names what was learned.
-    """
-    source = config.data.source
-    try:
-        rows = list(islice(iter_rows(source, config.data.max_post_characters), FIRST_ROWS))
-    except PartnerError as error:
-        return Corpus(source, problem=str(error))
-    pairs = [row for row in rows if isinstance(row, Example)]
-    rejects = sum(isinstance(row, Reject) for row in rows)
-    warmstart = config.warmstart
-    learns = config.rewards.empathy.checkpoint is None or (
-        warmstart.checkpoint is None and warmstart.data is None and warmstart.epochs > 0
-    )
-    labelled = sum(pair.empathy is not None for pair in pairs)
-    return Corpus(source, len(pairs), rejects, labelled, needs_labels=needs_labels and learns)
 
 
 def disk_facts(folder: Path) -> Disk:

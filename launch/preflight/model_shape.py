@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from partner_rl.models.embedded import EMBEDDED, embedded_folder
-from partner_rl.models.random_models import RANDOM_MODELS, random_folder, random_source
-from partner_rl.models.store import find_damage
 from partner_rl.types import PartnerError
 
 _ENCODERS: Final = ("bert", "roberta", "distilbert", "mpnet", "xlm-roberta", "electra", "deberta", "deberta-v2")
@@ -39,71 +35,9 @@ class ModelShape:
     is_tied: bool
 
 
-def find_model(name: str, cache_dir: Path | None) -> Path | None:
-    """The folder of a model that can be used as it lies; None where it would have to be fetched or built.
-
-    Args:
-        name: As in the configuration (see `partner_rl.models.sources`).
-        cache_dir: Cache of `pypi:` and `random:` models; None for the default.
-
-    Raises:
-        PartnerError: There is no such model.
-    """
-    scheme, _, rest = name.partition(":")
-    if scheme == "pypi" and rest in EMBEDDED:
-        folder, source = embedded_folder(EMBEDDED[rest], cache_dir), EMBEDDED[rest].source
-        return folder if find_damage(folder, source) is None else None
-    if scheme == "random" and rest in RANDOM_MODELS:
-        folder = random_folder(rest, cache_dir)
-        return folder if find_damage(folder, random_source(rest)) is None else None
-    if scheme == "hf":
-        return _in_hub_cache(rest)
-    folder = Path(name).expanduser()
-    if (folder / "config.json").is_file():
-        return folder
-    if folder.is_dir():
-        raise PartnerError(f"no model in folder {name}: config.json is missing")
-    raise PartnerError(f"there is no model {name!r}: give a model folder, hf:ORG/NAME or a name of `models list`")
-
-
-def _in_hub_cache(identifier: str) -> Path | None:
-    """The folder of a hub model if its configuration and weights are in the hub's cache; asks no network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    repository, _, revision = identifier.partition("@")
-    try:
-        folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    except HFValidationError as error:
-        raise PartnerError(f"hf:{identifier} is no valid name: write hf:ORG/NAME or hf:ORG/NAME@REVISION") from error
-    return folder if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")) else None
-
-
 def is_built_on_use(name: str) -> bool:
     """Whether the model needs no download: tiny models with random weights."""
     return name.partition(":")[0] == "random"
-
-
-def shape_of(name: str, folder: Path | None) -> ModelShape | None:
-    """The sizes of a model, or None where nothing is known of it yet.
-
-    Args:
-        name: As in the configuration.
-        folder: Where it lies (see `find_model`).
-
-    Raises:
-        PartnerError: Its configuration cannot be read.
-    """
-    if folder is not None:
-        return read_shape(folder)
-    scheme, _, rest = name.partition(":")
-    if scheme == "random":
-        with tempfile.TemporaryDirectory() as temporary:
-            RANDOM_MODELS[rest](Path(temporary))
-            return read_shape(Path(temporary))
-    return None
 
 
 def read_shape(folder: Path) -> ModelShape:

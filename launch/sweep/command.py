@@ -71,7 +71,8 @@ def command(
 def _show(sweep: Sweep) -> None:
     """What would run, and on what; starts and writes nothing."""
     from launch.preflight.dry_run import Write, show_run
-    from launch.preflight.gather import Wish, disk_facts
+    from launch.preflight.gather import disk_facts
+    from launch.preflight.inputs import run_wish
     from launch.preflight.memory import GIB
     from launch.sweep.session import left_to_do
     from launch.sweep.shared import shared_keys
@@ -104,7 +105,7 @@ def _show(sweep: Sweep) -> None:
         Write(folder.path / "report.md", "the report, also as report.html, report.json, trials.parquet, figures/"),
         Write(folder.chosen, "the chosen configuration"),
     ]
-    show_run(sweep.placed, Wish(output=folder.path), writes, plan=size.session)
+    show_run(sweep.placed, run_wish(sweep.placed, output=folder.path), writes, plan=size.session)
 
 
 def _print(found: Outcome, sweep: Sweep) -> None:

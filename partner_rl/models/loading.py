@@ -27,6 +27,8 @@ from partner_rl.types import PartnerError
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
+OUR_MODELS = "partner-rl-"
+"""How the types of models begin that we register with transformers."""
 _ADAPTERS = "adapter_config.json"
 _UNUSED_ENCODER_WEIGHTS = ("pooler.",)
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError)
@@ -90,6 +92,24 @@ def load_causal_lm(path: Path, dtype: torch.dtype = torch.float32) -> PreTrained
     return model
 
 
+def open_causal_lm(path: Path) -> PreTrainedModel:
+    """As `load_causal_lm`, but the weights stay on the disk: names and shapes are checked, tensors have no values.
+
+    Raises:
+        PartnerError: As `load_causal_lm`.
+    """
+    return _load_weights(AutoModelForCausalLM, path, load_config(path), torch.float32, may_miss=(), device_map="meta")
+
+
+def open_encoder(path: Path) -> PreTrainedModel:
+    """As `load_encoder`, but the weights stay on the disk.
+
+    Raises:
+        PartnerError: As `load_encoder`.
+    """
+    return _load_encoder(path, device_map="meta")
+
+
 def load_encoder(path: Path) -> PreTrainedModel:
     """A text encoder in float32 and evaluation mode, with the dropout of its configuration.
 
@@ -98,15 +118,23 @@ def load_encoder(path: Path) -> PreTrainedModel:
     Raises:
         PartnerError: The folder holds no such model, or weights are missing.
     """
-    return _load_weights(AutoModel, path, load_config(path), torch.float32, may_miss=_UNUSED_ENCODER_WEIGHTS)
+    return _load_encoder(path, device_map=None)
 
 
-def load_registered(model_class: type[Model], path: Path) -> Model:
+def _load_encoder(path: Path, device_map: str | None) -> PreTrainedModel:
+    config = load_config(path)
+    if config.model_type.startswith(OUR_MODELS):
+        raise PartnerError(f"{path} holds a {config.model_type} model, which is no text encoder: name another folder")
+    return _load_weights(AutoModel, path, config, torch.float32, _UNUSED_ENCODER_WEIGHTS, device_map)
+
+
+def load_registered(model_class: type[Model], path: Path, device_map: str | None = None) -> Model:
     """A model of our own that is registered with transformers' `AutoConfig`, in float32 and evaluation mode.
 
     Args:
         model_class: Its class.
         path: Its folder.
+        device_map: `meta` leaves the weights on the disk.
 
     Raises:
         PartnerError: The folder holds no such model, or weights are missing.
@@ -117,7 +145,7 @@ def load_registered(model_class: type[Model], path: Path) -> Model:
         raise PartnerError(
             f"{path} holds a {config.model_type} model, not one of ours ({model_class.__name__}): name another folder"
         )
-    return cast(Model, _load_weights(model_class, path, config, torch.float32, may_miss=()))
+    return cast(Model, _load_weights(model_class, path, config, torch.float32, (), device_map))
 
 
 def load_config(path: Path) -> PreTrainedConfig:
@@ -153,6 +181,9 @@ def _check_shards(path: Path) -> None:
             raise PartnerError(f"{index} is damaged ({type(error).__name__}): save or fetch the model again") from error
         if not inside:
             raise PartnerError(f"{index} names files that are no safetensors of its folder: they are not read")
+        missing = sorted(name for name in names if not (path / name).is_file())
+        if missing:
+            raise PartnerError(f"{path} lacks {missing[0]}, which {index.name} names: copy or fetch the model again")
 
 
 def _read_config(path: Path) -> PreTrainedConfig:
@@ -167,7 +198,12 @@ def _read_config(path: Path) -> PreTrainedConfig:
 
 
 def _load_weights(
-    auto: Any, path: Path, config: PreTrainedConfig, dtype: torch.dtype, may_miss: tuple[str, ...]
+    auto: Any,
+    path: Path,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    may_miss: tuple[str, ...],
+    device_map: str | None = None,
 ) -> PreTrainedModel:
     with quiet_transformers():
         try:
@@ -178,6 +214,7 @@ def _load_weights(
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
+                device_map=device_map,
                 output_loading_info=True,
             )
         except Exception as error:  # safetensors raises its own, bare subclass of Exception for a damaged file

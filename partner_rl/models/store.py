@@ -20,6 +20,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from partner_rl.config.paths import absolute_path
 from partner_rl.names import is_path_inside
 from partner_rl.storage.atomic import WriteError, folder_when_whole, write_json
 from partner_rl.types import PartnerError
@@ -70,11 +71,8 @@ class Manifest:
 def cache_folder(cache_dir: Path | None) -> Path:
     """The cache folder: the argument, else `$PARTNER_RL_CACHE`, else `~/.cache/partner-rl`."""
     if cache_dir is not None:
-        return cache_dir.expanduser().absolute()
-    from_environment = os.environ.get(CACHE_VARIABLE)
-    return (
-        Path(from_environment).expanduser() if from_environment else Path.home() / ".cache" / "partner-rl"
-    ).absolute()
+        return absolute_path(cache_dir)
+    return absolute_path(os.environ.get(CACHE_VARIABLE) or "~/.cache/partner-rl")
 
 
 def sha256_of(stream: BufferedReader) -> str:

@@ -34,7 +34,7 @@ _TOKENS: Final = 3
 
 
 def check_reach(tokenizer: Any, config: Any, settings: PolicyConfig, window: int) -> None:
-    """Checks that each token of the longest prompt and sentence is seen from the last one in every layer.
+    """Checks that the longest prompt and sentence have positions, and see each other from end to end in every layer.
 
     Args:
         tokenizer: The policy's tokenizer.
@@ -43,12 +43,18 @@ def check_reach(tokenizer: Any, config: Any, settings: PolicyConfig, window: int
         window: `k`, sentences in the window.
 
     Raises:
-        PartnerError: The model attends within a window that is shorter.
+        PartnerError: The model has fewer positions, or attends within a window that is shorter.
     """
-    reach = _reach(config.get_text_config())
+    config = config.get_text_config()
+    positions, reach = getattr(config, "max_position_embeddings", None), _reach(config)
     # Empty texts are a space here: a token too many each, on the safe side.
     frame = len(encode_prompt(tokenizer, RewriteState("", ("",) * window), settings))
     longest = frame + settings.max_seeker_tokens + window * settings.max_sentence_tokens + settings.max_new_tokens
+    if positions is not None and longest > positions:
+        raise PartnerError(
+            f"{tokenizer.name_or_path} has positions for {positions} tokens, but prompt and sentence take up to "
+            f"{longest}: lower policy.max_seeker_tokens, max_sentence_tokens, max_new_tokens or env.window"
+        )
     if reach is not None and longest > reach:
         raise PartnerError(
             f"{tokenizer.name_or_path} attends to {reach} tokens at once, but prompt and sentence take up to "

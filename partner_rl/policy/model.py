@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from partner_rl.config.schema import PolicyConfig
-from partner_rl.models.loading import load_causal_lm, load_tokenizer, quiet_transformers
+from partner_rl.models.loading import load_causal_lm, load_tokenizer, open_causal_lm, quiet_transformers
 from partner_rl.policy.attention import use_grouped_attention
 from partner_rl.policy.few_rows import use_few_rows_linear
 from partner_rl.policy.load_checks import check_reach, check_ways
@@ -136,6 +136,26 @@ def load_policy(folder: str | Path, settings: PolicyConfig, window: int, device:
     policy = Policy(model.to(device).eval(), tokenizer, vocabulary, settings)
     check_ways(policy)
     return policy
+
+
+def check_policy(folder: str | Path, settings: PolicyConfig, window: int) -> None:
+    """Checks that `load_policy` would load the folder, without reading a weight.
+
+    Whether the ways in which the policy is computed agree is found out when it is loaded.
+
+    Args:
+        folder: A local Hugging Face folder.
+        settings: Policy settings.
+        window: `k`, sentences in the window.
+
+    Raises:
+        PartnerError: As `load_policy`.
+    """
+    folder = Path(folder)
+    tokenizer = load_tokenizer(folder)
+    model = open_causal_lm(folder)
+    add_position_tokens(tokenizer, model, window)
+    check_reach(tokenizer, model.config, settings, window)
 
 
 def _add_adapters(model: Any, settings: PolicyConfig, vocabulary: ActionVocabulary) -> Any:

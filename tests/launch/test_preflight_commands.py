@@ -20,23 +20,22 @@ from launch import ray_session as session_module
 from launch.cli import app
 from launch.plan import resource_plan
 from launch.preflight.gather import (
-    Wish,
     cluster_facts,
-    corpus_facts,
     disk_facts,
     gather,
     machine_facts,
     package_facts,
     wandb_facts,
 )
+from launch.preflight.inputs import corpus_facts, run_wish
 from launch.preflight.placement import place
 from launch.preflight.room import cluster_nodes, require_room
 from launch.preflight.smoke import smoke_config
 from launch.ray_session import join, ray_session
 from partner_rl.config.load import load_config, preset_names, save_config
 from partner_rl.config.schema import RunConfig, TrackingConfig
-from partner_rl.models.sources import resolve
 from partner_rl.types import PartnerError
+from tests.launch import artefacts
 from tests.launch.command_line import partner
 
 STORE = 80 * 2**20
@@ -56,15 +55,12 @@ def _no_tracker(monkeypatch):
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory) -> Path:
     """What the commands that take a finished run look at, without having trained one."""
-    import shutil
-
-    cache = tmp_path_factory.mktemp("cache")
     folder = tmp_path_factory.mktemp("runs") / "done"
-    for name, source in (("export", "random:llama"), ("warm_start", "random:llama")):
-        shutil.copytree(resolve(source, cache), folder / name)
-    for name in ("empathy", "coherence"):
-        shutil.copytree(resolve("random:bert", cache), folder / "rewards" / name)
-        (folder / "rewards" / name / "partner_rl.json").write_text("{}")
+    for name in ("export", "warm_start"):
+        artefacts.write_policy(folder / name)
+    artefacts.write_empathy(folder / "rewards" / "empathy")
+    artefacts.write_coherence(folder / "rewards" / "coherence")
+    artefacts.write_judge(folder.parent / "judge")
     save_config(load_config("smoke", ["name=done"]), folder / "config.yaml")
     return folder
 
@@ -97,7 +93,7 @@ DRY = {
     "rewards score": ["rewards", "score", "--run", "RUN", "--input", "PAIRS", "--output", "out.jsonl"],
     "rewards bench": ["rewards", "bench", "--run", "RUN", "--json", "out.json"],
     "judge train": ["judge", "train", "--preset", "smoke", "--data", "sample", "-o", "m"],
-    "judge score": ["judge", "score", "--model", "RUN", "--input", "PAIRS", "-o", "out.jsonl"],
+    "judge score": ["judge", "score", "--model", "RUN/../judge", "--input", "PAIRS", "-o", "out.jsonl"],
     "baselines": ["baselines", "train-seq2seq", "--preset", "smoke", "--data", "sample", "-o", "m"],
     "data curate": ["data", "curate", "PAIRS", "curated", "--workers", "2"],
     "data label": ["data", "label", "PAIRS", "labelled", "--model", "RUN/rewards/empathy"],
@@ -177,13 +173,13 @@ def test_a_dry_run_prints_a_configuration_that_loads(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "--preset", "smoke", "data.source=nothing.csv"], "nothing.csv: give 'sample'"),
-        (["train", "--preset", "smoke", "models.policy=nothing"], "there is no model"),
+        (["train", "--preset", "smoke", "data.source=nothing.csv"], "nothing.csv: give"),
+        (["train", "--preset", "smoke", "models.policy=nothing"], "unknown model"),
         (["train", "--preset", "smoke", "rewards.empathy.num_gpus=64"], "more GPUs than this machine's"),
         (["train", "--preset", "smoke", "rewards.empathy.checkpoint=nothing"], "no empathy classifier"),
         (["quickstart", "--preset", "smoke", "name=taken"], "taken exists"),
         (["data", "label", "pairs.csv", "out", "--model", "nothing"], "no empathy classifier"),
-        (["data", "curate", "nothing.csv", "out"], "nothing.csv: give 'sample'"),
+        (["data", "curate", "nothing.csv", "out"], "nothing.csv: give"),
     ],
 )
 def test_a_dry_run_of_what_would_fail_is_status_1(arguments, words, tmp_path, monkeypatch):
@@ -217,7 +213,7 @@ def test_doctor_tells_what_is_wrong_and_is_status_1(tmp_path, monkeypatch):
     status, output = invoke(tmp_path, "doctor", "--preset", "smoke", *wrong)
     assert status == 1
     assert "no API key" in output
-    assert "nothing.csv: give 'sample'" in output
+    assert "nothing.csv: give" in output
     assert "no Ray cluster answers at 127.0.0.1:1" in output
     assert "2 problems" in output
 
@@ -275,8 +271,9 @@ def test_a_token_that_others_may_read_is_noticed(monkeypatch, tmp_path):
 
 def test_what_a_warm_start_replaces_is_not_looked_for(tiny_run):
     overrides = [f"warmstart.checkpoint={tiny_run / 'warm_start'}", "models.policy=hf:nobody/nothing"]
-    _, facts = gather(load_config("smoke", overrides), Wish())
-    assert facts.models[0].key == "warmstart.checkpoint"
+    config = load_config("smoke", overrides)
+    _, facts = gather(config, run_wish(config))
+    assert {"warmstart.checkpoint"} == {fact.key for fact in facts.models} - {"models.reward_lm", "models.encoder"}
     assert facts.memory[0].group == "driver"
     assert facts.disk_needed is not None
 

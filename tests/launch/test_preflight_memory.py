@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from launch.plan import DRIVER, ENV_RUNNERS, LEARNERS, resource_plan
+from launch.preflight.inputs import model_fact
 from launch.preflight.memory import (
     ENCODER,
     POLICY,
@@ -20,7 +21,7 @@ from launch.preflight.memory import (
     scoring_memory,
     trained_parameters,
 )
-from launch.preflight.model_shape import find_model, is_built_on_use, read_shape, shape_of
+from launch.preflight.model_shape import read_shape
 from launch.preflight.training_memory import (
     coherence_memory,
     dialogue_memory,
@@ -31,7 +32,7 @@ from launch.preflight.training_memory import (
 )
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.config.load import load_config
-from partner_rl.models.sources import resolve
+from partner_rl.models.sources import find_model, resolve
 from partner_rl.policy.actions import ActionTokens
 from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
 from partner_rl.policy.model import load_policy, save_policy
@@ -217,11 +218,11 @@ def test_models_are_looked_for_without_fetching(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     assert find_model("pypi:all-minilm-l6-v2", tmp_path) is None
     assert find_model("random:llama", tmp_path) is None
-    assert is_built_on_use("random:llama")
-    assert shape_of("random:llama", None).layers == 2
-    assert shape_of("pypi:all-minilm-l6-v2", None) is None
+    built, absent = (model_fact("NAME", name, tmp_path) for name in ("random:llama", "pypi:all-minilm-l6-v2"))
+    assert (built.state, built.shape.layers) == ("on use", 2)
+    assert (absent.state, absent.shape, absent.problem) == ("absent", None, "")
     assert not any(tmp_path.iterdir())
-    with pytest.raises(PartnerError, match="no model 'pypi:nothing'"):
+    with pytest.raises(PartnerError, match="unknown model 'pypi:nothing'"):
         find_model("pypi:nothing", tmp_path)
     with pytest.raises(PartnerError, match=r"config\.json is missing"):
         find_model(str(tmp_path), tmp_path)

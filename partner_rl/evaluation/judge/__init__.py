@@ -1,5 +1,5 @@
 """The held-out judge: levels of empathy by a model that no policy is trained against."""
 
-from partner_rl.evaluation.judge.judge import Judge, load_judge
+from partner_rl.evaluation.judge.judge import Judge, check_judge, load_judge
 
-__all__ = ["Judge", "load_judge"]
+__all__ = ["Judge", "check_judge", "load_judge"]

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from partner_rl.evaluation.judge.head import FloatArray, JudgeHead, expected_levels
 from partner_rl.evaluation.judge.states import Pair, Progress, ResponseStates
-from partner_rl.models.loading import load_causal_lm, load_tokenizer
-from partner_rl.models.sources import resolve
+from partner_rl.models.loading import load_causal_lm, load_tokenizer, open_causal_lm
+from partner_rl.models.sources import find_model, resolve
 from partner_rl.storage.artefact import FORMAT, MARK, write_mark
 from partner_rl.types import PartnerError
 
@@ -113,6 +113,22 @@ def load_judge(folder: Path, device: str = "cpu", cache_dir: Path | None = None)
     if np.abs(judge.levels(_PROBE)[0] - np.array(metadata["probe"])).max() > _PROBE_TOLERANCE:
         raise PartnerError(f"the judge in {folder} was trained on another {name} than the one found: {_TRAIN_AGAIN}")
     return judge
+
+
+def check_judge(folder: Path, cache_dir: Path | None = None) -> None:
+    """Checks that `load_judge` would open the folder, without reading the language model's weights.
+
+    Whether the language model is the one that the judge was trained on is found out when it is loaded.
+
+    Raises:
+        PartnerError: As `load_judge`.
+    """
+    metadata = _read_metadata(folder)
+    path = find_model(str(metadata["language_model"]), cache_dir)
+    if path is not None:
+        load_tokenizer(path)
+        hidden = int(open_causal_lm(path).config.get_text_config().hidden_size)
+        _read_head(folder, len(metadata["layers"]) * hidden)
 
 
 def _read_metadata(folder: Path) -> Mapping[str, Any]:
