@@ -113,8 +113,9 @@ def settle(run: RunFolder, config: RunConfig, splits: Splits) -> None:
     changes = began.changes(config)
     inputs = inputs_of(config, warm_started=run.warm_start.exists(), changes=changes)
     noted = began.followed_by(config, inputs, splits)
-    _note(run, changes)
-    save_config(config.model_copy(update={"name": config.name or run.path.name}), run.config_file)
+    if changes or not run.has_begun:
+        save_config(config.model_copy(update={"name": config.name or run.path.name}), run.config_file)
+        _note(run, changes)
     noted.save(run.path)
 
 
@@ -134,7 +135,6 @@ def check_unfetched(run: RunFolder, config: RunConfig, splits: Splits) -> None:
 def _note(run: RunFolder, changes: Sequence[Change]) -> None:
     """Adds the keys that change to the history in `run.json`."""
     if changes:
-        when = now()
-        history = read_record(run.path).get("changes", [])
+        when, history = now(), read_record(run.path).get("changes", [])
         update_record(run.path, {"changes": [*history, *({"when": when, **asdict(change)} for change in changes)]})
         logger.info("from now on: %s", ", ".join(f"{change.key}={change.new}" for change in changes))

@@ -33,7 +33,7 @@ from launch.preflight.memory import Shapes, run_memory
 from launch.ray_session import ray_session
 from launch.surroundings import check_surroundings
 from launch.sweep.engine import Work, run_trials, set_up_tune
-from launch.sweep.ledger import SweepFolder, TrialRecord
+from launch.sweep.ledger import SweepFolder
 from launch.sweep.report import Outcome, Session, write_report
 from launch.sweep.shared import make_shared, shared_pool
 from launch.sweep.sizing import (
@@ -53,6 +53,7 @@ from partner_rl.config.inputs import NamedInput, input_paths
 from partner_rl.config.load import assignments, load_config, save_config
 from partner_rl.config.paths import Kind
 from partner_rl.config.schema import RunConfig
+from partner_rl.fingerprint import fingerprint_of
 from partner_rl.storage.atomic import growing_folder, write_json, write_text
 from partner_rl.storage.outputs import GrowingFolder, check_outputs
 from partner_rl.types import PartnerError
@@ -62,6 +63,19 @@ logger = logging.getLogger(__name__)
 KIND: Final = "sweep"
 """What a sweep's folder says that it is."""
 _SESSIONS: Final = "sessions.json"
+_COMPARED: Final = (
+    "space",
+    "search",
+    "seed",
+    "scheduler",
+    "scheduler_metric",
+    "evaluate_every",
+    "grace_iterations",
+    "reduction_factor",
+    "pbt_quantile",
+    "split",
+)
+"""Keys of a spec that decide which trials there are and how they compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,26 +180,27 @@ def open_sweep(path: Path, num_samples: int | None, overrides: tuple[str, ...] =
     if began is not None:
         # Trials that were trained for longer do not compare with the others.
         allowed_changes(began, sweep.config, str(path), keeps=("algorithm.iterations",))
+        _check_spec(began, spec, folder.spec_file)
     check_present(_inputs(sweep, began), folder.resume_command)
-    _check_values(folder.records(), sweep.spec)
     return sweep
 
 
-def _check_values(known: Sequence[TrialRecord], spec: SweepSpec) -> None:
-    """Refuses a spec that gives trials other values than they were started with.
+def _fingerprints_of_spec(spec: SweepSpec) -> dict[str, str]:
+    """`sweep.KEY` → fingerprint, of the keys that decide which trials there are and how they compare."""
+    values = spec.model_dump(mode="json")
+    return {f"sweep.{key}": fingerprint_of([values[key]]) for key in _COMPARED}
+
+
+def _check_spec(began: Fingerprints, spec: SweepSpec, file: Path) -> None:
+    """Refuses a spec whose trials would be others than those that there are.
 
     Raises:
-        PartnerError: It does.
+        PartnerError: A key has been changed.
     """
-    # With PBT, values change while training.
-    planned = None if spec.scheduler == "pbt" else planned_points(spec)
-    values = {point.number: dict(point.values) for point in planned or ()}
-    for record in known:
-        if values.get(record.number, record.values) != record.values:
-            raise PartnerError(
-                f"{record.name} was started with other values than sweep.yaml gives it now: put its space, search and "
-                "seed back, or start another sweep"
-            )
+    for key, found in _fingerprints_of_spec(spec).items():
+        if began.inputs.get(key, found) != found:
+            name = key.removeprefix("sweep.")
+            raise PartnerError(f"{file}: {name} was changed since the sweep began: put it back, or start another one")
 
 
 def _inputs(sweep: Sweep, began: Fingerprints | None) -> list[NamedInput]:
@@ -217,7 +232,7 @@ def settle(sweep: Sweep) -> None:
     # From here on the folder's own file is what trials change.
     kept = sweep.spec.model_copy(update={"base": folder.base_file.name, "overrides": {}})
     write_text(folder.spec_file, spec_yaml(kept))
-    noted.save(folder.path)
+    Fingerprints(noted.settings, {**noted.inputs, **_fingerprints_of_spec(sweep.spec)}).save(folder.path)
 
 
 def _with_samples(spec: SweepSpec, num_samples: int | None) -> SweepSpec:

@@ -91,16 +91,34 @@ def test_what_may_change_holds_for_the_trials_to_come(begun):
     assert load_config("out/base.yaml").faults.stall_s == 7.0
 
 
-def test_an_edited_base_or_space_is_named(begun):
+def test_an_edited_base_is_named(begun):
     base = Path("out/base.yaml")
     base.write_text(base.read_text().replace("window: 3", "window: 4"))
     with pytest.raises(PartnerError, match=r"env\.window"):
         open_sweep(Path("out"), None)
-    base.write_text(base.read_text().replace("window: 4", "window: 3"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("- 0.5", "- 0.7", "space"),
+        ("split: dev", "split: test", "split"),
+        ("seed: 0", "seed: 1", "seed"),
+        ("scheduler: none", "scheduler: asha", "scheduler"),
+    ],
+)
+def test_an_edited_spec_is_named(begun, old, new, key):
     spec = Path("out/sweep.yaml")
-    spec.write_text(spec.read_text().replace("- 0.5", "- 0.7"))
-    with pytest.raises(PartnerError, match="trial-0001 was started with other values"):
+    assert old in spec.read_text()
+    spec.write_text(spec.read_text().replace(old, new))
+    with pytest.raises(PartnerError, match=f"{key} was changed since the sweep began"):
         open_sweep(Path("out"), None)
+
+
+def test_more_trials_and_other_places_for_them_are_welcome(begun):
+    spec = Path("out/sweep.yaml")
+    spec.write_text(spec.read_text().replace("trial_cpus: 1.0", "trial_cpus: 2.0").replace("retries: 1", "retries: 3"))
+    assert open_sweep(Path("out"), 40).spec.num_samples == 40
 
 
 def raised_from(error: Exception, cause: BaseException) -> Exception:
