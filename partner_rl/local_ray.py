@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import ray
 from ray._private import ray_constants, services
 from ray.job_config import JobConfig
@@ -46,7 +47,7 @@ def start_ray(**options: Any) -> None:
         Exception: Ray does not come up in time.
     """
     folder = session_folder()
-    with on_loopback(), _own_sigterm(), _in_own_session():
+    with _gone_unless_whole(), on_loopback(), _own_sigterm(), _in_own_session():
         ray.init(
             # Without it Ray would rather join whatever cluster RAY_ADDRESS names or runs on this machine.
             address="local",
@@ -61,8 +62,28 @@ def start_ray(**options: Any) -> None:
 
 def join_ray(address: str, **options: Any) -> None:
     """Joins a cluster; `options` as of `ray.init`, which says what it raises."""
-    with _own_sigterm():
+    with _gone_unless_whole(), _own_sigterm():
         ray.init(address=address, logging_level=logging.ERROR, job_config=_job(), **options)
+
+
+@contextmanager
+def _gone_unless_whole() -> Iterator[None]:
+    """A start that fails or is interrupted in the block leaves no process and no connection."""
+    before = set(_descendants())
+    try:
+        yield
+    except BaseException:
+        started = set(_descendants()) - before
+        ray.shutdown()
+        for process in started:
+            # Some end with their parent only when they next look for it.
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        raise
+
+
+def _descendants() -> list[psutil.Process]:
+    return list(psutil.Process().children(recursive=True))
 
 
 def make_token() -> None:

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from launch import interrupt
-from launch.interrupt import STOP_SIGNALS, heed_signals, received, stop_on_request
+from launch.interrupt import INTERRUPTED, STOP_SIGNALS, heed_signals, received, stop_on_request
 from launch.run_record import read_record, recorded
 
 pytestmark = pytest.mark.reported
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 120.0
+"""Limit for a busy machine."""
+STARTS_RAY = """
+import sys, time, types
+from launch import cli
+
+def command():
+    from launch.ray_session import place_on_this_machine, ray_session
+    from partner_rl.config.load import load_config
+    config, plan = place_on_this_machine(load_config("smoke", ["resources.object_store_mb=80"]))
+    with ray_session(config, plan):
+        time.sleep(600)
+
+module = types.ModuleType("starting")
+module.command = command
+sys.modules["starting"] = module
+cli.COMMANDS["start"] = cli.LazyCommand("starting", "command", "Starts Ray.")
+cli.main(["start"])
+"""
 each_signal = pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
 
 
@@ -96,3 +122,21 @@ def test_other_threads_hear_of_nothing():
     thread.start()
     thread.join()
     assert found == [False]
+
+
+@pytest.mark.slow
+def test_a_signal_while_ray_starts_ends_the_command_and_all_that_was_started():
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTS_RAY], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    started: list[psutil.Process] = []
+    while process.poll() is None and not started:
+        started = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.05)
+    # To the whole group: what Ray starts is not in it.
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, said) == (INTERRUPTED, "error: interrupted\n")
+    _, alive = psutil.wait_procs(started, timeout=TIMEOUT_S)
+    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
