@@ -164,7 +164,9 @@ def _is_quoted(path: Traversable, *, has_header: bool) -> bool:
 
 def _quoted_fields(record: str, fields: Sequence[str]) -> list[str] | None:
     """Those of a record's fields that are quoted as a writer quotes; None if no writer makes such a record."""
-    at, found = 0, []
+    at, found = 0, list[str]()
+    if fields and '"' not in record:
+        return found
     for field in fields:
         quoted = '"' + field.replace('"', '""') + '"'
         is_quoted = record.startswith(quoted, at)

@@ -17,8 +17,8 @@ RUN: Final = "run.json"
 REJECTS_SUFFIX: Final = ".rejects.jsonl"
 """How the names of lists of rejected rows end, which stand beside the pairs."""
 
-_ENDS: Final = {"_work": f"{RECEIPTS}/curate.json", "_candidates": "report.json"}
-"""Folder for what a command's passes leave for each other → the file that the command writes at its end."""
+_ENDS: Final = {f"_work/{RECEIPTS}": f"{RECEIPTS}/curate.json", f"_candidates/{RECEIPTS}": "report.json"}
+"""Receipts of what a command's passes leave for each other → the file that the command writes at its end."""
 
 
 def data_files(folder: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:

@@ -21,7 +21,6 @@ BATCH_ROWS: Final = 1024
 READ_OPTIONS: Final = {"pre_buffer": False, "buffer_size": 1 << 20}
 """Without pre-buffering and with a small buffer, a huge row group is read page by page."""
 
-
 READ_ERRORS: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What Arrow raises when a file is damaged; the last by names of columns."""
 

@@ -42,7 +42,7 @@ _RATIONALES_COLUMNS: Final = tuple(map(rationales_column, MECHANISMS))
 _NO_VALUE: Final = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>"))
 """How a table writes that it has no value, in small letters; posts may say so."""
 
-_WHOLE: Final = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
+_WHOLE: Final = re.compile(r"([+-]?[0-9]{1,40})(?:\.0*)?")
 _PIECE: Final = re.compile(r"&(?:amp|lt|gt|quot|nbsp|#39);|\s+|.", re.DOTALL)
 _ID_DIGEST_BYTES: Final = 8
 

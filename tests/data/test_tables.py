@@ -323,6 +323,13 @@ def test_files_that_were_put_together_keep_one_header(tmp_path: Path):
     assert reasons(path) == [(2, "the header again")]
 
 
+@pytest.mark.parametrize("level", ["9" * 5000, "-1", "1e0", "0x1", "١", "1_0", "true", "1.5", "inf"])
+def test_a_level_that_is_none_costs_its_row_alone(tmp_path: Path, level: str):
+    content = f"seeker_post,response_post,{LEVELS[0]}\n{SEEKER},{RESPONSE},{level}\n{SEEKER},{RESPONSE},\n"
+    path = text(tmp_path / "a.csv", content)
+    assert reasons(path) == [(2, f"{LEVELS[0]} is not 0, 1 or 2")]
+
+
 def test_a_column_named_level_may_be_anything(tmp_path: Path):
     path = text(tmp_path / "a.csv", f"seeker_post,response_post,level\n{SEEKER},{RESPONSE},beginner\n")
     assert read(path) == ReadResult((WITHOUT_IDS,), (), ())
@@ -426,6 +433,8 @@ def test_unfinished_folders_are_refused(tmp_path: Path):
 def test_folders_between_two_passes_are_refused(tmp_path: Path, work: str, end: str):
     folder = folder_of(tmp_path / "out", "a-00000.parquet")
     (folder / work).mkdir()
+    assert len(read(folder).examples) == 1, "a folder of the user's own"
+    (folder / work / RECEIPTS).mkdir()
     with pytest.raises(PartnerError, match="is unfinished"):
         read(folder)
     (folder / end).parent.mkdir(exist_ok=True)
