@@ -17,7 +17,7 @@ import torch
 
 from launch import cli, response_scores, rewards_score
 from launch.rewards_bench import bench_requests, bench_table, measure_pool, pool_plan, replica_counts
-from partner_rl.config.load import load_config
+from partner_rl.config.load import assignments, load_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.readers import read_examples
 from partner_rl.data.schema import write_parquet
@@ -117,7 +117,7 @@ def test_scores_are_those_of_the_reward_models(
         "rewards.empathy.checkpoint": str(empathy_checkpoint),
         "rewards.coherence.checkpoint": str(coherence_checkpoint),
     }
-    config = load_config("smoke", overrides)
+    config = load_config("smoke", assignments(overrides))
     classifier = EmpathyClassifier.from_pretrained(empathy_checkpoint)
     (prediction,) = classifier.predict([(SEEKER, RESPONSE)])
     for name, mechanism in zip(MECHANISMS, prediction, strict=True):
