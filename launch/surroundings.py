@@ -5,8 +5,9 @@ All of it is asked before anything is computed, by the code that will use it, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from launch.tracking.mode import wandb_mode
 from partner_rl.config.schema import RunConfig
@@ -16,7 +17,8 @@ from partner_rl.models.store import CACHE_VARIABLE, cache_folder
 from partner_rl.room import can_be_written
 from partner_rl.types import PartnerError
 
-_CACHED = ("pypi", "random")
+_CACHED: Final = ("pypi", "random")
+_HUB: Final = "hf"
 
 
 def check_surroundings(config: RunConfig) -> None:
@@ -48,12 +50,21 @@ def _check_cache(config: RunConfig) -> None:
         PartnerError: They cannot.
     """
     given = None if config.models.cache_dir is None else Path(config.models.cache_dir)
-    missing = [name for name in _needed(config) if name.partition(":")[0] in _CACHED and _is_missing(name, given)]
-    folder = cache_folder(given)
-    if missing and not can_be_written(folder):
+    missing = [name for name in _needed(config) if _is_missing(name, given)]
+    ours = [name for name in missing if name.partition(":")[0] in _CACHED]
+    of_the_hub = [name for name in missing if name.partition(":")[0] == _HUB]
+    if ours:
+        _check_written(ours, cache_folder(given), f"{CACHE_VARIABLE} or models.cache_dir")
+    if of_the_hub:
+        from huggingface_hub import constants
+
+        _check_written(of_the_hub, Path(constants.HF_HUB_CACHE), "HF_HOME")
+
+
+def _check_written(models: Sequence[str], folder: Path, how: str) -> None:
+    if not can_be_written(folder):
         raise PartnerError(
-            f"{', '.join(missing)} cannot be put into {folder}, which cannot be written; set {CACHE_VARIABLE} or "
-            "models.cache_dir to a folder of yours"
+            f"{', '.join(models)} cannot be put into {folder}, which cannot be written; set {how} to a folder of yours"
         )
 
 

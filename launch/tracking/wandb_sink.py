@@ -21,6 +21,7 @@ from launch.tracking.mode import wandb_mode
 from launch.tracking.uploading import Uploader, segments, send_all
 from partner_rl import metric_names
 from partner_rl.config.schema import RunConfig, TrackingConfig
+from partner_rl.room import can_be_written
 
 _logger = logging.getLogger(__name__)
 
@@ -170,7 +171,11 @@ def _start_wandb(run_dir: Path, config: RunConfig, tracking: TrackingConfig, res
     import wandb
 
     # Tables are staged here before they are sent; texts stay inside the run folder.
-    os.environ["WANDB_DATA_DIR"] = str(run_dir.absolute() / "wandb")
+    own = str(run_dir.absolute() / "wandb")
+    os.environ["WANDB_DATA_DIR"] = own
+    if not can_be_written(Path("~/.cache").expanduser()):
+        # W&B's process would log onto the terminal instead.
+        os.environ["XDG_CACHE_HOME"] = own
     run = wandb.init(
         project=tracking.project,
         entity=tracking.entity,

@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from launch import cli
+from launch.compared_systems import EvaluatedRun
+from launch.evaluation import Wish as EvaluationWish
+from launch.evaluation import evaluate
 from launch.preflight.checks import check_surroundings as surroundings_rows
 from launch.preflight.gather import Wish, gather
+from launch.run_folder import RunFolder
 from launch.surroundings import check_surroundings, surrounding_problems
 from partner_rl import local_ray
 from partner_rl.config.load import load_config
@@ -89,6 +93,15 @@ def test_models_that_are_there_need_no_writable_cache(tmp_path, monkeypatch):
     )
 
 
+def test_the_hubs_cache_is_asked_about_models_of_the_hub(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", f"{NOWHERE}/hub")
+    problems = list(surrounding_problems(load_config("smoke", ["models.policy=hf:nobody/nothing"])))
+    assert problems == [
+        "hf:nobody/nothing cannot be put into /dev/null/home/hub, which cannot be written; set HF_HOME to a folder of "
+        "yours"
+    ]
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
@@ -123,10 +136,10 @@ def test_nothing_is_left_in_the_home_by_rllib():
     assert algorithm.logdir == os.devnull
 
 
-def test_an_evaluation_asks_w_and_bs_variables_before_it_computes(tmp_path, monkeypatch, capsys):
-    run = write_run(tmp_path / "run")
-    (run / "export").mkdir()
+def test_an_evaluation_asks_w_and_bs_variables_before_it_computes(tmp_path, monkeypatch):
+    run = RunFolder(write_run(tmp_path / "run"))
+    config = load_config(str(run.config_file))
     monkeypatch.setenv("WANDB_MODE", "sometimes")
-    assert cli._run(["evaluate", str(run)]) == 1
-    assert "error: WANDB_MODE=sometimes: it is one of" in capsys.readouterr().err
-    assert not (run / "evaluation").exists()
+    with pytest.raises(PartnerError, match="WANDB_MODE=sometimes: it is one of"):
+        evaluate([EvaluatedRun("run", run, config)], EvaluationWish(), tmp_path / "report")
+    assert not (tmp_path / "report").exists()

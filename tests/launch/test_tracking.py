@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +22,7 @@ from partner_rl.types import PartnerError
 from tests.launch import wandb_log
 from tests.launch.wandb_server import content_of
 
+ROOT = Path(__file__).parents[2]
 ROW = SampleRow(
     seeker_post="My exam went badly and I feel like giving up.",
     response_post="Try again next year.",
@@ -220,6 +224,30 @@ def test_where_it_is_disabled_nothing_is_written_for_w_and_b(tmp_path, monkeypat
     with open_tracker(tmp_path, make_config("tracking.wandb=auto", "tracking.tensorboard=false")) as tracker:
         log_steps(tracker, 1, 1)
     assert not (tmp_path / "wandb").exists()
+
+
+WITHOUT_A_HOME = """
+import sys
+from pathlib import Path
+from launch.tracking import Tracker
+from partner_rl.config.load import load_config
+from tests.launch.run_folders import log_steps
+
+config = load_config("smoke", ["tracking.wandb=offline", "tracking.tensorboard=false"])
+with Tracker(Path(sys.argv[1]), config, config.tracking) as tracker:
+    log_steps(tracker, 1, 1)
+"""
+
+
+@pytest.mark.reported
+def test_w_and_bs_process_logs_into_the_run_folder_where_the_home_cannot_be_written(tmp_path):
+    environment = {**os.environ, "HOME": "/dev/null/home", "PYTHONPATH": str(ROOT)}
+    environment.pop("XDG_CACHE_HOME", None)
+    command = [sys.executable, "-c", WITHOUT_A_HOME, str(tmp_path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
 def test_redacted_rows_keep_their_figures_only(tmp_path: Path) -> None:
