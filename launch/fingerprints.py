@@ -73,18 +73,16 @@ class Fingerprints:
     def changes(self, config: RunConfig) -> tuple[Change, ...]:
         """The keys in which a configuration differs."""
         now, defaults = settings_of(config), settings_of(RunConfig())
-        found = []
+        found: dict[str, Change] = {}
         for key in sorted({*now, *self.settings}):
-            old, new = self._value(key, defaults), now.get(key)
-            section = _null_section(key, now)
+            section = next((name for name in now if key.startswith(f"{name}.")), None)
             if section is not None:
-                old, key = (
-                    {name: self.settings[name] for name in self.settings if name.startswith(f"{section}.")},
-                    section,
-                )
-            if old != new and Change(key, old, new) not in found:
-                found.append(Change(key, old, new))
-        return tuple(found)
+                # It has keys no more: it is null now.
+                inside = {name: value for name, value in self.settings.items() if name.startswith(f"{section}.")}
+                found[section] = Change(section, inside, None)
+            elif (old := self._value(key, defaults)) != now.get(key):
+                found[key] = Change(key, old, now.get(key))
+        return tuple(found.values())
 
     def _value(self, key: str, defaults: Mapping[str, Any]) -> Any:
         """A key's value; None for the keys of a section that was null."""
@@ -102,7 +100,8 @@ class Fingerprints:
             splits: The corpus as it was read; None where the training reads none.
 
         Raises:
-            InputError: An input cannot be read, or holds something else than at the beginning.
+            InputError: An input holds something else than at the beginning.
+            PartnerError: An input cannot be read or fetched.
         """
         current = {one.key: found for one in inputs if (found := _fingerprint(config, one, splits)) is not None}
         chosen = adjustable_keys().intersection(change.key for change in self.changes(config))
@@ -120,11 +119,6 @@ class Fingerprints:
     def save(self, folder: Path) -> None:
         """Writes them into a training's folder."""
         write_json(folder / FINGERPRINTS_FILE, asdict(self))
-
-
-def _null_section(key: str, settings: Mapping[str, Any]) -> str | None:
-    """The section around a key that is null."""
-    return next((section for section in settings if key.startswith(f"{section}.")), None)
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:

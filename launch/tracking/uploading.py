@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Final
 from urllib.parse import urlsplit
 
+from launch.console import typed_command
 from launch.wandb_upload import COMMAND
 from partner_rl.types import PartnerError
 
@@ -96,7 +97,8 @@ class Uploader:
         if not self._is_told:
             self._is_told = True
             log = self._run_dir / "wandb" / LOG_FILE
-            _logger.warning("%s (see %s); nothing is lost: partner-rl runs sync %s", what, log, self._run_dir)
+            sync = typed_command("runs", "sync", self._run_dir)
+            _logger.warning("%s (see %s); nothing is lost: %s", what, log, sync)
 
 
 def send_all(run_dir: Path, timeout_s: float | None) -> list[Segment]:
