@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 _PLACES: Final = frozenset({"name", "runs_dir"})
 """Keys that say where a training lies, which its folder says itself."""
-_EVALUATED: Final = frozenset({"evaluation.seq2seq"})
-"""Inputs that no training reads."""
-_BEFORE_RL: Final = frozenset({"models.policy", "warmstart.data"})
-"""Inputs that nothing reads once there is a warm start."""
 
 
 class InputError(PartnerError):
@@ -191,40 +187,16 @@ def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def inputs_of(
-    config: RunConfig, *, warm_started: bool = False, changes: Sequence[Change] = ()
-) -> tuple[NamedInput, ...]:
+def inputs_of(config: RunConfig, keys: Collection[str], changes: Sequence[Change] = ()) -> tuple[NamedInput, ...]:
     """The inputs that a training reads from here on, and those that are to be found in another place.
 
     Args:
         config: Its configuration.
-        warm_started: Whether its warm start has ended.
+        keys: Keys of the inputs that it reads, where the configuration names some.
         changes: The keys that have another value than at the beginning.
     """
-    unread = set(_EVALUATED)
-    if warm_started or config.warmstart.checkpoint is not None:
-        unread |= _BEFORE_RL
-    if config.guards.judge_every is None:
-        unread.add("evaluation.judge")
-    if not _reads_language_model(config):
-        unread.add("models.reward_lm")
-    unread.difference_update(change.key for change in changes)
-    return tuple(one for one in named_inputs(config) if one.key not in unread)
-
-
-def _reads_language_model(config: RunConfig) -> bool:
-    rewards = config.rewards
-    mutual = rewards.mutual_information
-    models = {
-        *((mutual.forward_checkpoint,) if mutual.lambda_mi > 0.0 else ()),
-        *((mutual.backward_checkpoint,) if mutual.lambda_mi < 1.0 else ()),
-    }
-    listens = rewards.listener.is_active and rewards.listener.scorer == "backward"
-    return (
-        rewards.fluency.is_active
-        or (mutual.is_active and None in models)
-        or (listens and mutual.backward_checkpoint is None)
-    )
+    read = {*keys, *(change.key for change in changes)}
+    return tuple(one for one in named_inputs(config) if one.key in read)
 
 
 def check_present(inputs: Sequence[NamedInput], how: str) -> None:

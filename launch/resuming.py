@@ -21,6 +21,7 @@ from launch.fingerprints import (
 )
 from launch.run_folder import RunFolder
 from launch.run_record import now, read_record, update_record
+from partner_rl.config.inputs import NamedInput
 from partner_rl.config.load import load_config, save_config
 from partner_rl.config.paths import Kind
 from partner_rl.config.schema import RunConfig
@@ -63,8 +64,7 @@ def open_to_resume(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, Run
             f"algorithm.iterations={config.algorithm.iterations}: {path} has done {run.iterations} already; set it to "
             "that or more"
         )
-    inputs = inputs_of(config, warm_started=run.warm_start.exists(), changes=changes)
-    check_present(inputs, run.resume_command)
+    check_present(_inputs(run, config, changes), run.resume_command)
     return run, config
 
 
@@ -89,6 +89,14 @@ def configuration_to_resume(
     return config, allowed_changes(began, config, "--resume")
 
 
+def _inputs(run: RunFolder, config: RunConfig, changes: Sequence[Change]) -> tuple[NamedInput, ...]:
+    """What a run reads from here on."""
+    # What loads models takes seconds to import.
+    from launch.preflight.inputs import run_wish
+
+    return inputs_of(config, run_wish(config, resumed=run).keys, changes)
+
+
 def _beginning(run: RunFolder, stored: RunConfig) -> Fingerprints:
     """What the run began with; of one that has not noted it, what its `config.yaml` says."""
     return read_fingerprints(run.path) or Fingerprints(settings_of(stored), {})
@@ -111,8 +119,7 @@ def settle(run: RunFolder, config: RunConfig, splits: Splits) -> None:
     if run.has_begun and not began.inputs:
         logger.warning("%s does not say what it began with: its data and models are taken as they are now", run.path)
     changes = began.changes(config)
-    inputs = inputs_of(config, warm_started=run.warm_start.exists(), changes=changes)
-    noted = began.followed_by(config, inputs, splits)
+    noted = began.followed_by(config, _inputs(run, config, changes), splits)
     if changes or not run.has_begun:
         save_config(config.model_copy(update={"name": config.name or run.path.name}), run.config_file)
         _note(run, changes)
@@ -127,7 +134,7 @@ def check_unfetched(run: RunFolder, config: RunConfig, splits: Splits) -> None:
     """
     if run.has_begun:
         began = _beginning(run, RunFolder.open(run.path)[1])
-        inputs = inputs_of(config, warm_started=run.warm_start.exists(), changes=began.changes(config))
+        inputs = _inputs(run, config, began.changes(config))
         here = [one for one in inputs if one.kind is Kind.CORPUS or one.path is not None]
         began.followed_by(config, here, splits)
 

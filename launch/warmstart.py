@@ -21,7 +21,7 @@ from launch.folder_lock import LOCK_FILE, alone
 from launch.interrupt import stop_on_request
 from launch.preflight.option import DryRunOption
 from launch.run_record import FINGERPRINTS_FILE
-from partner_rl.config.inputs import NamedInput, input_paths, named_inputs
+from partner_rl.config.inputs import NamedInput, input_paths
 from partner_rl.config.load import Assignment, load_config, save_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.storage.atomic import folder_when_whole
@@ -126,12 +126,12 @@ def _to_resume(output: Path, overrides: Sequence[str]) -> RunConfig:
     return config
 
 
-def _inputs(config: RunConfig) -> list[NamedInput]:
-    """What a warm start reads: its examples or the corpus, the policy, and the classifier that it is measured with."""
-    read = {"models.policy", "warmstart.data", "rewards.empathy.checkpoint"}
-    if config.warmstart.data is None or config.rewards.empathy.checkpoint is not None:
-        read.add("data.source")
-    return [one for one in named_inputs(config) if one.key in read]
+def _inputs(config: RunConfig) -> tuple[NamedInput, ...]:
+    """What a warm start reads."""
+    from launch.fingerprints import inputs_of
+    from launch.preflight.inputs import warm_start_wish
+
+    return inputs_of(config, warm_start_wish(config).keys)
 
 
 def _settle(config: RunConfig, work: Path, splits: Splits | None) -> None:

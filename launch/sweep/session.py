@@ -210,7 +210,7 @@ def _inputs(sweep: Sweep, began: Fingerprints | None) -> list[NamedInput]:
     sweeps_corpus = any(key.startswith("data.") for key in swept)
     return [
         one
-        for one in inputs_of(sweep.config, changes=changes)
+        for one in inputs_of(sweep.config, run_wish(sweep.config).keys, changes)
         if one.key not in swept and not (one.kind is Kind.CORPUS and sweeps_corpus)
     ]
 

@@ -26,6 +26,7 @@ from launch import pipeline
 from launch.clock import PhaseClock
 from launch.fingerprints import InputError, check_present, inputs_of
 from launch.plan import DRIVER, Plan
+from launch.preflight.inputs import run_wish
 from launch.resuming import settle
 from launch.run_folder import RunFolder
 from launch.sweep.examiner import Examiner
@@ -189,7 +190,7 @@ def _train(setup: TrialSetup, sweep: SweepFolder, point: Point, report: Report, 
         if origin is not None:
             _adopt(sweep, run, config, origin)
         _set_threads(setup.plan)
-        check_present(inputs_of(config), sweep.resume_command)
+        check_present(inputs_of(config, run_wish(config, resumed=run).keys), sweep.resume_command)
         splits = pipeline.load_splits(config)
         settle(run, config, splits)
         with clock.phase("reward models", "reward models"):

@@ -288,8 +288,8 @@ def with_classifier(trained, tmp_path) -> tuple[RunFolder, Path]:
     """A run that names a classifier, as far as its first phase."""
     folder = tmp_path / "classifier"
     shutil.copytree(trained / "runs" / "run" / "rewards" / "coherence", folder)
-    given = [f"rewards.coherence.checkpoint={folder}", f"runs_dir={tmp_path}", "name=named", *SETTINGS]
-    config = load_config("smoke", given)
+    given = [f"rewards.coherence.checkpoint={folder}", "rewards.coherence.weight=0.1"]
+    config = load_config("smoke", [*SETTINGS, f"runs_dir={tmp_path}", "name=named", *given])
     run = RunFolder.create(config, "x")
     with run.resumable():
         settle(run, config, load_splits(config))
