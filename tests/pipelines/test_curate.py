@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from launch.preflight.inputs import corpus_facts
+from partner_rl.config.schema import DataConfig, RunConfig
 from partner_rl.curation.topic import TopicFilter
 from partner_rl.curation.usable import Limits
 from partner_rl.data.generate import Generated, Recipe, generate
@@ -196,6 +198,9 @@ def test_a_file_of_another_writer_is_curated_and_its_bad_rows_counted(tmp_path: 
     assert (first.seeker_id, third.seeker_id) == ("1", "5")
     assert second.seeker_id.startswith("s-")
     assert second.labels is third.labels is None
+    config = RunConfig(data=DataConfig(source=str(tmp_path / "out")))
+    facts = corpus_facts(config, needs_labels=True)
+    assert (facts.pairs, facts.labelled, facts.problem) == (3, 1, "")
 
 
 @pytest.mark.reported

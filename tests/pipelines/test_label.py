@@ -119,6 +119,9 @@ def test_labelled_files_are_read_as_labelled_pairs(labelled: Path) -> None:
     for path in labelled.glob("*.parquet"):
         assert pq.read_schema(path).names == LABELLED_SCHEMA.names
         assert all(example.labels is not None for example in read_examples(str(path)).examples)
+    assert [example.response_id for example in read_examples(str(labelled)).examples] == [
+        example.response_id for example in usable_pairs()
+    ]
 
 
 def test_agreement_counts_the_rows_that_had_a_level(labelled: Path) -> None:
