@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from launch.warmstart import work_folder
+from partner_rl.config.load import load_config, save_config
 from partner_rl.storage.artefact import read_mark
-from partner_rl.storage.atomic import folder_when_whole, growing_folder, write_text
+from partner_rl.storage.atomic import WriteError, folder_when_whole, growing_folder, write_text
 from tests.launch.command_line import run_here
 from tests.launch.run_folders import write_run
 
@@ -213,3 +215,23 @@ def test_a_command_that_fails_half_way_leaves_no_posts_behind(tmp_path: Path, mo
         status = run_here("rewards", "score", "--input", source, "--output", output, "--preset", "smoke", *only)
         assert status == (130 if isinstance(error, KeyboardInterrupt) else 1)
         assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
+
+
+def test_a_full_disk_at_the_start_of_a_warm_start_leaves_nothing_that_is_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(WriteError, match="the disk of .* is full"):
+            save_config(load_config("smoke"), work_folder(tmp_path / "w") / "config.yaml")
+    assert list(tmp_path.iterdir()) == []
+    # What a kill leaves instead is no training either.
+    work_folder(tmp_path / "w").mkdir()
+    (work_folder(tmp_path / "w") / ".config.yaml.0123abcd.part").write_text("seed: ")
+    assert run_here("warmstart", "--preset", "smoke", "data.source=nowhere.csv", "--output", tmp_path / "w") == 1
+    error = capsys.readouterr().err
+    assert "nowhere.csv" in error
+    assert "unfinished training" not in error
