@@ -225,7 +225,7 @@ def test_a_full_disk_at_the_start_of_a_warm_start_leaves_nothing_that_is_in_the_
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(WriteError, match="the disk of .* is full"):
+        with pytest.raises(WriteError, match=r"the disk of .* is full"):
             save_config(load_config("smoke"), work_folder(tmp_path / "w") / "config.yaml")
     assert list(tmp_path.iterdir()) == []
     # What a kill leaves instead is no training either.
