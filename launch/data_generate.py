@@ -9,6 +9,7 @@ import typer
 
 from launch.console import out, progress
 from launch.preflight.option import DryRunOption
+from partner_rl.config.section import MAX_SEED
 from partner_rl.data.generate import KIND, SUMMARY, Recipe, generate
 from partner_rl.storage.outputs import NewFolder, check_outputs
 
@@ -16,7 +17,7 @@ from partner_rl.storage.outputs import NewFolder, check_outputs
 def command(
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the Parquet files.")],
     rows: Annotated[int, typer.Option(min=1, help="Number of pairs.")] = 1_000_000,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another corpus.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Another seed, another corpus.")] = 0,
     duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share that repeats an earlier pair.")] = 0.05,
     pii: Annotated[float, typer.Option(min=0, max=1, help="Share with a piece of personal data.")] = 0.02,
     dry_run: DryRunOption = False,

@@ -14,6 +14,7 @@ from launch.console import ProgressCallback, out
 from launch.console import progress as progress_bar
 from launch.preflight.option import DryRunOption
 from partner_rl.config.paths import Kind
+from partner_rl.config.section import MAX_SEED
 from partner_rl.curation.everyday_posts import read_everyday_posts
 from partner_rl.curation.topic import KIND, train_topic
 from partner_rl.curation.topic_report import Figure, TopicReport, TopicScores
@@ -43,7 +44,9 @@ def command(
         str | None,
         typer.Option("--also-test", metavar="SOURCE", help=f"Report on these seeker posts apart: {_SOURCE}"),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of cross-validation and bootstrap.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of cross-validation and bootstrap.")
+    ] = 0,
     dry_run: DryRunOption = False,
 ) -> None:
     """Train the classifier that tells posts about mental health from everyday ones.

@@ -15,6 +15,7 @@ from launch.data_source import SOURCE_HELP, converted
 from launch.preflight.option import DryRunOption
 from partner_rl.config.paths import Kind
 from partner_rl.config.schema import WarmStartConfig
+from partner_rl.config.section import MAX_SEED
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
 from partner_rl.pipelines.label import ClassifierSettings
 from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
@@ -54,7 +55,7 @@ def command(
     window: Annotated[
         int, typer.Option("--window", min=1, max=16, help="Sentences that the policy sees at once (env.window).")
     ] = DEFAULT_WINDOW,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Other seeds choose other examples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="Other seeds choose other examples.")] = 0,
     workers: WorkersOption = 1,
     threads: ThreadsOption = 1,
     num_gpus: GpusOption = 0.0,

@@ -6,11 +6,13 @@ import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from partner_rl.config.paths import expand_home
 from partner_rl.types import PartnerError
 
 
@@ -46,19 +48,30 @@ class LazyGroup(TyperGroup):
         return name, command, rest
 
 
-class _FiniteCommand(TyperCommand):
-    """A command that takes finite numbers only: NaN is neither below a minimum nor above a maximum."""
+class _OneCommand(TyperCommand):
+    """A command that takes finite numbers only, and expands `~` in paths.
+
+    NaN is neither below a minimum nor above a maximum. A shell leaves the `~` of `--output=~/runs` alone.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command.
 
         Raises:
-            PartnerError: A number is NaN or infinite.
+            PartnerError: A number is NaN or infinite, or there is no such home folder.
         """
+        ctx.params = {name: _expanded(value) for name, value in ctx.params.items()}
         for name, value in ctx.params.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise PartnerError(f"--{name.replace('_', '-')} is {value}: give a finite number")
         return super().invoke(ctx)
+
+
+def _expanded(value: Any) -> Any:
+    """The value of a parameter, `~` expanded if it is a path or several."""
+    if isinstance(value, Path):
+        return expand_home(value)
+    return type(value)(map(_expanded, value)) if isinstance(value, list | tuple) else value
 
 
 def lazy_group(commands: Mapping[str, LazyCommand], base: type[LazyGroup] = LazyGroup) -> type[LazyGroup]:
@@ -77,5 +90,5 @@ def _imported(name: str, lazy: LazyCommand) -> Any:
     if isinstance(target, typer.Typer):
         return typer.main.get_group(target)
     single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    single.command(name, cls=_FiniteCommand)(target)
+    single.command(name, cls=_OneCommand)(target)
     return typer.main.get_command(single)

@@ -13,6 +13,7 @@ from launch.console import err, out, progress
 from launch.preflight.option import DryRunOption
 from launch.run_folder import RunFolder
 from partner_rl.config.schema import EnvConfig, RunConfig
+from partner_rl.config.section import MAX_SEED
 from partner_rl.storage.outputs import OutputFile, check_outputs
 from partner_rl.types import Example, PartnerError
 
@@ -40,7 +41,7 @@ def command(
     output: Annotated[Path | None, typer.Option(help="Where to write JSONL.", show_default=False)] = None,
     scores: Annotated[bool, typer.Option(help="Score the rewrites with the run's reward models.")] = True,
     greedy: Annotated[bool, typer.Option(help="Take the likeliest edit instead of sampling one.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Decides what is sampled.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides what is sampled.")] = 0,
     dry_run: DryRunOption = False,
 ) -> None:
     """Rewrite one response, or a file of them.

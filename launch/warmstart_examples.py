@@ -14,7 +14,7 @@ from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import SplitName, Splits, split_of
 from partner_rl.types import Example, PartnerError
 from partner_rl.warmstart.dataset import iter_warmstart_examples
-from partner_rl.warmstart.pairs import WarmStartExample, make_pairs
+from partner_rl.warmstart.pairs import MIN_WORDS, PairCounts, WarmStartExample, make_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,7 @@ def make_examples(config: RunConfig, splits: Splits) -> WarmStartExamples:
 
     train, counts = make_pairs(splits.train, config.env, config.warmstart, config.seed, None, longest, most)
     if not train and config.warmstart.epochs:
-        raise PartnerError(
-            f"{config.data.source} gives no warm-start examples: it needs labelled pairs with an empathic sentence, "
-            "or make examples with `partner-rl data warmstart-pairs` and set warmstart.data"
-        )
+        raise PartnerError(f"{config.data.source} gives no warm-start examples: {_why_none(counts, longest)}")
     logger.info(
         "warm start on %d examples: %d insert, %d replace, %d leave alone",
         len(train),
@@ -64,6 +61,25 @@ def make_examples(config: RunConfig, splits: Splits) -> WarmStartExamples:
         counts.noops,
     )
     return WarmStartExamples(tuple(train), made(splits.dev), made(splits.test))
+
+
+def _why_none(counts: PairCounts, longest: int) -> str:
+    """What is wrong with pairs that give no example, and what to do."""
+    empathic = sum(counts.empathic_sentences.values())
+    if empathic and counts.unusable_sentences == empathic:
+        return (
+            f"none of its {empathic} empathic sentences can be learned, as each must have {MIN_WORDS} to {longest} "
+            "words, three quarters of policy.max_new_tokens: raise that, or give shorter ones"
+        )
+    if empathic:
+        return (
+            f"its {empathic} empathic sentences leave nothing of their responses to bring them back to: give longer "
+            "responses, or set warmstart.epochs=0"
+        )
+    return (
+        "it needs labelled pairs with an empathic sentence, or make examples with `partner-rl data warmstart-pairs` "
+        "and set warmstart.data"
+    )
 
 
 def read_examples_of(config: RunConfig, source: Path) -> WarmStartExamples:

@@ -26,6 +26,7 @@ from partner_rl.data.records import Reject
 from partner_rl.models.embedded import EMBEDDED
 from partner_rl.models.random_models import RANDOM_MODELS
 from partner_rl.models.sources import find_model, resolve
+from partner_rl.room import can_be_written
 from partner_rl.types import Example, PartnerError
 
 if TYPE_CHECKING:
@@ -185,8 +186,15 @@ def require_inputs(config: RunConfig, wish: Wish) -> None:
         wish: What the command is about.
 
     Raises:
-        PartnerError: An input is absent, damaged or of another kind; or a model cannot be fetched.
+        PartnerError: An input is absent, damaged or of another kind; a model cannot be fetched; there is no such
+            device; or run folders cannot be written.
     """
+    from launch.pipeline import device_of
+
+    device_of(config)
+    folder = wish.output or Path(config.runs_dir)
+    if wish.is_run and not can_be_written(folder):
+        raise PartnerError(f"{folder} cannot be written to: name a folder of yours (runs_dir)")
     for named in used_inputs(config, wish):
         fact = input_fact(named, config)
         if fact.state == "absent" and not fact.problem:
@@ -202,6 +210,21 @@ def require_inputs(config: RunConfig, wish: Wish) -> None:
         corpus = corpus_facts(config, needs_labels=wish.needs_labels)
         if corpus.problem:
             raise PartnerError(f"{DATA}: {corpus.problem}")
+
+
+def inputs_of_all(configs: Iterable[RunConfig]) -> Iterator[tuple[RunConfig, Wish]]:
+    """Of runs that are evaluated those that name an input which none before has named, and what they read.
+
+    Args:
+        configs: The runs.
+    """
+    seen = set[NamedInput]()
+    for config in configs:
+        wish = run_wish(config, evaluates=True)
+        named = {one for one in named_inputs(config) if one.key in wish.keys}
+        if not named <= seen:
+            seen |= named
+            yield config, wish
 
 
 def _require(fact: ModelFact) -> None:

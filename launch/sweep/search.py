@@ -27,6 +27,7 @@ from launch.sweep.ledger import TrialRecord
 from launch.sweep.space import Point, domain
 from launch.sweep.spec import Range, SweepSpec
 from launch.sweep.trial import ITERATIONS
+from partner_rl.config.section import MAX_SEED
 
 POINT: Final = "trial"
 """Key of the point in what Tune calls a trial's configuration."""
@@ -61,7 +62,7 @@ class OptunaProposals(Searcher):
             for better in self._objectives.values()
         ]
         # A sampler with the seed of the first start would draw the first start's trials again.
-        sampler = optuna.samplers.TPESampler(seed=spec.seed + len(known))
+        sampler = optuna.samplers.TPESampler(seed=_seed(spec, known))
         self._study = optuna.create_study(directions=directions, sampler=sampler)
         waiting = {point.number for point in pending}
         for record in known:
@@ -135,6 +136,11 @@ class OptunaProposals(Searcher):
         return decoded
 
 
+def _seed(spec: SweepSpec, known: Sequence[TrialRecord]) -> int:
+    """Another one after each resume, so that the search does not propose the same again."""
+    return (spec.seed + len(known)) % (MAX_SEED + 1)
+
+
 def distribution(values: Range) -> BaseDistribution:
     """A range as Optuna knows it; listed values are JSON texts, because Optuna takes neither lists nor mappings."""
     if values.values is not None:
@@ -173,8 +179,8 @@ def scheduler(spec: SweepSpec, iterations: int, known: Sequence[TrialRecord]) ->
         asha.remember(known, metric, mode)
         return asha
     # Tune's scheduler draws from the process's own generators.
-    random.seed(spec.seed + len(known))
-    np.random.seed(spec.seed + len(known))
+    random.seed(_seed(spec, known))
+    np.random.seed(_seed(spec, known))
     return NamedPbt(
         bounds={key: bounds(values) for key, values in spec.space.items()},
         time_attr=ITERATIONS,

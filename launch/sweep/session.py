@@ -28,7 +28,7 @@ from launch.folder_lock import alone
 from launch.pipeline import load_splits
 from launch.plan import machine_cores, resource_plan
 from launch.preflight.gather import machine_facts, run_bytes
-from launch.preflight.inputs import model_facts, run_wish
+from launch.preflight.inputs import inputs_of_all, model_facts, require_inputs, run_wish
 from launch.preflight.memory import Shapes, run_memory
 from launch.ray_session import ray_session
 from launch.surroundings import check_surroundings
@@ -87,12 +87,15 @@ class Sweep:
         spec: What it is.
         config: The configuration that trials change.
         moved: Swept key → objectives that trials do not compare in, as they are measured with what the key changes.
+        tried: Configurations of the trials, or those with each swept key's extreme values where the trials are not
+            known yet.
     """
 
     folder: SweepFolder
     spec: SweepSpec
     config: RunConfig
     moved: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tried: tuple[RunConfig, ...] = ()
 
     @property
     def placed(self) -> RunConfig:
@@ -244,10 +247,11 @@ def _checked(folder: SweepFolder, spec: SweepSpec, overrides: tuple[str, ...]) -
     config_of = config_maker(spec, overrides)
     # The base may be a run's; trials and the chosen configuration have names of their own.
     config = config_of({}).model_copy(update={"name": None})
-    check_reservations(checked_configs(spec, config_of, planned_points(spec)), config)
+    trials = list(checked_configs(spec, config_of, planned_points(spec)))
+    check_reservations(trials, config)
     if shares(spec).pools:
         check_scorers(spec, config_of)
-    return Sweep(folder, spec, config, yardsticks(spec, config_of))
+    return Sweep(folder, spec, config, yardsticks(spec, config_of), tuple(config for _, config in trials))
 
 
 def left_to_do(sweep: Sweep, *, retry_failed: bool = False) -> Work:
@@ -284,6 +288,8 @@ def run_sweep(sweep: Sweep, *, retry_failed: bool = False) -> Outcome:
     folder = sweep.folder
     if left_to_do(sweep, retry_failed=retry_failed).trials:
         sweep.check_room()
+        for config, wish in inputs_of_all([sweep.config, *sweep.tried]):
+            require_inputs(config, replace(wish, output=folder.path))
     if not folder.spec_file.exists():
         growing_folder(folder.path, KIND)
     with alone(folder.path, "running a sweep"):

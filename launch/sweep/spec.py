@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from partner_rl.config.inputs import resolve_paths
 from partner_rl.config.load import preset_names
 from partner_rl.config.paths import absolute_path
-from partner_rl.config.section import Fraction, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section
+from partner_rl.config.section import Fraction, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section, Seed
 from partner_rl.config.yaml_text import dump_yaml, parse_yaml
 from partner_rl.types import PartnerError
 
@@ -147,7 +147,7 @@ class SweepSpec(Section):
     """The same of each reward actor."""
     retries: NonNegative = 1
     """How often a trial whose process was lost goes on from its checkpoint."""
-    seed: NonNegative = 0
+    seed: Seed = 0
     """Seed of the search and the scheduler; that of the training is the configuration's `seed`."""
     group: str | None = None
     """W&B group of the trials; null for the name of the sweep's folder."""

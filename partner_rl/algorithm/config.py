@@ -119,7 +119,8 @@ def to_algorithm_config(
         "positions": config.env.positions,
     }
     result.rl_module(rl_module_spec=RLModuleSpec(module_class=RewriteModule, model_config=model))
-    result.debugging(seed=config.seed, log_level="ERROR")
+    # RLlib adds the numbers of its workers.
+    result.debugging(seed=config.seed % 2**31, log_level="ERROR")
     result.run = config
     result.load_examples = load_examples
     result.policy_folder = policy_folder

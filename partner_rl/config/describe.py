@@ -120,8 +120,9 @@ def configuration_markdown() -> str:
         "",
         "A run is configured by a preset (`partner-rl config show smoke`) or a YAML file, and by dotted overrides on",
         "the command line: `partner-rl train --preset embedded rewards.empathy.weight=0.5 policy.lora.rank=8`. The",
-        "value of an override is YAML; it replaces what was there. Setting a key of a section that is `null` creates",
-        "the section.",
+        "value of an override is YAML, and for a key that takes text the text as it stands; it replaces what was",
+        "there. Setting a key of a section that is `null` creates the section. Relative paths in a file start from the",
+        "file's folder, others from the working directory (`docs/preflight.md`).",
         "",
         f"Keys with {_MAY_CHANGE} may be changed when a run is resumed ([resuming](resume.md)).",
     ]

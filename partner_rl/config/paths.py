@@ -114,16 +114,26 @@ def absolute_path(text: str | Path, seen_from: Path | None = None) -> Path:
     Raises:
         PartnerError: The text is empty or can be no path, there is no home folder, or the working directory is gone.
     """
+    expanded = expand_home(text)
+    try:
+        return (seen_from or Path.cwd()) / expanded
+    except FileNotFoundError as error:
+        raise PartnerError("the working directory is gone: change to one that is there") from error
+
+
+def expand_home(text: str | Path) -> Path:
+    """A path with `~` expanded, and otherwise as it stands.
+
+    Raises:
+        PartnerError: The text is empty or can be no path, or there is no home folder.
+    """
     text = str(text)
     if not text or "\0" in text:
         raise PartnerError(f"{text!r} can be no path: name a file or folder")
     expanded = os.path.expanduser(text)
     if expanded == "~" or (expanded.startswith("~") and os.sep in expanded):
         raise PartnerError(f"{text}: there is no home folder {text.split(os.sep)[0]}; write the whole path")
-    try:
-        return (seen_from or Path.cwd()) / expanded
-    except FileNotFoundError as error:
-        raise PartnerError("the working directory is gone: change to one that is there") from error
+    return Path(expanded)
 
 
 def short_name(name: str) -> str:

@@ -36,6 +36,7 @@ from partner_rl.config.section import (
     Positive,
     PositiveFloat,
     Section,
+    Seed,
 )
 
 
@@ -413,7 +414,7 @@ class RunConfig(Section):
     """Name of the run folder; null for the preset's name and the time."""
     runs_dir: RunsFolder = "runs"
     """Folder of run folders."""
-    seed: NonNegative = 0
+    seed: Seed = 0
     """Seed of everything random."""
     device: Adjustable[Literal["auto", "cpu", "cuda"]] = "auto"
     """Device of the driver's policy; `auto` takes a GPU when there is one."""

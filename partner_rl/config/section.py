@@ -11,6 +11,9 @@ Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+MAX_SEED: Final = 2**32 - 1
+"""The largest seed that NumPy's global generator takes, which libraries seed with what they are given."""
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 DType = Literal["float32", "bfloat16"]
 
 T = TypeVar("T")

@@ -173,13 +173,13 @@ def test_a_dry_run_prints_a_configuration_that_loads(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "--preset", "smoke", "data.source=nothing.csv"], "nothing.csv: give"),
+        (["train", "--preset", "smoke", "data.source=nothing.csv"], "nothing.csv (No such file"),
         (["train", "--preset", "smoke", "models.policy=nothing"], "unknown model"),
         (["train", "--preset", "smoke", "rewards.empathy.num_gpus=64"], "more GPUs than this machine's"),
         (["train", "--preset", "smoke", "rewards.empathy.checkpoint=nothing"], "no empathy classifier"),
         (["quickstart", "--preset", "smoke", "name=taken"], "taken exists"),
         (["data", "label", "pairs.csv", "out", "--model", "nothing"], "no empathy classifier"),
-        (["data", "curate", "nothing.csv", "out"], "nothing.csv: give"),
+        (["data", "curate", "nothing.csv", "out"], "nothing.csv (No such file"),
     ],
 )
 def test_a_dry_run_of_what_would_fail_is_status_1(arguments, words, tmp_path, monkeypatch):
@@ -213,7 +213,7 @@ def test_doctor_tells_what_is_wrong_and_is_status_1(tmp_path, monkeypatch):
     status, output = invoke(tmp_path, "doctor", "--preset", "smoke", *wrong)
     assert status == 1
     assert "no API key" in output
-    assert "nothing.csv: give" in output
+    assert "nothing.csv (No such file" in output
     assert "no Ray cluster answers at 127.0.0.1:1" in output
     assert "2 problems" in output
 
