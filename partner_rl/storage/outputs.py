@@ -125,6 +125,9 @@ def _check_folder(output: NewFolder | GrowingFolder, inputs: Sequence[Path]) -> 
     if is_replaced and target.is_dir() and (target == Path.cwd() or target in Path.cwd().parents):
         raise PartnerError(f"{_shown(output)} is the working directory, which is not replaced: name a folder in it")
     refuse_foreign(target, output.kind, output.name)
+    whole = next((folder for folder in target.parents if read_mark(folder) is not None), None)
+    if is_replaced and whole is not None and target.is_dir() and any(target.iterdir()):
+        raise PartnerError(f"{_shown(output)} is a part of the {_kind_of(whole)} {whole}: name another folder")
 
 
 def _check_place(output: Output, target: Path, *, is_filled: bool = False) -> None:

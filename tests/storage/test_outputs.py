@@ -126,6 +126,15 @@ def test_what_would_go_with_a_replaced_folder_keeps_it(home: Path) -> None:
         check_outputs([NewFolder(home / "judge", "judge")])
 
 
+def test_a_part_of_something_else_is_not_replaced(home: Path) -> None:
+    run = growing_folder(home / "run", "run")
+    with folder_when_whole(run / "rewards" / "coherence", "coherence") as folder:
+        write_text(folder / "weights", "")
+    with pytest.raises(PartnerError, match=r"rewards/coherence is a part of the run .*run: name another folder"):
+        check_outputs([NewFolder(run / "rewards" / "coherence", "coherence")])
+    check_outputs([NewFolder(run / "another", "coherence"), GrowingFolder(run / "evaluation", "evaluation")])
+
+
 def test_the_working_directory_is_not_replaced(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for place in (home / "judge", home / "empty"):
         monkeypatch.chdir(place)
