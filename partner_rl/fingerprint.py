@@ -24,7 +24,7 @@ _WRITTEN_BY: Final = frozenset({"transformers_version", "_name_or_path"})
 
 
 def fingerprint_of(parts: Iterable[object]) -> str:
-    """Identifies values by their `repr`, order included."""
+    """Identifies values by their `repr`, order included; records and sequences show where each ends."""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for part in parts:
         digest.update(repr(part).encode())
