@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import IO, Final
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -22,14 +22,14 @@ ProgressCallback = Callable[[int, int], None]
 """`report(done, total)`: what long computations take to say how far they are."""
 
 
-def console(*, stderr: bool = False, width: int | None = None) -> Console:
+def plain_console(*, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> Console:
     """A console that shows texts as they are: square brackets are no markup, and words between colons no pictures."""
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+    return Console(stderr=stderr, file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
-out: Final = console()
+out: Final = plain_console()
 """Results: tables, rewrites, paths."""
-err: Final = console(stderr=True)
+err: Final = plain_console(stderr=True)
 """Everything said on the way: logs, progress, errors."""
 
 _PLAIN_INTERVAL_S: Final = 15.0

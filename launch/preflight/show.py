@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from launch.console import plain_console
 from launch.plan import DRIVER, ActorGroup, Plan
 from launch.preflight.checks import Row
 from launch.preflight.facts import Facts
@@ -31,7 +32,7 @@ def print_rows(console: Console, rows: Sequence[Row]) -> None:
 
 def print_table(console: Console, table: Table) -> None:
     """A table in full width where the output is no terminal: a file has no edge to break lines at."""
-    wide = console if console.is_terminal else Console(file=console.file, width=_FILE_WIDTH, highlight=False)
+    wide = console if console.is_terminal else plain_console(file=console.file, width=_FILE_WIDTH)
     wide.print(table)
 
 
