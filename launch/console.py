@@ -12,11 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Final
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from partner_rl.storage.atomic import is_written_in_place
 
 ProgressCallback = Callable[[int, int], None]
 """`report(done, total)`: what long computations take to say how far they are."""
@@ -34,6 +37,11 @@ err: Final = plain_console(stderr=True)
 
 _PLAIN_INTERVAL_S: Final = 15.0
 _NOISY_LOGGERS: Final = ("urllib3", "filelock", "httpx", "httpcore", "fsspec", "asyncio", "h5py", "git")
+
+
+def beside(*outputs: Path) -> Console:
+    """Where to say something about what is written: not into it, where that is standard output."""
+    return err if any(map(is_written_in_place, outputs)) else out
 
 
 def typed_command(*words: object) -> str:

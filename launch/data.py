@@ -9,9 +9,10 @@ from typing import Annotated, Final
 
 import numpy as np
 import typer
+from rich.console import Console
 from rich.table import Table
 
-from launch.console import out
+from launch.console import beside, out
 from launch.console import progress as progress_bar
 from launch.data_source import SOURCE_HELP
 from launch.lazy import LazyCommand, lazy_group
@@ -100,17 +101,16 @@ def convert_command(
     with progress_bar("Converting") as progress:
         rows = iter_rows(source, max_post_characters, progress)
         result = convert(refuse_rejects(rows) if strict else rows, source, output)
-    out.print(f"{result.written} pairs written to {output}", soft_wrap=True)
-    _print_remarks(result.remarks)
+    said = beside(output, target)
+    said.print(f"{result.written} pairs written to {output}", soft_wrap=True)
+    _print_remarks(result.remarks, said)
     if result.rejects or rejects is not None:
         write_rejects(result.rejects, target)
-        out.print(
-            f"{len(result.rejects)} rows rejected ({reasons(result.rejects)}), listed in {target}", soft_wrap=True
-        )
     else:
-        # A list left by an earlier run would contradict what was just said.
+        # A list left by an earlier run would contradict what is said next.
         target.unlink(missing_ok=True)
-        out.print("0 rows rejected")
+    why = f" ({reasons(result.rejects)}), listed in {target}" if result.rejects else ""
+    said.print(f"{len(result.rejects)} rows rejected{why}", soft_wrap=True)
 
 
 @app.command("stats")
@@ -169,9 +169,9 @@ def _length_table(examples: Sequence[Example]) -> Table:
     return table
 
 
-def _print_remarks(remarks: Sequence[Remark]) -> None:
+def _print_remarks(remarks: Sequence[Remark], console: Console = out) -> None:
     for reason, count in Counter(remark.reason for remark in remarks).most_common():
-        out.print(f"{count} × {reason}", soft_wrap=True)
+        console.print(f"{count} × {reason}", soft_wrap=True)
 
 
 def _print_rejects(rejects: Sequence[Reject]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from launch.console import ProgressCallback, out, progress
+from launch.console import ProgressCallback, beside, progress
 from launch.preflight.option import DryRunOption
 from partner_rl.storage.atomic import text_when_whole
 from partner_rl.storage.outputs import OutputFile, check_outputs
@@ -63,7 +63,7 @@ def command(
     judge = load_judge(model, device_of(config), cache_dir_of(config))
     with progress("Judging") as report:
         judged, failed = _write(judge, input, config.data.max_post_characters, output, report)
-    out.print(f"{judged} of {judged + failed} rows judged, {failed} with an error: {output}", soft_wrap=True)
+    beside(output).print(f"{judged} of {judged + failed} rows judged, {failed} with an error: {output}", soft_wrap=True)
 
 
 def _write(judge: Judge, input: Path, limit: int, output: Path, report: ProgressCallback) -> tuple[int, int]:

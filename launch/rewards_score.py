@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from launch.console import ProgressCallback, out, progress
+from launch.console import ProgressCallback, beside, progress
 from launch.preflight.option import DryRunOption
 from partner_rl.storage.atomic import text_when_whole
 from partner_rl.storage.outputs import OutputFile, check_outputs
@@ -65,7 +65,7 @@ def command(
     with progress("Scoring") as report:
         scored = _write(scores, input, limit, output, total, with_text, report)
     failed = total - scored
-    out.print(f"{scored} of {total} rows scored, {failed} with an error: {output}", soft_wrap=True)
+    beside(output).print(f"{scored} of {total} rows scored, {failed} with an error: {output}", soft_wrap=True)
 
 
 def _on_this_machine(config: RunConfig) -> RunConfig:

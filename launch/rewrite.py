@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.console import err, out, progress
+from launch.console import beside, err, out, progress
 from launch.preflight.option import DryRunOption
 from launch.run_folder import RunFolder
 from partner_rl.config.schema import EnvConfig, RunConfig
@@ -116,7 +116,8 @@ def _rewrite_file(model: _Model, source: Path, output: Path, scores: bool, greed
     scored = iter(_scored(model, rewrites) if scores and model.run is not None else [None] * len(rewrites))
     write_jsonl([_record(outcome, scored) for outcome in outcomes], output)
     failed = len(outcomes) - len(rewrites)
-    out.print(f"{len(rewrites)} of {len(outcomes)} pairs rewritten, {failed} with an error: {output}", soft_wrap=True)
+    said = f"{len(rewrites)} of {len(outcomes)} pairs rewritten, {failed} with an error: {output}"
+    beside(output).print(said, soft_wrap=True)
 
 
 def _record(outcome: Rewrite | RewriteError | Reject, scored: Iterator[dict[str, float] | None]) -> dict[str, Any]:

@@ -235,3 +235,16 @@ def test_a_full_disk_at_the_start_of_a_warm_start_leaves_nothing_that_is_in_the_
     error = capsys.readouterr().err
     assert "nowhere.csv" in error
     assert "unfinished training" not in error
+
+
+def test_what_is_written_to_standard_output_is_not_mixed_with_what_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pairs.csv").write_text(PAIRS)
+    assert run_here("data", "convert", tmp_path / "pairs.csv", tmp_path / "x", "--rejects", "/dev/stdout") == 0
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "0 rows rejected" in shown.err
+    (tmp_path / "pairs.csv").write_text(PAIRS + "no,\n")
+    assert run_here("data", "convert", tmp_path / "pairs.csv", tmp_path / "x", "--rejects", "/dev/stdout") == 0
+    assert json.loads(capfd.readouterr().out)["line"] == 5
