@@ -25,6 +25,7 @@ from launch.plan import Plan
 from launch.ray_session import place_on_this_machine, ray_session
 from launch.tracking import log_evaluation
 from launch.tracking.mode import wandb_mode
+from partner_rl.config.paths import short_name
 from partner_rl.config.schema import RunConfig
 from partner_rl.evaluation.baselines.registry import baseline_names, make_baselines
 from partner_rl.evaluation.human_sheet import key_path, write_human_sheet
@@ -170,9 +171,9 @@ def _about(
     labels = f"{len(result.examples)}, of which {result.headline.pairs} in the main table"
     facts = {
         "runs": ", ".join(run.folder.path.resolve().name for run in runs),
-        "pairs": f"{labels}; {wish.split} split of {config.data.source}",
+        "pairs": f"{labels}; {wish.split} split of {short_name(config.data.source)}",
         "reward models": f"those of {first}, for every system",
-        "held-out judge": settings.judge or "none",
+        "held-out judge": "none" if settings.judge is None else short_name(settings.judge),
         "policies": "greedy" if wish.greedy else f"sampled: {sampled}",
         "compared with": result.reference,
         "seed": str(config.seed),

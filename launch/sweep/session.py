@@ -331,7 +331,6 @@ def _run_on_ray(sweep: Sweep, work: Work, size: Sizing, fixed: Mapping[str, Json
             session = Session(0.0, size.concurrent, pool.actors, pool.seconds)
         setup = TrialSetup(
             folder=folder.path.absolute(),
-            working_dir=Path.cwd(),
             spec=spec,
             group=spec.group or folder.path.name,
             fixed=fixed,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import secrets
 import shutil
 import sys
@@ -76,7 +75,6 @@ class TrialSetup:
 
     Attributes:
         folder: The sweep's folder.
-        working_dir: The folder that relative paths of the configuration are seen from.
         spec: The sweep.
         group: W&B group.
         fixed: Configuration keys that the sweep sets in all trials.
@@ -86,7 +84,6 @@ class TrialSetup:
     """
 
     folder: Path
-    working_dir: Path
     spec: SweepSpec
     group: str
     fixed: Mapping[str, JsonValue]
@@ -119,8 +116,6 @@ def run_trial(setup: TrialSetup, config: Mapping[str, Any]) -> None:
     """
     given = config["trial"]
     point, sweep = Point(given["number"], given["values"]), SweepFolder(setup.folder)
-    if setup.working_dir.is_dir():
-        os.chdir(setup.working_dir)
     try:
         last = _train(setup, sweep, point, _report, _origin(point.name))
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from partner_rl.config.paths import Kind, Names, is_bare_name, resolved
+from partner_rl.config.paths import Kind, Names, is_bare_name, is_unicode, resolved
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
 
@@ -86,13 +86,17 @@ def resolve_paths(value: Any, key: str, seen_from: Path | None) -> Any:
         seen_from: The folder that relative paths start from; None for the working directory.
 
     Raises:
-        PartnerError: A text can be no path; the message begins with its key.
+        PartnerError: A text is not Unicode, or can be no path; the message begins with its key.
     """
     if isinstance(value, dict):
         prefix = f"{key}." if key else ""
         return {name: resolve_paths(inner, f"{prefix}{name}", seen_from) for name, inner in value.items()}
+    if not isinstance(value, str):
+        return value
+    if not is_unicode(value):
+        raise PartnerError(f"{key}: is not UTF-8 text: rename what it names, or write it without such characters")
     kind = kinds_by_key().get(key)
-    if kind is None or not isinstance(value, str):
+    if kind is None:
         return value
     try:
         return resolved(kind, value, seen_from)

@@ -136,6 +136,11 @@ def expand_home(text: str | Path) -> Path:
     return Path(expanded)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: names of files may hold bytes that are no text."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def short_name(name: str) -> str:
     """A corpus or model without the folders that it lies in, which mean nothing elsewhere."""
     return name if name.startswith(MODEL_SCHEMES) else Path(name).name

@@ -229,6 +229,25 @@ def _load_weights(
     return loaded
 
 
+def check_positions(name: str, config: Any, longest: int, remedy: str) -> None:
+    """Checks that a model has positions for a text.
+
+    Args:
+        name: What to call the model in the message.
+        config: Its configuration.
+        longest: Tokens of the longest text.
+        remedy: What to lower when it has not.
+
+    Raises:
+        PartnerError: It has fewer.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and longest > positions:
+        raise PartnerError(
+            f"{name} has positions for {positions} tokens, but prompt and answer take up to {longest}: lower {remedy}"
+        )
+
+
 def _zero_dropout(config: PreTrainedConfig) -> None:
     for key, value in config.to_dict().items():
         if key.endswith(("dropout", "pdrop")) and isinstance(value, int | float) and not isinstance(value, bool):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from partner_rl.config.schema import PolicyConfig
-from partner_rl.models.loading import first_line
+from partner_rl.models.loading import check_positions, first_line
 from partner_rl.models.text_tokens import text_ids
 from partner_rl.policy.actions import ActionTokens
 from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
@@ -45,16 +45,12 @@ def check_reach(tokenizer: Any, config: Any, settings: PolicyConfig, window: int
     Raises:
         PartnerError: The model has fewer positions, or attends within a window that is shorter.
     """
-    config = config.get_text_config()
-    positions, reach = getattr(config, "max_position_embeddings", None), _reach(config)
+    reach = _reach(config.get_text_config())
     # Empty texts are a space here: a token too many each, on the safe side.
     frame = len(encode_prompt(tokenizer, RewriteState("", ("",) * window), settings))
     longest = frame + settings.max_seeker_tokens + window * settings.max_sentence_tokens + settings.max_new_tokens
-    if positions is not None and longest > positions:
-        raise PartnerError(
-            f"{tokenizer.name_or_path} has positions for {positions} tokens, but prompt and sentence take up to "
-            f"{longest}: lower policy.max_seeker_tokens, max_sentence_tokens, max_new_tokens or env.window"
-        )
+    lengths = "policy.max_seeker_tokens, policy.max_sentence_tokens, policy.max_new_tokens or env.window"
+    check_positions(tokenizer.name_or_path, config, longest, lengths)
     if reach is not None and longest > reach:
         raise PartnerError(
             f"{tokenizer.name_or_path} attends to {reach} tokens at once, but prompt and sentence take up to "

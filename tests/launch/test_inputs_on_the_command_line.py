@@ -18,6 +18,9 @@ from partner_rl.config.load import Assignment, config_yaml, load_config
 from partner_rl.config.section import MAX_SEED
 from partner_rl.config.yaml_text import parse_yaml
 from partner_rl.data.splits import Splits
+from partner_rl.evaluation.baselines.generation import generate_answers, random_streams
+from partner_rl.models.loading import load_causal_lm, load_tokenizer
+from partner_rl.models.sources import resolve
 from partner_rl.types import Example, MechanismLabel, PartnerError
 from tests.launch import artefacts
 from tests.launch.command_line import run_here
@@ -255,6 +258,23 @@ def test_seeds_are_those_that_every_library_takes(seed: int) -> None:
 def test_options_refuse_seeds_beyond_that(command: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert run_here(*command, "--seed", 2**32) == 2
     assert "4294967295" in _said(capfd)
+
+
+@pytest.mark.parametrize("key", ["data.source", "name", "tracking.notes", "data"])
+def test_text_that_is_not_unicode_is_refused_by_name(key: str) -> None:
+    value = {"source": "\udcff.csv"} if key == "data" else "\udcff"
+    for override in (Assignment(key, value), *([] if key == "data" else [f"{key}=\udcff"])):
+        with pytest.raises(PartnerError, match=rf"override {key}.*is not UTF-8 text") as error:
+            load_config("smoke", [override])
+        str(error.value).encode()
+
+
+def test_answers_that_a_baseline_has_no_positions_for_are_one_line() -> None:
+    folder = resolve("random:gpt2")
+    model, tokenizer = load_causal_lm(folder), load_tokenizer(folder)
+    streams = random_streams([Example("s", "r", "Post", "Reply")], 1000, 0)
+    with pytest.raises(PartnerError, match=r"has positions for 1024 tokens.*1030.*baselines\.max_new_tokens"):
+        generate_answers(model, tokenizer, [[1] * 30], streams, load_config("smoke").evaluation, [0], lambda *_: None)
 
 
 @pytest.mark.parametrize("name", ["random:gpt2", "random:llama"])

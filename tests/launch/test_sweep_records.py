@@ -162,7 +162,7 @@ def test_weights_that_changed_become_a_schedule(tmp_path):
 
 def setup_of(sweep: SweepFolder, spec: SweepSpec) -> TrialSetup:
     plan = sizing(spec, load_config("smoke"), 1, 1, 0).plan
-    return TrialSetup(sweep.path, sweep.path, spec, "group", {"warmstart.checkpoint": "w"}, plan, None)
+    return TrialSetup(sweep.path, spec, "group", {"warmstart.checkpoint": "w"}, plan, None)
 
 
 def test_a_scheduler_has_a_checkpoint_at_each_decision(tmp_path):

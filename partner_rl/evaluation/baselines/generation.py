@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,12 @@ from transformers import (
 from partner_rl.config.schema import EvaluationConfig
 from partner_rl.data.splits import hash_fraction
 from partner_rl.evaluation.baselines.context import Progress
-from partner_rl.models.loading import quiet_transformers
+from partner_rl.models.loading import check_positions, quiet_transformers
 from partner_rl.seeds import generator_of
 from partner_rl.types import Example
+
+LENGTHS: Final = "baselines.max_post_tokens or baselines.max_new_tokens"
+"""Keys of how long prompts and answers are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,12 @@ def generate_answers(
 
     Returns:
         One answer a prompt, in order.
+
+    Raises:
+        PartnerError: The model has fewer positions.
     """
+    longest = max(map(len, prompts), default=0) + streams.shape[1]
+    check_positions(tokenizer.name_or_path, model.config, longest, LENGTHS)
     order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
     answers: dict[int, Answer] = {}
     progress(0, len(prompts))

@@ -20,8 +20,9 @@ from partner_rl.config.schema import BaselinesConfig
 from partner_rl.config.section import LoraSection
 from partner_rl.evaluation.baselines.base_model import Cut
 from partner_rl.evaluation.baselines.context import Progress
+from partner_rl.evaluation.baselines.generation import LENGTHS
 from partner_rl.evaluation.baselines.seq2seq import source_ids, target_ids
-from partner_rl.models.loading import load_causal_lm, load_tokenizer, quiet_transformers
+from partner_rl.models.loading import check_positions, load_causal_lm, load_tokenizer, quiet_transformers
 from partner_rl.positions import PositionKind, decode_position
 from partner_rl.types import EditAction, Example, PartnerError, RewriteState
 from rewards.language_model import LanguageModel
@@ -123,6 +124,8 @@ def train_seq2seq(
     accelerator = Accelerator(cpu=device == "cpu")
     language_model = LanguageModel(load_causal_lm(model_path).to(accelerator.device), load_tokenizer(model_path))
     train, dev = (_rows(language_model, examples, settings) for examples in (examples_train, examples_dev))
+    longest = max(row.length for row in (*train, *dev))
+    check_positions(language_model.tokenizer.name_or_path, language_model.model.config, longest, LENGTHS)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         trainer = _Trainer(language_model, train, settings, seed, accelerator)
