@@ -58,7 +58,7 @@ class RootGroup(LazyGroup):
     """The whole command line."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs a command; Ctrl-C becomes one line (the interrupt's own message, if it has one) and status 130."""
+        """Runs a command; an interrupt becomes one line (its own message, if it has one) and status 130."""
         try:
             found = super().invoke(ctx)
             # Here, where an error is still one of the command.
