@@ -132,7 +132,10 @@ def config_docs(
     if check is None:
         typer.echo(text, nl=False)
         return
-    found = check.read_text(encoding="utf-8") if check.exists() else ""
+    try:
+        found = check.read_text(encoding="utf-8") if check.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise PartnerError(f"--check {check}: cannot be read as text ({error}); name the reference's file") from error
     changed = sum(line[:1] in "+-" for line in list(unified_diff(found.splitlines(), text.splitlines(), n=0))[2:])
     if found != text:
         raise PartnerError(
@@ -188,7 +191,9 @@ def _settle_variables() -> None:
 
 def _print_error(message: str) -> None:
     """One red line on standard error."""
-    err.print(Text.assemble(("error: ", "bold red"), (message, "red")), soft_wrap=True)
+    # Names may hold line breaks and what moves a terminal's cursor.
+    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
+    err.print(Text.assemble(("error: ", "bold red"), (line, "red")), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def convert_command(
     """
     if rejects is None and is_written_in_place(output):
         raise PartnerError(f"OUTPUT {output} is no file: say with --rejects where bad rows go")
-    target = rejects or output.with_suffix(".rejects.jsonl")
+    target = rejects or output.parent / f"{output.stem}.rejects.jsonl"
     check_outputs([OutputFile(output, "OUTPUT"), OutputFile(target, "--rejects")], [source])
     if dry_run:
         from launch.preflight.dry_run import show_stage

@@ -11,6 +11,7 @@ from rich.table import Table
 from launch.console import out, progress
 from launch.data_source import SOURCE_HELP, converted
 from launch.preflight.option import DryRunOption
+from partner_rl.config.section import MAX_PROCESSES
 from partner_rl.curation.duplicates import THRESHOLD
 from partner_rl.curation.pii import PHONE_REGIONS
 from partner_rl.curation.usable import Limits
@@ -37,7 +38,7 @@ def command(
         list[str] | None,
         typer.Option(help="Country of telephone numbers without +; may be repeated [default: US, GB]."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that work in parallel.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=MAX_PROCESSES, help="Processes that work in parallel.")] = 1,
     num_gpus: Annotated[float, typer.Option(min=0, help="GPUs, or a part of one, for each worker.")] = 0,
     rows_per_unit: Annotated[int, typer.Option(min=1, help="Rows that a worker takes at a time.")] = 50_000,
     address: Annotated[str | None, typer.Option(help="A Ray cluster, such as auto; default: this machine.")] = None,

@@ -13,6 +13,7 @@ from launch.console import progress as progress_bar
 from launch.data_source import SOURCE_HELP, converted
 from launch.preflight.option import DryRunOption
 from partner_rl.config.paths import Kind
+from partner_rl.config.section import MAX_PROCESSES
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
 from partner_rl.pipelines.label import KIND, NUM_LEVELS, ClassifierSettings, LabelReport, label
 from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
@@ -23,8 +24,12 @@ COUNTS = "counts.json"
 """File of the counts in the output folder."""
 
 ModelOption = Annotated[Path, typer.Option("--model", help="Folder of a trained empathy classifier.")]
-WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes, each with a model of its own.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads, and CPUs, of each worker.")]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=1, max=MAX_PROCESSES, help="Processes, each with a model of its own.")
+]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=1, max=MAX_PROCESSES, help="Threads, and CPUs, of each worker.")
+]
 GpusOption = Annotated[
     float, typer.Option("--num-gpus", min=0.0, help="GPUs, or a fraction of one, of each worker; 0 runs on the CPU.")
 ]

@@ -17,6 +17,7 @@ from rich.table import Table
 from launch.console import ProgressCallback, out, progress
 from launch.preflight.option import DryRunOption
 from partner_rl.config.schema import RunConfig
+from partner_rl.config.section import MAX_PROCESSES
 from partner_rl.types import Example, PartnerError, ScoreRequest
 
 if TYPE_CHECKING:
@@ -120,11 +121,13 @@ def replica_counts(given: str) -> tuple[int, ...]:
     """The numbers of `--replicas`.
 
     Raises:
-        PartnerError: One is no whole number above 0.
+        PartnerError: One is no whole number above 0, or too large.
     """
     parts = [part.strip() for part in given.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise PartnerError(f"--replicas {given}: give whole numbers above 0, separated by commas, such as 1,2")
+    if not parts or not all(part.isdecimal() and 0 < int(part) <= MAX_PROCESSES for part in parts):
+        raise PartnerError(
+            f"--replicas {given}: give whole numbers from 1 to {MAX_PROCESSES:,}, separated by commas, such as 1,2"
+        )
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 

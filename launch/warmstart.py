@@ -96,7 +96,7 @@ def command(
 
 def work_folder(output: Path) -> Path:
     """Where the training's state lies until the output is whole."""
-    return output.with_name(f"{output.name}.training")
+    return output.parent / f"{output.name}.training"
 
 
 def _resume_command(output: Path) -> str:

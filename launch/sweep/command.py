@@ -11,6 +11,7 @@ import typer
 from launch.console import err, out
 from launch.preflight.option import DryRunOption
 from launch.redact import RedactOption, redaction
+from partner_rl.config.section import MAX_TRIALS
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def command(
         Path | None, typer.Option(help="Go on with the sweep in this folder.", show_default=False)
     ] = None,
     num_samples: Annotated[
-        int | None, typer.Option(min=1, help="Another number of trials than the spec's.", show_default=False)
+        int | None,
+        typer.Option(min=1, max=MAX_TRIALS, help="Another number of trials than the spec's.", show_default=False),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed trials again.")] = False,
     redact: RedactOption = False,

@@ -15,7 +15,17 @@ from pydantic_core import ErrorDetails
 from partner_rl.config.inputs import resolve_paths
 from partner_rl.config.load import preset_names
 from partner_rl.config.paths import absolute_path
-from partner_rl.config.section import Fraction, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section, Seed
+from partner_rl.config.section import (
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Processes,
+    Section,
+    Seed,
+    Trials,
+)
 from partner_rl.config.yaml_text import dump_yaml, parse_yaml
 from partner_rl.types import PartnerError
 
@@ -112,7 +122,7 @@ class SweepSpec(Section):
     """Configuration key → the values to try."""
     search: Literal["grid", "random", "optuna"] = "random"
     """All combinations; random draws; or Optuna's tree-structured Parzen estimator over all objectives."""
-    num_samples: Positive = 16
+    num_samples: Trials = 16
     """Trials of a random or Optuna search (random: for each point of its `grid` keys); a grid has as many as it has."""
     scheduler: Literal["none", "asha", "pbt"] = "none"
     """Stop bad trials early (asynchronous successive halving); or let bad trials go on from good ones with changed
@@ -135,7 +145,7 @@ class SweepSpec(Section):
     the front."""
     split: Literal["dev", "test"] = "dev"
     """Held-out pairs that trials are evaluated on, at most `evaluation.max_pairs` of them."""
-    max_concurrent: Positive | None = None
+    max_concurrent: Processes | None = None
     """Trials at a time; null for as many as the resources allow."""
     share_rewards: bool = False
     """One pool of reward actors for all trials; possible when no key changes a scorer (weights do not)."""

@@ -16,6 +16,7 @@ from partner_rl.config.section import (
     NonNegativeFloat,
     Positive,
     PositiveFloat,
+    Processes,
     Section,
 )
 
@@ -54,7 +55,7 @@ class RewardSection(WeightedSection):
     measures: ClassVar[bool] = True
     """Whether an evaluation measures with the component, whatever it weighs."""
 
-    replicas: Adjustable[Positive | None] = None
+    replicas: Adjustable[Processes | None] = None
     """Actors of this component's pool; null for `rewards.replicas`."""
     num_gpus: Adjustable[NonNegativeFloat] = 0.0
     """GPUs, or a fraction of one, that each actor reserves."""
@@ -179,7 +180,7 @@ class RewardsConfig(Section):
     """Variety of what is written."""
     honesty: HonestyConfig = HonestyConfig()
     """No invented experience."""
-    replicas: Adjustable[Positive] = 1
+    replicas: Adjustable[Processes] = 1
     """Actors of each pool, unless the component says otherwise."""
     num_cpus: Adjustable[NonNegativeFloat] = 0.5
     """Logical CPUs that each reward actor reserves in Ray."""

@@ -35,6 +35,8 @@ from partner_rl.config.section import (
     NonNegativeFloat,
     Positive,
     PositiveFloat,
+    Processes,
+    RemoteProcesses,
     Section,
     Seed,
 )
@@ -218,9 +220,9 @@ class AlgorithmConfigSection(Section):
     Another number draws other samples."""
     micro_batch_tokens: Adjustable[Positive] = 4096
     """Padded tokens in one forward and backward pass of the update; gradients accumulate over passes."""
-    num_env_runners: NonNegative = 0
+    num_env_runners: RemoteProcesses = 0
     """Remote env runners; 0 samples in the driver."""
-    num_learners: Adjustable[NonNegative] = 0
+    num_learners: Adjustable[RemoteProcesses] = 0
     """Remote learners; 0 updates in the driver."""
     num_gpus_per_env_runner: Adjustable[NonNegativeFloat] = 0.0
     """GPUs, or a fraction of one, of each remote env runner."""
@@ -394,9 +396,9 @@ class ResourcesConfig(Section):
 
     address: str | None = None
     """Ray cluster to join (`auto` or HOST:PORT); null starts a local Ray."""
-    driver_threads: Positive | None = None
+    driver_threads: Processes | None = None
     """Torch threads of the driver; null for all cores of the machine."""
-    actor_threads: Positive | None = None
+    actor_threads: Processes | None = None
     """Torch threads of each actor; null shares the cores out evenly."""
     object_store_mb: Positive = 256
     """Object store of a locally started Ray, in MiB."""

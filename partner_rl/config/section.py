@@ -14,6 +14,13 @@ NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 MAX_SEED: Final = 2**32 - 1
 """The largest seed that NumPy's global generator takes, which libraries seed with what they are given."""
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+MAX_PROCESSES: Final = 10_000
+"""More processes or threads of one kind are a slip of the pen; planning them would take hours."""
+MAX_TRIALS: Final = 100_000
+"""More trials of a sweep are a slip of the pen, too."""
+Processes = Annotated[int, Field(gt=0, le=MAX_PROCESSES)]
+RemoteProcesses = Annotated[int, Field(ge=0, le=MAX_PROCESSES)]
+Trials = Annotated[int, Field(gt=0, le=MAX_TRIALS)]
 DType = Literal["float32", "bfloat16"]
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
 def key_path(sheet: Path) -> Path:
     """Where the key of a sheet is written: beside it, never to be shown to a rater."""
-    return sheet.with_name(f"{sheet.stem}.key.csv")
+    return sheet.parent / f"{sheet.stem}.key.csv"
 
 
 def write_human_sheet(
