@@ -70,7 +70,6 @@ def is_given_a_file(call: ast.Call) -> bool:
     return any(isinstance(value, ast.Name) and value.id == "file" for value in call.args)
 
 
-@pytest.mark.reported
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_source_writes_through_the_storage_package(path: Path) -> None:
     allowed = REASONS.get(path.relative_to(ROOT).as_posix(), set())
