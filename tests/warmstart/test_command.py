@@ -183,7 +183,7 @@ def bad(tmp_path: Path) -> Path:
         (["-o", "new", "--data", "none"], "holds no examples"),
         (["-o", "new", "--data", "pairs", "env.window=2"], "windows of 3 sentences, not 2"),
         (["-o", "new", "--rewards", "empty"], "empty"),
-        (["-o", "new", "data.source=nowhere.csv"], "nowhere.csv: give"),
+        (["-o", "new", "data.source=nowhere.csv"], "nowhere.csv (No such file"),
         (["-o", "new", "data.source=plain.csv"], "plain.csv gives no warm-start examples"),
         (["-o", "there"], "choose another --output"),
         (["-o", "half"], "unfinished training: go on with `partner-rl warmstart --output half --resume`"),
