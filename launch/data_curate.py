@@ -10,7 +10,9 @@ from rich.table import Table
 
 from launch.console import out, progress
 from launch.data_source import SOURCE_HELP, converted
+from launch.preflight.inputs import option_fact, require_files
 from launch.preflight.option import DryRunOption
+from partner_rl.config.paths import Kind
 from partner_rl.config.section import MAX_PROCESSES
 from partner_rl.curation.duplicates import THRESHOLD
 from partner_rl.curation.pii import PHONE_REGIONS
@@ -56,10 +58,12 @@ def command(
     settings = CurateSettings(Limits(min_words, max_post_characters), regions, near_threshold, topic)
     resources = Resources(workers=workers, num_gpus=num_gpus, rows_per_unit=rows_per_unit)
     check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, topic_model])
+    files = [] if topic_model is None else [option_fact("--topic-model", Kind.TOPIC, topic_model)]
     if dry_run:
         from launch.preflight.dry_run import show_stage
 
-        return show_stage({output: "curated pairs"}, source=source, resources=resources, address=address)
+        return show_stage({output: "curated pairs"}, source=source, resources=resources, address=address, files=files)
+    require_files(files)
     pairs = converted(source, output, KIND, max_post_characters, overwrite=overwrite)
     report = curate(pairs, output, settings, resources, progress, address=address, overwrite=overwrite)
     out.print(_table(report))

@@ -11,6 +11,7 @@ from rich.table import Table
 from launch.console import out
 from launch.console import progress as progress_bar
 from launch.data_source import SOURCE_HELP, converted
+from launch.preflight.inputs import option_fact, require_files
 from launch.preflight.option import DryRunOption
 from partner_rl.config.paths import Kind
 from partner_rl.config.section import MAX_PROCESSES
@@ -57,12 +58,12 @@ def command(
     classifier = ClassifierSettings(model, max_tokens, "cuda" if num_gpus > 0 else "cpu", threads)
     resources = Resources(workers, threads, num_gpus, rows_per_unit=MODEL_UNIT_ROWS)
     check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, model])
+    files = [option_fact("--model", Kind.EMPATHY, model)]
     if dry_run:
         from launch.preflight.dry_run import show_stage
-        from launch.preflight.inputs import option_fact
 
-        files = [option_fact("--model", Kind.EMPATHY, model)]
         return show_stage({output: "labelled pairs"}, source=source, resources=resources, files=files)
+    require_files(files)
     pairs = converted(source, output, KIND, DEFAULT_MAX_CHARACTERS, overwrite=overwrite)
     with progress_bar("Labelling") as progress:
         report = label(pairs, output, classifier, resources, progress, overwrite=overwrite)

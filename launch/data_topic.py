@@ -12,6 +12,7 @@ from rich.table import Table
 
 from launch.console import ProgressCallback, out
 from launch.console import progress as progress_bar
+from launch.preflight.inputs import option_fact, require_files
 from launch.preflight.option import DryRunOption
 from partner_rl.config.paths import Kind
 from partner_rl.config.section import MAX_SEED
@@ -55,12 +56,12 @@ def command(
     """
     everyday = read_everyday_posts(negatives)
     check_outputs([NewFolder(output, KIND)], [*positives, negatives, also_test, encoder])
+    files = [option_fact("--encoder", Kind.ENCODER, encoder)]
     if dry_run:
         from launch.preflight.dry_run import show_stage
-        from launch.preflight.inputs import option_fact
 
-        files = [option_fact("--encoder", Kind.ENCODER, encoder)]
         return show_stage({output: "classifier and report"}, source=positives[0], files=files)
+    require_files(files)
     with progress_bar("Reading") as progress:
         posts = _seeker_posts(positives, progress)
         others = _seeker_posts([also_test] if also_test else [], progress)

@@ -12,6 +12,7 @@ from launch.console import out
 from launch.console import progress as progress_bar
 from launch.data_label import GpusOption, OverwriteOption, ThreadsOption, TokensOption, WorkersOption
 from launch.data_source import SOURCE_HELP, converted
+from launch.preflight.inputs import option_fact, require_files
 from launch.preflight.option import DryRunOption
 from partner_rl.config.paths import Kind
 from partner_rl.config.schema import WarmStartConfig
@@ -74,12 +75,12 @@ def command(
     gpus = 0.0 if model is None else num_gpus
     resources = Resources(workers, threads, gpus, rows_per_unit=MODEL_UNIT_ROWS)
     check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, model])
+    files = [] if model is None else [option_fact("--model", Kind.EMPATHY, model)]
     if dry_run:
         from launch.preflight.dry_run import show_stage
-        from launch.preflight.inputs import option_fact
 
-        files = [] if model is None else [option_fact("--model", Kind.EMPATHY, model)]
         return show_stage({output: "examples and report"}, source=source, resources=resources, files=files)
+    require_files(files)
     report = make_warmstart_pairs(
         converted(source, output, KIND, DEFAULT_MAX_CHARACTERS, overwrite=overwrite),
         output,

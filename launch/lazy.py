@@ -88,6 +88,8 @@ def _imported(name: str, lazy: LazyCommand) -> Any:
     """The real command behind a lazy one."""
     target = getattr(importlib.import_module(lazy.module), lazy.attribute)
     if isinstance(target, typer.Typer):
+        for info in target.registered_commands:
+            info.cls = _OneCommand
         return typer.main.get_group(target)
     single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
     single.command(name, cls=_OneCommand)(target)

@@ -93,10 +93,14 @@ def rewritable(pairs: Sequence[Example], config: RunConfig) -> list[Example]:
 
 def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> None:
     """Trains, into the run folder, the classifiers that the configuration gives no checkpoint for."""
-    encoder = resolve(config.models.encoder, cache_dir_of(config))
     empathy, coherence = (trained_folder(run.path, name) for name in (EMPATHY, COHERENCE))
+    trains_empathy = config.rewards.empathy.checkpoint is None and not empathy.exists()
+    trains_coherence = config.rewards.coherence.checkpoint is None and not coherence.exists()
+    if not trains_empathy and not trains_coherence:
+        return
+    encoder = resolve(config.models.encoder, cache_dir_of(config))
     settings, device = config.reward_training, device_of(config)
-    if config.rewards.empathy.checkpoint is None and not empathy.exists():
+    if trains_empathy:
         with progress("Training the empathy classifier") as report:
             ensemble, results = train_members(
                 splits.train, splits.dev, encoder, settings, config.seed, device, progress=report
@@ -110,7 +114,7 @@ def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> No
                 scores.levels.accuracy,
                 scores.levels.macro_f1,
             )
-    if config.rewards.coherence.checkpoint is None and not coherence.exists():
+    if trains_coherence:
         with progress("Training the coherence classifier") as report, folder_when_whole(coherence) as folder:
             train_coherence(
                 splits.train,

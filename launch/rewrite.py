@@ -54,14 +54,16 @@ def command(
         raise PartnerError("give either --seeker and --response, or --input and --output")
     if output is not None:
         check_outputs([OutputFile(output)], [input, model])
+    from launch.preflight.inputs import option_fact, require_files
+    from partner_rl.config.paths import Kind
+
+    inputs = [option_fact("--model", Kind.POLICY, chosen.folder, chosen.config)]
     if dry_run:
         from launch.preflight.dry_run import show_stage
-        from launch.preflight.inputs import option_fact
-        from partner_rl.config.paths import Kind
 
         files = {} if output is None else {output: "rewrites, one line a pair"}
-        policy = option_fact("--model", Kind.POLICY, chosen.folder, chosen.config)
-        return show_stage(files, source=None if input is None else str(input), files=[policy])
+        return show_stage(files, source=None if input is None else str(input), files=inputs)
+    require_files(inputs)
     if single:
         assert seeker is not None
         assert response is not None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from launch.preflight.inputs import run_wish, used_inputs
 from launch.tracking.mode import wandb_mode
 from partner_rl.config.schema import RunConfig
 from partner_rl.local_ray import session_folder
@@ -69,15 +70,7 @@ def _check_written(models: Sequence[str], folder: Path, how: str) -> None:
 
 
 def _needed(config: RunConfig) -> list[str]:
-    models, rewards = config.models, config.rewards
-    trains_classifier = None in (rewards.empathy.checkpoint, rewards.coherence.checkpoint)
-    asks_model = rewards.fluency.weight or rewards.mutual_information.weight
-    found = [
-        *([models.policy] if config.warmstart.checkpoint is None else []),
-        *([models.reward_lm] if asks_model else []),
-        *([models.encoder] if trains_classifier else []),
-    ]
-    return sorted(set(found))
+    return sorted({one.name for one in used_inputs(config, run_wish(config)) if one.kind.is_model})
 
 
 def _is_missing(name: str, cache: Path | None) -> bool:

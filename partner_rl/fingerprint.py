@@ -69,7 +69,8 @@ def _read_files(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(2, "there is no such file or folder", str(folder))
     for path in folder.rglob("*"):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        # What a pipeline keeps beside its results begins with an underscore.
+        is_hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
         if path.suffix in _READ and path.name not in _NOT_READ and not is_hidden and path.is_file():
             yield path
 

@@ -113,8 +113,8 @@ def read_classifier(folder: Path, kind: str) -> StoredClassifier:
     """
     if not (folder / MARK).is_file() or not (folder / WEIGHTS).is_file():
         raise PartnerError(
-            f"no {kind} classifier in {folder}: leave rewards.{kind}.checkpoint empty to train one, "
-            f"or name a folder that `partner-rl rewards train {kind}` has written"
+            f"no {kind} classifier in {folder}: name a folder that `partner-rl rewards train {kind}` has written; "
+            f"a run trains its own where rewards.{kind}.checkpoint is null"
         )
     try:
         metadata = json.loads((folder / MARK).read_text(encoding="utf-8"))

@@ -351,8 +351,8 @@ def _with_classifier(folder: Path) -> Path:
     """
     if not (folder / "config.json").is_file():
         raise PartnerError(
-            f"no {KIND} classifier in {folder}: leave rewards.{KIND}.checkpoint empty to train one, "
-            f"or name a folder that `partner-rl rewards train {KIND}` has written"
+            f"no {KIND} classifier in {folder}: name a folder that `partner-rl rewards train {KIND}` has written; "
+            f"a run trains its own where rewards.{KIND}.checkpoint is null"
         )
     return folder
 

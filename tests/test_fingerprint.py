@@ -52,6 +52,8 @@ def test_what_no_loader_reads_does_not_count(folder):
     before = fingerprint_of_files(folder)
     for name in ("README.md", "report.json", ".lock", "metrics.jsonl"):
         (folder / name).write_text("{}")
+    (folder / "_candidates").mkdir()
+    (folder / "_candidates" / "pairs.parquet").write_bytes(b"rows")
     (folder / "config.json").write_text(json.dumps({"transformers_version": "6.0", "hidden_size": 8}))
     assert fingerprint_of_files(folder) == before
     shutil.copytree(folder, folder.with_name("copy"))

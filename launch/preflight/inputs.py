@@ -84,7 +84,9 @@ def run_wish(
         resumed: The folder of a run that goes on.
         output: Folder of the run folders; None for `runs_dir`.
     """
-    keys = {DATA, ENCODER, WARM_START} | reward_keys(config, scores_all=evaluates)
+    keys = {DATA, WARM_START} | reward_keys(config, scores_all=evaluates)
+    if evaluates or None in (config.rewards.empathy.checkpoint, config.rewards.coherence.checkpoint):
+        keys |= {ENCODER}
     if config.warmstart.checkpoint is None and not (resumed is not None and resumed.warm_start.is_dir()):
         keys |= {POLICY, EXAMPLES}
     if config.guards.judge_every is not None:
@@ -204,12 +206,21 @@ def require_inputs(config: RunConfig, wish: Wish) -> None:
                 resolve(named.name, _cache(config), report)
             fact = input_fact(named, config)
         _require(fact)
-    for fact in wish.files:
-        _require(fact)
+    require_files(wish.files)
     if wish.reads_data:
         corpus = corpus_facts(config, needs_labels=wish.needs_labels)
         if corpus.problem:
             raise PartnerError(f"{DATA}: {corpus.problem}")
+
+
+def require_files(facts: Iterable[ModelFact]) -> None:
+    """Refuses, before anything is computed or written, a command that an input which an option names would fail.
+
+    Raises:
+        PartnerError: One is absent, damaged or of another kind.
+    """
+    for fact in facts:
+        _require(fact)
 
 
 def inputs_of_all(configs: Iterable[RunConfig]) -> Iterator[tuple[RunConfig, Wish]]:
@@ -364,6 +375,12 @@ def _check_judge(folder: Path, config: RunConfig) -> None:
     check_judge(folder, _cache(config))
 
 
+def _check_topic(folder: Path, config: RunConfig) -> None:
+    from partner_rl.curation.topic import TopicFilter
+
+    TopicFilter.check(folder)
+
+
 def _check_examples(source: Path, config: RunConfig) -> None:
     from partner_rl.warmstart.dataset import iter_warmstart_examples
 
@@ -380,6 +397,7 @@ _CHECKS: Final[Mapping[Kind, Callable[[Path, RunConfig], None]]] = MappingProxyT
         Kind.COHERENCE: _check_coherence,
         Kind.JUDGE: _check_judge,
         Kind.SEQ2SEQ: _check_language_model,
+        Kind.TOPIC: _check_topic,
         Kind.EXAMPLES: _check_examples,
     }
 )

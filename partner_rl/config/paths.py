@@ -34,6 +34,7 @@ class Kind(StrEnum):
     COHERENCE = "coherence classifier"
     JUDGE = "judge"
     SEQ2SEQ = "sequence-to-sequence model"
+    TOPIC = "topic classifier"
     CACHE = "folder of converted models"
     RUNS = "folder of run folders"
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from partner_rl.curation.topic_report import Probabilities, TopicReport, TopicScores, topic_scores
 from partner_rl.data.splits import hash_fraction
-from partner_rl.models.loading import load_encoder, load_tokenizer, quiet_transformers
+from partner_rl.models.loading import load_encoder, load_tokenizer, open_encoder, quiet_transformers
 from partner_rl.models.text_tokens import framed_texts
 from partner_rl.storage.artefact import FORMAT, MARK, write_mark
 from partner_rl.storage.atomic import folder_when_whole, write_json
@@ -103,6 +103,17 @@ class TopicFilter:
         self.threshold = threshold
 
     @classmethod
+    def check(cls, folder: Path) -> None:
+        """Check that `load` would read the folder, without reading the encoder's weights.
+
+        Raises:
+            PartnerError: As `load`.
+        """
+        _read_settings(folder)
+        load_tokenizer(folder / ENCODER)
+        _read_head(folder, open_encoder(folder / ENCODER))
+
+    @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> TopicFilter:
         """Open a folder that `train_topic` has written.
 
@@ -116,13 +127,7 @@ class TopicFilter:
         settings = _read_settings(folder)
         encoder = load_encoder(folder / ENCODER)
         tokenizer = load_tokenizer(folder / ENCODER)
-        try:
-            tensors = load_file(folder / HEAD)
-            head = TopicHead(tensors["weight"].astype(np.float64), float(tensors["bias"][0]))
-        except Exception as error:  # safetensors raises its own, bare subclass of Exception for a damaged file
-            raise PartnerError(f"{folder / HEAD} is missing or damaged: {_TRAIN_AGAIN}") from error
-        if head.weight_D.shape != (encoder.config.hidden_size,):
-            raise PartnerError(f"{folder / HEAD} does not fit the encoder beside it: {_TRAIN_AGAIN}")
+        head = _read_head(folder, encoder)
         encoder.to(device)  # type: ignore[arg-type]
         return cls(encoder, tokenizer, head, int(settings["max_tokens"]), float(settings["threshold"]))
 
@@ -364,6 +369,17 @@ def _write(
         save_file({"weight": head.weight_D, "bias": np.array([head.bias])}, partial / HEAD)
         write_json(partial / REPORT, asdict(report))
         write_mark(partial, KIND, settings=settings)
+
+
+def _read_head(folder: Path, encoder: PreTrainedModel) -> TopicHead:
+    try:
+        tensors = load_file(folder / HEAD)
+        head = TopicHead(tensors["weight"].astype(np.float64), float(tensors["bias"][0]))
+    except Exception as error:  # safetensors raises its own, bare subclass of Exception for a damaged file
+        raise PartnerError(f"{folder / HEAD} is missing or damaged: {_TRAIN_AGAIN}") from error
+    if head.weight_D.shape != (encoder.config.hidden_size,):
+        raise PartnerError(f"{folder / HEAD} does not fit the encoder beside it: {_TRAIN_AGAIN}")
+    return head
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

@@ -101,6 +101,9 @@ def _check_file(output: OutputFile, inputs: Sequence[Path]) -> None:
     if target.is_dir():
         raise PartnerError(f"{_shown(output)} is a folder: name a file in it")
     if not target.exists():
+        corpus = next((one for one in target.parents if one in inputs and read_mark(one) is None), None)
+        if corpus is not None:
+            raise PartnerError(f"{_shown(output)} would be read as a part of {corpus}: name a file outside of it")
         return
     if any(_is_same(target, one) for one in inputs):
         raise PartnerError(f"{_shown(output)} is an input of this command: name another file")

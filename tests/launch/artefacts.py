@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from partner_rl.config.load import load_config
+from partner_rl.curation.topic import train_topic
 from partner_rl.evaluation.judge import Judge
 from partner_rl.evaluation.judge.head import NUM_LEVELS, JudgeHead
 from partner_rl.evaluation.judge.states import ResponseStates
@@ -55,6 +56,13 @@ def write_judge(folder: Path) -> Path:
         np.zeros(size), np.ones(size), np.ones((len(MECHANISMS), NUM_LEVELS, size)), np.zeros((len(MECHANISMS), 3))
     )
     Judge(states, head, "random:llama").save(folder)
+    return folder
+
+
+def write_topic(folder: Path) -> Path:
+    """A topic classifier as `data train-topic` writes it."""
+    posts = ([f"{text}, day {day}." for day in range(60)] for text in ("I feel so low", "I baked bread"))
+    train_topic(*posts, resolve("random:bert"), folder)
     return folder
 
 

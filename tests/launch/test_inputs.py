@@ -13,6 +13,7 @@ from launch.preflight.inputs import doctor_wish, model_facts, option_fact, requi
 from partner_rl.config.inputs import kinds_by_key
 from partner_rl.config.load import Assignment, load_config
 from partner_rl.config.paths import Kind
+from partner_rl.curation.topic import TopicFilter
 from partner_rl.evaluation.judge import load_judge
 from partner_rl.models.loading import load_causal_lm, load_encoder, load_tokenizer
 from partner_rl.policy.model import load_policy
@@ -42,6 +43,7 @@ LOADERS: dict[Kind, Callable[[Path], object]] = {
     Kind.BASE_POLICY: lambda folder: load_policy(folder, CONFIG.policy, CONFIG.env.window),
     Kind.JUDGE: load_judge,
     Kind.SEQ2SEQ: _load_lm,
+    Kind.TOPIC: TopicFilter.load,
     Kind.LANGUAGE_MODEL: _load_lm,
     Kind.ENCODER: _load_encoder,
 }
@@ -52,6 +54,7 @@ WRITERS: dict[Kind, Callable[[Path], Path]] = {
     Kind.BASE_POLICY: artefacts.write_language_model,
     Kind.JUDGE: artefacts.write_judge,
     Kind.SEQ2SEQ: artefacts.write_language_model,
+    Kind.TOPIC: artefacts.write_topic,
     Kind.LANGUAGE_MODEL: artefacts.write_language_model,
     Kind.ENCODER: artefacts.write_encoder,
 }

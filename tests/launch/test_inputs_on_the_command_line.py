@@ -312,3 +312,31 @@ def test_a_corpus_without_a_usable_pair_is_refused_before_the_run(
     assert run_here("doctor", "--preset", "smoke", "data.source=late.csv") == 0
     shutil.rmtree(here / "runs", ignore_errors=True)
     assert sorted(path.name for path in here.iterdir()) == ["empty.csv", "late.csv"]
+
+
+@pytest.mark.reported
+@pytest.mark.parametrize("command", [["runs", "list"], ["data", "label", "sample", "out", "--dry-run"]])
+def test_a_home_is_expanded_in_every_command(
+    here: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    option = "~/nothing" if command[0] == "runs" else "--model=~/nothing"
+    assert run_here(*command, option) == 1
+    said = capsys.readouterr()
+    assert f"{Path.home()}/nothing" in (said.out + said.err).replace("\n", "")
+
+
+@pytest.mark.reported
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["data", "curate", "sample", "out", "--topic-model=absent"], "--topic-model: no topic classifier in absent"),
+        (["data", "label", "sample", "out", "--model=absent"], "--model: no empathy classifier in absent"),
+        (["data", "warmstart-pairs", "sample", "out", "--model=absent"], "--model: no empathy classifier in absent"),
+    ],
+)
+def test_a_model_of_the_data_pipeline_that_is_absent_is_told_before_the_corpus_is_converted(
+    here: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str
+) -> None:
+    assert run_here(*command) == 1
+    assert message in capsys.readouterr().err
+    assert not list(here.iterdir())

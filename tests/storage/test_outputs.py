@@ -69,6 +69,7 @@ def test_a_file_that_can_be_written_is_let_through(home: Path, path: str) -> Non
         ("link", "is an input of this command"),
         ("hard", "is an input of this command"),
         ("corpus/a.csv", "is a file of the input"),
+        ("corpus/all.parquet", "would be read as a part of"),
         ("sweep/trials/a/metrics.jsonl", "is a file of the sweep"),
         ("judge/head", "is a file of the judge"),
         ("pairs.csv/new", "is a file, so that nothing can be in it"),
