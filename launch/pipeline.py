@@ -23,10 +23,10 @@ from launch.interrupt import stop_on_request
 from launch.model_card import model_card
 from launch.plan import Plan
 from launch.run_folder import RunFolder
-from launch.warmstart_examples import make_examples, read_examples_of
+from launch.warmstart_examples import WarmStartExamples, make_examples, read_examples_of
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.readers import read_examples, reasons
-from partner_rl.data.splits import Splits, select_pairs, split_examples
+from partner_rl.data.splits import SplitName, Splits, select_pairs, split_examples
 from partner_rl.evaluation.embedding import sentence_embedder
 from partner_rl.evaluation.pair_scores import LevelJudge, Sources
 from partner_rl.evaluation.system import ORIGINAL
@@ -91,6 +91,26 @@ def rewritable(pairs: Sequence[Example], config: RunConfig) -> list[Example]:
     return [p for p in pairs if p.empathy is None or p.empathy <= config.data.max_empathy]
 
 
+def require_rewritable(config: RunConfig, splits: Splits, *held_out: SplitName) -> None:
+    """Refuses, before anything is computed, a corpus that leaves a later phase without a pair to rewrite.
+
+    Args:
+        config: The configuration.
+        splits: The corpus.
+        held_out: The splits that the policy is evaluated on.
+
+    Raises:
+        PartnerError: One has none.
+    """
+    for split in ("train", *held_out):
+        if not rewritable(getattr(splits, split), config):
+            raise PartnerError(
+                f"{config.data.source}: no pair of the {split} split has an empathy of at most data.max_empathy="
+                f"{config.data.max_empathy}: raise that, give more pairs, or change data.train_fraction and "
+                "data.dev_fraction"
+            )
+
+
 def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> None:
     """Trains, into the run folder, the classifiers that the configuration gives no checkpoint for."""
     empathy, coherence = (trained_folder(run.path, name) for name in (EMPATHY, COHERENCE))
@@ -129,14 +149,30 @@ def train_reward_models(config: RunConfig, run: RunFolder, splits: Splits) -> No
             )
 
 
-def warm_start(config: RunConfig, run: RunFolder, splits: Splits) -> Path:
-    """Trains the warm-started policy, unless there is one; returns its folder."""
-    if config.warmstart.checkpoint is not None:
-        return Path(config.warmstart.checkpoint)
-    if run.warm_start.exists():
-        return run.warm_start
+def warm_start_examples(config: RunConfig, run: RunFolder, splits: Splits) -> WarmStartExamples | None:
+    """What the warm start is to learn from; None where its policy is there.
+
+    To be made first: a corpus that gives no example must not cost the training of reward models.
+
+    Raises:
+        PartnerError: There is none.
+    """
+    if config.warmstart.checkpoint is not None or run.warm_start.exists():
+        return None
     source = config.warmstart.data
-    examples = make_examples(config, splits) if source is None else read_examples_of(config, Path(source))
+    return make_examples(config, splits) if source is None else read_examples_of(config, Path(source))
+
+
+def warm_start(config: RunConfig, run: RunFolder, examples: WarmStartExamples | None) -> Path:
+    """Trains the warm-started policy, unless there is one; returns its folder.
+
+    Args:
+        config: The configuration.
+        run: The run folder.
+        examples: Those of `warm_start_examples`.
+    """
+    if examples is None:
+        return run.warm_start if config.warmstart.checkpoint is None else Path(config.warmstart.checkpoint)
     torch.manual_seed(config.seed)
     policy = load_policy(
         resolve(config.models.policy, cache_dir_of(config)), config.policy, config.env.window, device_of(config)
@@ -212,10 +248,6 @@ class Evaluation:
         self._config = config
         self._client = client
         self.pairs = select_pairs(rewritable(pairs, config), config.evaluation.max_pairs, config.data.split_salt)
-        if not self.pairs:
-            raise PartnerError(
-                f"no held-out pair has an empathy of at most data.max_empathy={config.data.max_empathy}: raise it"
-            )
         self._sources = evaluation_sources(config, run, client)
 
     def originals(self) -> SystemScores:

@@ -70,10 +70,12 @@ def quickstart(config: RunConfig, run: RunFolder) -> None:
     with run.resumable():
         splits = pipeline.load_splits(config)
         settle(run, chosen, splits)
+        pipeline.require_rewritable(config, splits, "test")
+        examples = pipeline.warm_start_examples(config, run, splits)
         with clock.phase("rewards", "1/5 training the reward models"):
             pipeline.train_reward_models(config, run, splits)
         with clock.phase("warm_start", "2/5 warm start of the policy"):
-            policy_folder = pipeline.warm_start(config, run, splits)
+            policy_folder = pipeline.warm_start(config, run, examples)
         with ray_session(config, plan), pipeline.reward_pools(config, run, plan) as pools:
             client = pools.client()
             with clock.phase("evaluation", "3/5 evaluation before RL"):

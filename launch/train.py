@@ -98,10 +98,12 @@ def train(config: RunConfig, run: RunFolder, *, resume: bool) -> None:
     with run.resumable():
         splits = pipeline.load_splits(config)
         settle(run, chosen, splits)
+        pipeline.require_rewritable(config, splits)
+        examples = pipeline.warm_start_examples(config, run, splits)
         with clock.phase("rewards", "training the reward models"):
             pipeline.train_reward_models(config, run, splits)
         with clock.phase("warm_start", "warm start"):
-            policy_folder = pipeline.warm_start(config, run, splits)
+            policy_folder = pipeline.warm_start(config, run, examples)
         with ray_session(config, plan), pipeline.reward_pools(config, run, plan) as pools:
             pairs = pipeline.rewritable(splits.train, config)
             with clock.phase("rl", "reinforcement learning"):

@@ -57,10 +57,11 @@ def make_shared(config: RunConfig, sweep: SweepFolder, share: Shares) -> dict[st
         RunFolder.create(own, default_name=run.path.name)
     with run.resumable():
         splits = pipeline.load_splits(config)
+        examples = pipeline.warm_start_examples(config, run, splits) if share.warm_start else None
         if share.reward_models:
             pipeline.train_reward_models(config, run, splits)
         if share.warm_start:
-            pipeline.warm_start(config, run, splits)
+            pipeline.warm_start(config, run, examples)
     return found
 
 

@@ -188,10 +188,12 @@ def _train(setup: TrialSetup, sweep: SweepFolder, point: Point, report: Report, 
         check_present(inputs_of(config, run_wish(config, resumed=run).keys), sweep.resume_command)
         splits = pipeline.load_splits(config)
         settle(run, config, splits)
+        pipeline.require_rewritable(config, splits, setup.spec.split)
+        examples = pipeline.warm_start_examples(config, run, splits)
         with clock.phase("reward models", "reward models"):
             pipeline.train_reward_models(config, run, splits)
         with clock.phase("warm start", "warm start"):
-            policy_folder = pipeline.warm_start(config, run, splits)
+            policy_folder = pipeline.warm_start(config, run, examples)
         with clock.phase("reward actors", "reward actors"):
             client, actors = stack.enter_context(_client(setup, config, run))
         sweep.write(_current(sweep, point.name).model_copy(update={"reward_actors": actors}))

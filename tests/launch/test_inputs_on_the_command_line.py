@@ -21,7 +21,7 @@ from partner_rl.data.splits import Splits
 from partner_rl.evaluation.baselines.generation import generate_answers, random_streams
 from partner_rl.models.loading import load_causal_lm, load_tokenizer
 from partner_rl.models.sources import resolve
-from partner_rl.types import Example, MechanismLabel, PartnerError
+from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
 from tests.launch import artefacts
 from tests.launch.command_line import run_here
 
@@ -340,3 +340,28 @@ def test_a_model_of_the_data_pipeline_that_is_absent_is_told_before_the_corpus_i
     assert run_here(*command) == 1
     assert message in capsys.readouterr().err
     assert not list(here.iterdir())
+
+
+@pytest.mark.reported
+@pytest.mark.parametrize(
+    ("level", "override", "message"),
+    [
+        (0, "seed=0", "gives no warm-start examples"),
+        (2, "data.max_empathy=1", "no pair of the train split has an empathy of at most data.max_empathy=1"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "quickstart"])
+def test_a_corpus_that_leaves_a_later_phase_nothing_costs_no_training(
+    here: Path, capsys: pytest.CaptureFixture[str], command: str, level: int, override: str, message: str
+) -> None:
+    levels = ",".join(f"{mechanism}_level" for mechanism in MECHANISMS)
+    row = f"I am so tired of day {{0}}.,I am sorry to hear of day {{0}}. Try to rest.,{level},{level},{level}\n"
+    text = f"seeker_post,response_post,{levels}\n" + "".join(row.format(day) for day in range(40))
+    (here / "pairs.csv").write_text(text, encoding="utf-8")
+    settings = ("--preset", "smoke", "name=x", "data.source=pairs.csv")
+    assert run_here(command, *settings, override) == 1
+    assert message in capsys.readouterr().err
+    assert not (here / "runs" / "x" / "rewards").exists()
+    # The name is free for another start.
+    assert run_here("train", *settings, "warmstart.checkpoint=absent") == 1
+    assert "exists" not in capsys.readouterr().err
