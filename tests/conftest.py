@@ -14,10 +14,14 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray asks once in a process whether there is a token, and the tests of a process share it.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.pop("WANDB_API_KEY", None)
-# A shell that runs the tests in the background has its children ignore Ctrl-C, and theirs: tests press it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that runs the tests in the background has its children ignore Ctrl-C, and theirs, as `nohup` does HUP: tests
+# send them.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # How long an example takes says nothing on a machine that has other work.
 settings.register_profile("tests", deadline=None)

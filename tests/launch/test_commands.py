@@ -109,7 +109,10 @@ def test_rewrite_of_one_pair_prints_the_response(finished_run, tmp_path):
         (["train", "--resume", "nowhere"], "no run folder"),
         (["train", "--preset", "smok"], "smoke"),
         (["train", "--preset", "smoke", "algorithm.iteration=5"], "algorithm.iterations"),
-        (["train", "--preset", "smoke", "data.source=nowhere.csv", "name=x"], "no data at nowhere.csv"),
+        (
+            ["train", "--preset", "smoke", "data.source=nowhere.csv", "name=x"],
+            "nowhere.csv (No such file",
+        ),
         (["train", "--preset", "smoke", "name=../x"], "no folder name"),
         (["train", "--preset", "smoke", "device=cuda", "name=x"], "GPU"),
     ],

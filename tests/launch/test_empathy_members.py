@@ -67,7 +67,7 @@ def test_a_bound_without_an_ensemble_is_one_line(
     checkpoint = f"rewards.empathy.checkpoint={folder}"
     assert partner("train", *TINY, checkpoint, "--dry-run") == 0
     assert partner("train", *TINY, checkpoint, CONSERVATIVE, "--dry-run") == 1
-    assert "members/2/model.safetensors" in capsys.readouterr().out.replace("\n", "")
+    assert "reward_training.empathy_members=3" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_a_configuration_that_trains_no_ensemble_is_refused() -> None:

@@ -401,12 +401,11 @@ def test_train_is_refused_within_ten_seconds_and_writes_nothing(cluster, tmp_pat
 @pytest.mark.slow
 def test_dry_run_and_doctor_show_the_nodes_of_the_cluster(cluster, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     fitting = [f"resources.address={cluster.address}", "algorithm.num_env_runners=1", "rewards.num_cpus=0.25"]
     status, output = invoke(tmp_path, "train", "--preset", "smoke", *fitting, "--dry-run")
     assert status == 0, output
     assert "1 × env runners" in output
-    assert "without a token anybody" in output
+    assert "without a token anybody" not in output
     assert not ray.is_initialized()
     status, output = invoke(
         tmp_path, "doctor", "--preset", "smoke", f"resources.address={cluster.address}", *IMPOSSIBLE

@@ -414,7 +414,7 @@ def test_a_truncated_checkpoint_costs_the_iterations_since_the_one_before(undist
     run = Path(shutil.copytree(undisturbed, tmp_path / "run"))
     shutil.rmtree(run / "export")
     damage(RunFolder(run).checkpoint(6), 1000)
-    (run / "checkpoints" / ".iteration-000008.1").mkdir()
+    (run / "checkpoints" / ".iteration-000008.0123abcd.part").mkdir()
     result = finish(run)
     printed = " ".join(result.stderr.split())
     assert printed.count("trying the one before") == 1

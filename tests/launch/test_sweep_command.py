@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -77,7 +78,9 @@ def test_a_sweep_is_interrupted_killed_and_finished(tmp_path):
 
     process = start(tmp_path, "--resume", "out")
     wait_until(in_second_trial, process)
-    process.kill()
+    # As when the machine goes down: a worker that outlives the sweep might finish its trial.
+    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+        one.kill()
     process.communicate()
     first_checkpoint = sweep.run("trial-0002").checkpoint(1).stat().st_mtime_ns
     export = (sweep.run("trial-0001").export / "model.safetensors").stat().st_mtime_ns
