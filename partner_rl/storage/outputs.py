@@ -20,6 +20,7 @@ from partner_rl.storage.artefact import read_mark, refuse_foreign
 from partner_rl.storage.atomic import is_written_in_place, real_path
 from partner_rl.types import PartnerError
 
+_TABLES: Final = frozenset({".csv", ".tsv", ".jsonl", ".parquet"})
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
@@ -101,9 +102,8 @@ def _check_file(output: OutputFile, inputs: Sequence[Path]) -> None:
     if target.is_dir():
         raise PartnerError(f"{_shown(output)} is a folder: name a file in it")
     if not target.exists():
-        corpus = next((one for one in target.parents if one in inputs and read_mark(one) is None), None)
-        if corpus is not None:
-            raise PartnerError(f"{_shown(output)} would be read as a part of {corpus}: name a file outside of it")
+        if target.parent in inputs and _is_table(target) and any(map(_is_table, target.parent.iterdir())):
+            raise PartnerError(f"{_shown(output)} would be read as a part of {target.parent}: name a file elsewhere")
         return
     if any(_is_same(target, one) for one in inputs):
         raise PartnerError(f"{_shown(output)} is an input of this command: name another file")
@@ -166,6 +166,10 @@ def _check_apart(first: Output, second: Output) -> None:
 def _is_same(path: Path, other: Path) -> bool:
     """Whether two paths are one, or names of one file."""
     return path == other or (path.exists() and other.exists() and path.samefile(other))
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in _TABLES
 
 
 def _kind_of(folder: Path) -> str:

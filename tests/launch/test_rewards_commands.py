@@ -260,7 +260,7 @@ def test_options_that_make_no_sense_are_explained(source: Path, tmp_path: Path, 
         (["--preset", "smoke"], "no empathy classifier is named: give --run RUN or --empathy FOLDER"),
         (["--only", "charm", *models], "--only charm: give one or more of empathy, fluency"),
         (["--run", str(tmp_path)], "is no run folder"),
-        (["--empathy", str(tmp_path), "--only", "empathy"], "no empathy classifier in"),
+        (["--empathy", str(tmp_path / "absent"), "--only", "empathy"], "no empathy classifier in"),
     ):
         assert partner("rewards", "score", "--input", source, "--output", tmp_path / "out.jsonl", *options) == 1
         assert message in " ".join(capsys.readouterr().err.split())
