@@ -42,7 +42,9 @@ class RowsEmbedding(nn.Module):
             return states
         is_position = (ids_BT >= self.rows.first) & (ids_BT < self.rows.stop)
         index = (ids_BT - self.rows.first).clamp(0, len(self.rows.weight) - 1)
-        return torch.where(is_position[..., None], _as_looked_up(self.base, self.rows.weight[index]), states)
+        # As an embedding, whose gradients are summed in a fixed order; those of `weight[index]` are not.
+        rows_BTD = nn.functional.embedding(index, self.rows.weight)
+        return torch.where(is_position[..., None], _as_looked_up(self.base, rows_BTD), states)
 
 
 def _as_looked_up(embedding: nn.Module, rows: torch.Tensor) -> torch.Tensor:

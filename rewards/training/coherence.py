@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, embedding
 from transformers import PreTrainedTokenizerBase
 
 from partner_rl.config.reward_schema import RewardTrainingConfig
@@ -256,7 +256,9 @@ def batch_pairs(
 def _loss(model: CoherenceModel, pooled_ND: Tensor, style_NF: Tensor, pairs: BatchPairs) -> Tensor:
     device = pooled_ND.device
     first_P, second_P = pairs.first_P.to(device), pairs.second_P.to(device)
-    log_odds_P = model.head(pooled_ND[first_P], pooled_ND[second_P], style_NF[first_P], style_NF[second_P])
+    # As an embedding, whose gradients are summed in a fixed order; those of `pooled_ND[first_P]` are not.
+    one_PD, other_PD = embedding(first_P, pooled_ND), embedding(second_P, pooled_ND)
+    log_odds_P = model.head(one_PD, other_PD, style_NF[first_P], style_NF[second_P])
     return binary_cross_entropy_with_logits(
         log_odds_P, pairs.together_P.to(device), weight=pairs.weight_P.to(device), reduction="sum"
     )

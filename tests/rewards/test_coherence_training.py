@@ -231,6 +231,27 @@ def test_a_seed_gives_one_classifier(bert: Path, tmp_path: Path):
     assert not torch.equal(found[0], found[2])
 
 
+def test_several_threads_give_one_gradient(coherence_checkpoint: Path):
+    model = CoherenceClassifier.load(coherence_checkpoint, 64).model
+    random = torch.Generator().manual_seed(0)
+    pooled_ND = torch.randn(64, 384, generator=random)
+    style_NF = torch.rand(64, NUM_FEATURES, generator=random)
+    first_P, second_P = torch.randint(0, 64, (2, 2000), generator=random)
+    pairs = coherence.BatchPairs(first_P, second_P, torch.ones(2000), torch.rand(2000, generator=random))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        gradients = []
+        for _ in range(10):
+            leaf_ND = pooled_ND.clone().requires_grad_()
+            coherence._loss(model, leaf_ND, style_NF, pairs).backward()
+            assert leaf_ND.grad is not None
+            gradients.append(leaf_ND.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
 def test_passes_through_the_encoder_change_nothing(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Sentences go through the encoder sorted by length; their vectors must come back in the batch's order."""
     words = [word for topic in TOPICS for word in topic]
