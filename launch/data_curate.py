@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from launch.console import out, progress
 from launch.data_source import SOURCE_HELP, converted
-from launch.preflight.inputs import option_fact, require_files
 from launch.preflight.option import DryRunOption
 from partner_rl.config.paths import Kind
 from partner_rl.config.section import MAX_PROCESSES
@@ -22,6 +21,9 @@ from partner_rl.pipelines.cleaning import TopicSettings
 from partner_rl.pipelines.curate import KIND, CurateReport, CurateSettings, curate
 from partner_rl.pipelines.resources import Resources
 from partner_rl.storage.outputs import GrowingFolder, check_outputs
+
+if TYPE_CHECKING:
+    from launch.preflight.facts import ModelFact
 
 
 def command(
@@ -58,12 +60,18 @@ def command(
     settings = CurateSettings(Limits(min_words, max_post_characters), regions, near_threshold, topic)
     resources = Resources(workers=workers, num_gpus=num_gpus, rows_per_unit=rows_per_unit)
     check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, topic_model])
-    files = [] if topic_model is None else [option_fact("--topic-model", Kind.TOPIC, topic_model)]
+    files: list[ModelFact] = []
+    if topic_model is not None:
+        # What loads models takes seconds and memory; without one nothing here needs it.
+        from launch.preflight.inputs import option_fact, require_files
+
+        files = [option_fact("--topic-model", Kind.TOPIC, topic_model)]
+        if not dry_run:
+            require_files(files)
     if dry_run:
         from launch.preflight.dry_run import show_stage
 
         return show_stage({output: "curated pairs"}, source=source, resources=resources, address=address, files=files)
-    require_files(files)
     pairs = converted(source, output, KIND, max_post_characters, overwrite=overwrite)
     report = curate(pairs, output, settings, resources, progress, address=address, overwrite=overwrite)
     out.print(_table(report))

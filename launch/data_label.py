@@ -11,7 +11,6 @@ from rich.table import Table
 from launch.console import out
 from launch.console import progress as progress_bar
 from launch.data_source import SOURCE_HELP, converted
-from launch.preflight.inputs import option_fact, require_files
 from launch.preflight.option import DryRunOption
 from partner_rl.config.paths import Kind
 from partner_rl.config.section import MAX_PROCESSES
@@ -58,6 +57,8 @@ def command(
     classifier = ClassifierSettings(model, max_tokens, "cuda" if num_gpus > 0 else "cpu", threads)
     resources = Resources(workers, threads, num_gpus, rows_per_unit=MODEL_UNIT_ROWS)
     check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, model])
+    from launch.preflight.inputs import option_fact, require_files
+
     files = [option_fact("--model", Kind.EMPATHY, model)]
     if dry_run:
         from launch.preflight.dry_run import show_stage

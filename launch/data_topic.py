@@ -12,7 +12,6 @@ from rich.table import Table
 
 from launch.console import ProgressCallback, out
 from launch.console import progress as progress_bar
-from launch.preflight.inputs import option_fact, require_files
 from launch.preflight.option import DryRunOption
 from partner_rl.config.paths import Kind
 from partner_rl.config.section import MAX_SEED
@@ -56,6 +55,8 @@ def command(
     """
     everyday = read_everyday_posts(negatives)
     check_outputs([NewFolder(output, KIND)], [*positives, negatives, also_test, encoder])
+    from launch.preflight.inputs import option_fact, require_files
+
     files = [option_fact("--encoder", Kind.ENCODER, encoder)]
     if dry_run:
         from launch.preflight.dry_run import show_stage

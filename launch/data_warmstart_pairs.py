@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,7 +12,6 @@ from launch.console import out
 from launch.console import progress as progress_bar
 from launch.data_label import GpusOption, OverwriteOption, ThreadsOption, TokensOption, WorkersOption
 from launch.data_source import SOURCE_HELP, converted
-from launch.preflight.inputs import option_fact, require_files
 from launch.preflight.option import DryRunOption
 from partner_rl.config.paths import Kind
 from partner_rl.config.schema import WarmStartConfig
@@ -25,6 +24,9 @@ from partner_rl.pipelines.warmstart_pairs import KIND, Balance, make_warmstart_p
 from partner_rl.pipelines.warmstart_report import REPORT_PAGE, PairsReport
 from partner_rl.storage.outputs import GrowingFolder, check_outputs
 from partner_rl.warmstart.pairs import MIN_LEVEL, MIN_WORDS
+
+if TYPE_CHECKING:
+    from launch.preflight.facts import ModelFact
 
 
 def command(
@@ -75,12 +77,18 @@ def command(
     gpus = 0.0 if model is None else num_gpus
     resources = Resources(workers, threads, gpus, rows_per_unit=MODEL_UNIT_ROWS)
     check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, model])
-    files = [] if model is None else [option_fact("--model", Kind.EMPATHY, model)]
+    files: list[ModelFact] = []
+    if model is not None:
+        # What loads models takes seconds and memory; without one nothing here needs it.
+        from launch.preflight.inputs import option_fact, require_files
+
+        files = [option_fact("--model", Kind.EMPATHY, model)]
+        if not dry_run:
+            require_files(files)
     if dry_run:
         from launch.preflight.dry_run import show_stage
 
         return show_stage({output: "examples and report"}, source=source, resources=resources, files=files)
-    require_files(files)
     report = make_warmstart_pairs(
         converted(source, output, KIND, DEFAULT_MAX_CHARACTERS, overwrite=overwrite),
         output,
