@@ -31,7 +31,7 @@ import typer
 from benchmarks.command import ROOT, markdown_table, run_command, where
 from benchmarks.fault_runs import Lab, Training, kill, wait_for
 from launch.console import out, progress, set_up_logging
-from partner_rl.local_ray import on_loopback
+from partner_rl.cluster.local_ray import on_loopback
 from partner_rl.storage.atomic import write_json, write_text
 from partner_rl.types import PartnerError
 

@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 from benchmarks.command import markdown_table, run_command
 from envs.text import split
 from partner_rl.data.readers import read_examples
-from partner_rl.self_disclosure import speaks_of_itself
+from partner_rl.text.self_disclosure import speaks_of_itself
 
 SENTENCES: Final = Path(__file__).with_name("honesty.csv")
 

@@ -111,7 +111,7 @@ def command(
 
 def _config(run: Path | None, preset: str, overrides: Sequence[str]) -> tuple[RunConfig, dict[str, Path]]:
     """The configuration, and the run's policies by name."""
-    from launch.run_folder import RunFolder
+    from launch.run_folder.folder import RunFolder
     from partner_rl.evaluation.system import TRAINED, WARM_START
 
     if run is None:
@@ -178,7 +178,7 @@ def policy_sentences(name: str, folder: Path, pairs: Sequence[Example], config: 
         PartnerError: The folder holds no policy.
     """
     from envs.rewriting import written_sentences
-    from launch.pipeline import rewrite_with
+    from launch.training.phases import rewrite_with
     from partner_rl.policy.generate import Sampling
 
     settings = config.evaluation
@@ -228,14 +228,14 @@ def measured(
         backward_responses: It hears the first of this many responses of a kind.
     """
     from launch.console import progress
-    from launch.pipeline import cache_dir_of, device_of
+    from launch.resources.device import device_of
     from rewards.listener_models import BACKWARD, ENCODER
 
     listeners = {"encoder": (ENCODER, config.models.encoder)}
     listeners |= {} if backward is None else {"backward": (BACKWARD, backward)}
     for name, (listener, model) in listeners.items():
         limit = backward_responses if name == "backward" else None
-        relate = listener.load(model, cache_dir_of(config), config.rewards.max_tokens, device_of(config))
+        relate = listener.load(model, config.models.cache, config.rewards.max_tokens, device_of(config))
         scorer = ListenerScorer(relate, posts, CANDIDATES, listener.temperature)
         with progress(f"Listening: {name}") as report:
             for done, (kind, spoken) in enumerate(kinds.items()):

@@ -12,7 +12,7 @@ from benchmarks.ours import PHASES, build_algorithm, on_gpu, run_iteration
 from benchmarks.roofline import gemm_flops_per_second, iteration_flops, shape_of
 from benchmarks.sides import Round, Task, serve
 from benchmarks.workload import free_reward, make_examples, run_config
-from launch.ray_session import place_on_this_machine, ray_session
+from launch.resources.session import place_on_this_machine, ray_session
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.models.loading import load_tokenizer
 from rewards.pool import RewardClient

@@ -30,7 +30,7 @@ from launch.console import out, progress, set_up_logging
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
-    from partner_rl.algorithm.config import Score
+    from partner_rl.algorithm.build import Score
     from partner_rl.config.schema import RunConfig
 
 NAME: Final = "python -m benchmarks.scaling"
@@ -119,7 +119,7 @@ def command(
     if uneven:
         raise PartnerError(f"--prompts {prompts} must be a multiple of every number in --env-runners, and {uneven[0]}")
     from benchmarks.vs_trl import chosen_device
-    from launch.plan import machine_cores
+    from launch.resources.plan import machine_cores
 
     work = Workload(
         model=model,
@@ -213,7 +213,7 @@ def _session(case: Case, base: str, folder: Path | None) -> Iterator[tuple[RunCo
     """A Ray for one row, with its reward actors if there is a folder of classifiers."""
     from benchmarks.scorers import scorer_pools
     from benchmarks.workload import free_reward
-    from launch.ray_session import place_on_this_machine, ray_session
+    from launch.resources.session import place_on_this_machine, ray_session
 
     config, plan = place_on_this_machine(config_of(case, base))
     with ray_session(config, plan):
@@ -258,7 +258,7 @@ def summarise(case: Case, taken: Sequence[Mapping[str, float]]) -> Row:
 
 
 def _base(run: Path | None) -> str:
-    from launch.run_folder import RunFolder
+    from launch.run_folder.folder import RunFolder
 
     return "embedded" if run is None else str(RunFolder.open(run)[0].config_file)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from launch.console import progress
-from launch.plan import Plan
-from launch.run_folder import RunFolder
+from launch.resources.plan import Plan
+from launch.run_folder.folder import RunFolder
 from partner_rl.config.schema import RunConfig
 from partner_rl.models.loading import load_encoder, load_tokenizer
 from partner_rl.models.sources import resolve

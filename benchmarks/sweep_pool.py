@@ -33,8 +33,8 @@ import typer
 
 from benchmarks.command import ROOT, markdown_table, numbers, run_command, where
 from launch.console import out, progress, set_up_logging
-from launch.run_folder import RunFolder
-from launch.sweep.ledger import SweepFolder
+from launch.run_folder.folder import RunFolder
+from launch.sweep.records import SweepFolder
 from partner_rl.config.yaml_text import dump_yaml
 from partner_rl.storage.atomic import write_text
 from partner_rl.types import PartnerError

@@ -134,7 +134,7 @@ def command(
         raise PartnerError("TRL is not installed: pip install 'partner-rl[bench]'")
     if trl_batch is not None and (prompts * samples) % trl_batch:
         raise PartnerError(f"--trl-batch {trl_batch} does not divide the {prompts * samples} episodes of a round")
-    from launch.plan import machine_cores
+    from launch.resources.plan import machine_cores
 
     work = Workload(
         model=model,
@@ -224,8 +224,8 @@ def _shared_scorers(work: Workload, run: Path | None) -> Iterator[tuple[ClientSp
 
     from benchmarks.scorers import scorer_folder, scorer_pools
     from benchmarks.workload import run_config
-    from launch.ray_session import place_on_this_machine, ray_session
-    from partner_rl.local_ray import on_loopback
+    from launch.resources.session import place_on_this_machine, ray_session
+    from partner_rl.cluster.local_ray import on_loopback
 
     config = run_config(work, _base(run))
     with scorer_folder(run, config) as folder:
@@ -237,7 +237,7 @@ def _shared_scorers(work: Workload, run: Path | None) -> Iterator[tuple[ClientSp
 
 def _base(run: Path | None) -> str:
     """The configuration that says how rewards are computed."""
-    from launch.run_folder import RunFolder
+    from launch.run_folder.folder import RunFolder
 
     return "embedded" if run is None else str(RunFolder.open(run)[0].config_file)
 

@@ -22,7 +22,7 @@ from launch.console import err, set_up_logging
 from launch.interrupt import INTERRUPTED, heed_signals
 from launch.lazy import LazyCommand, LazyGroup, lazy_group
 from launch.streams import settle_streams
-from partner_rl.room import is_full_disk
+from partner_rl.storage.full_disk import is_full_disk
 from partner_rl.types import PartnerError
 
 DEBUG_VARIABLE: Final = "PARTNER_RL_DEBUG"
@@ -31,26 +31,28 @@ DEBUG_VARIABLE: Final = "PARTNER_RL_DEBUG"
 
 COMMANDS: Final = {
     "quickstart": LazyCommand(
-        "launch.quickstart", "command", "Train a small policy from scratch and show what it learned."
+        "launch.commands.quickstart", "command", "Train a small policy from scratch and show what it learned."
     ),
-    "train": LazyCommand("launch.train", "command", "Train a policy by reinforcement learning, or resume a run."),
+    "train": LazyCommand(
+        "launch.commands.train", "command", "Train a policy by reinforcement learning, or resume a run."
+    ),
     "warmstart": LazyCommand(
-        "launch.warmstart", "command", "Train a policy on real empathic sentences, as the start of RL."
+        "launch.commands.warmstart", "command", "Train a policy on real empathic sentences, as the start of RL."
     ),
-    "evaluate": LazyCommand("launch.evaluate", "command", "Measure a trained policy on held-out pairs."),
-    "doctor": LazyCommand("launch.doctor", "command", "Check whether a configuration would run here."),
-    "rewrite": LazyCommand("launch.rewrite", "command", "Rewrite one response, or a file of them."),
-    "ablate": LazyCommand("launch.ablate", "command", "Train without each part of the method and compare."),
-    "sweep": LazyCommand("launch.sweep.command", "command", "Train many runs over any keys: which one to take?"),
-    "baselines": LazyCommand("launch.baselines", "app", "Train the baselines that need training."),
-    "models": LazyCommand("launch.models", "app", "List the pretrained models and pull them."),
-    "rewards": LazyCommand("launch.rewards", "app", "Train, apply and measure the reward models."),
-    "judge": LazyCommand("launch.judge", "app", "Train and apply the held-out judge of empathy."),
-    "submit": LazyCommand("launch.submit", "command", "Run a command as a job of a Ray cluster."),
-    "jobs": LazyCommand("launch.jobs.commands", "app", "List, follow and stop the jobs of a Ray cluster."),
-    "watch": LazyCommand("launch.watch", "command", "Watch a run in the terminal."),
-    "runs": LazyCommand("launch.runs", "app", "List runs, compare two of them, or send them to W&B."),
-    "data": LazyCommand("launch.data", "app", "Pull, check and convert corpora."),
+    "evaluate": LazyCommand("launch.commands.evaluate", "command", "Measure a trained policy on held-out pairs."),
+    "doctor": LazyCommand("launch.commands.doctor", "command", "Check whether a configuration would run here."),
+    "rewrite": LazyCommand("launch.commands.rewrite", "command", "Rewrite one response, or a file of them."),
+    "ablate": LazyCommand("launch.commands.ablate", "command", "Train without each part of the method and compare."),
+    "sweep": LazyCommand("launch.commands.sweep", "command", "Train many runs over any keys: which one to take?"),
+    "baselines": LazyCommand("launch.commands.baselines", "app", "Train the baselines that need training."),
+    "models": LazyCommand("launch.commands.models", "app", "List the pretrained models and pull them."),
+    "rewards": LazyCommand("launch.commands.rewards.app", "app", "Train, apply and measure the reward models."),
+    "judge": LazyCommand("launch.commands.judge.app", "app", "Train and apply the held-out judge of empathy."),
+    "submit": LazyCommand("launch.commands.submit", "command", "Run a command as a job of a Ray cluster."),
+    "jobs": LazyCommand("launch.commands.jobs", "app", "List, follow and stop the jobs of a Ray cluster."),
+    "watch": LazyCommand("launch.commands.watch", "command", "Watch a run in the terminal."),
+    "runs": LazyCommand("launch.commands.runs", "app", "List runs, compare two of them, or send them to W&B."),
+    "data": LazyCommand("launch.commands.data.app", "app", "Pull, check and convert corpora."),
 }
 
 

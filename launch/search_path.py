@@ -2,8 +2,8 @@
 
 `envs`, `launch`, `partner_rl` and `rewards` are names that other people's files have, too. Python looks for a module in
 the working directory first when it is started with `-m` or `-c`, or with an empty entry in `PYTHONPATH`; so does Ray in
-its workers (`partner_rl.local_ray`). Here that folder is taken out, and `-P` is set for the processes to come. Nothing
-but what the interpreter has loaded anyway is imported, because an import may be the stranger's.
+its workers (`partner_rl.cluster.local_ray`). Here that folder is taken out, and `-P` is set for the processes to come.
+Nothing but what the interpreter has loaded anyway is imported, because an import may be the stranger's.
 """
 
 from __future__ import annotations

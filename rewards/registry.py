@@ -148,4 +148,4 @@ def _device(section: RewardSection) -> str:
 
 
 def _cache_dir(config: RunConfig) -> Path | None:
-    return None if config.models.cache_dir is None else Path(config.models.cache_dir)
+    return config.models.cache

@@ -33,7 +33,7 @@ REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_configure() -> None:
-    from partner_rl.local_ray import make_token
+    from partner_rl.cluster.local_ray import make_token
 
     # Before the processes that share the tests out start a Ray each.
     make_token()

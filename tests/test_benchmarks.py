@@ -131,7 +131,7 @@ def test_a_side_works_when_told_to_and_its_peak_memory_is_its_own(
             seen.touch()
 
     monkeypatch.setattr(Side, "_look", look_and_tell)
-    with side("echo", "tests.echo_side", Task(Workload("none"), str(seen), None, None, 1)) as echo:
+    with side("echo", "tests.helpers.echo_side", Task(Workload("none"), str(seen), None, None, 1)) as echo:
         assert echo.answer() == "ready"
         before = echo.peak_mib()
         # 96 MiB in the side's own process and 64 in one that it starts.
@@ -145,7 +145,9 @@ def test_a_side_works_when_told_to_and_its_peak_memory_is_its_own(
     assert max(after.values()) < psutil.virtual_memory().total / MIB
 
 
-@pytest.mark.parametrize(("module", "message"), [("tests.no_such_side", "no_such_side"), ("tests.echo_side", "eats")])
+@pytest.mark.parametrize(
+    ("module", "message"), [("tests.no_such_side", "no_such_side"), ("tests.helpers.echo_side", "eats")]
+)
 def test_a_side_that_fails_says_whose_it_is_and_why(module: str, message: str) -> None:
     expected = pytest.raises(PartnerError, match=f"side of TRL failed.*{message}")
     with side("TRL", module, Task(Workload("broken"), "", None, None, 1)) as broken, expected:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partner_rl.algorithm.sampler import _order, examples_of_iteration
+from partner_rl.algorithm.data_order import _order, examples_of_iteration
 from partner_rl.seeds import generator_of, seed_of
 from partner_rl.types import Example
 

@@ -2,7 +2,7 @@
 
 Ray keeps the environment variables of a job's `runtime_env` with the job: everybody who may list jobs can read them,
 and they end up in the logs of its agents. So no value of the submitter's environment ever goes there. The variables
-are handed to the driver apart (`launch.jobs.sealed`); the job knows their names only.
+are handed to the driver apart (`launch.jobs.secrets`); the job knows their names only.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from typing import Final, Literal
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from launch.plan import DRIVER
 from launch.preflight.facts import Facts, ModelFact, Package
-from launch.preflight.memory import GIB, ProcessMemory
-from launch.preflight.placement import Placement, place, what_is_missing
+from launch.resources.memory import GIB, ProcessMemory
+from launch.resources.placement import Placement, place, what_is_missing
+from launch.resources.plan import DRIVER
 from partner_rl.config.schema import RunConfig
 
 Status = Literal["ok", "warning", "problem"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from launch.plan import Plan
-from launch.preflight.memory import ProcessMemory
-from launch.preflight.model_shape import ModelShape
-from launch.preflight.placement import Node
+from launch.resources.memory import ProcessMemory
+from launch.resources.model_shape import ModelShape
+from launch.resources.placement import Node
+from launch.resources.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class Facts:
         plan_problem: Why there is no plan; empty otherwise.
         memory: What each process needs.
         models: Models and checkpoints.
-        surroundings: What is wrong with the user's folders and variables (`launch.surroundings`).
+        surroundings: What is wrong with the user's folders and variables (`launch.preflight.surroundings`).
         corpus: The data; None for a command that reads none.
         disk: The folder of the results.
         disk_needed: Bytes that the run will write there, where that is known.

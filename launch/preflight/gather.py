@@ -19,10 +19,10 @@ from urllib.request import urlopen
 
 from packaging.requirements import Requirement
 
-from launch.plan import Plan, machine_cores, resource_plan, share_local_gpu
 from launch.preflight.facts import Cluster, Disk, Facts, Gpu, Machine, ModelFact, Package, Wandb
 from launch.preflight.inputs import Wish, corpus_facts, input_fact, model_facts
-from launch.preflight.memory import (
+from launch.preflight.surroundings import surrounding_problems
+from launch.resources.memory import (
     ENCODER,
     POLICY,
     REWARD_LM,
@@ -32,9 +32,9 @@ from launch.preflight.memory import (
     export_bytes,
     run_memory,
 )
-from launch.preflight.model_shape import ModelShape
-from launch.preflight.placement import this_machine
-from launch.surroundings import surrounding_problems
+from launch.resources.model_shape import ModelShape
+from launch.resources.placement import this_machine
+from launch.resources.plan import Plan, machine_cores, resource_plan, share_local_gpu
 from launch.tracking.mode import has_key, wandb_mode
 from partner_rl.config.inputs import named_inputs
 from partner_rl.config.schema import RunConfig, TrackingConfig
@@ -175,7 +175,7 @@ def cluster_facts(config: RunConfig, plan: Plan | None) -> Cluster:
         # Ray turns it on for one that it starts, unless it is told otherwise.
         asks = _auth_mode() in ("", "token")
         return Cluster(None, () if plan is None else (this_machine(plan),), asks, open_token=_open_token())
-    from launch.preflight.room import cluster_nodes
+    from launch.resources.wait_for_nodes import cluster_nodes
 
     try:
         with _joined(address):
@@ -209,7 +209,7 @@ def _joined(address: str) -> Iterator[None]:
     """This process in the cluster, for the time of a block; a process that is in one already stays there."""
     import ray
 
-    from launch.ray_session import join
+    from launch.resources.session import join
 
     if ray.is_initialized():
         yield

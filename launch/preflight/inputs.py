@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from launch.preflight.facts import Corpus, ModelFact
-from launch.preflight.memory import ENCODER, POLICY
-from launch.preflight.model_shape import is_built_on_use, read_shape
+from launch.resources.memory import ENCODER, POLICY
+from launch.resources.model_shape import is_built_on_use, read_shape
 from partner_rl.config.inputs import NamedInput, named_inputs
 from partner_rl.config.paths import Kind
 from partner_rl.config.schema import RunConfig
@@ -26,12 +26,12 @@ from partner_rl.data.records import Reject
 from partner_rl.models.embedded import EMBEDDED
 from partner_rl.models.random_models import RANDOM_MODELS
 from partner_rl.models.sources import find_model, resolve
-from partner_rl.room import can_be_written
+from partner_rl.storage.full_disk import can_be_written
 from partner_rl.types import Example, PartnerError
 
 if TYPE_CHECKING:
-    from launch.compared_systems import EvaluatedRun
-    from launch.run_folder import RunFolder
+    from launch.run_folder.evaluated import EvaluatedRun
+    from launch.run_folder.folder import RunFolder
 
 FIRST_ROWS: Final = 200
 """Rows of the data that are read, and more where none of them is a pair."""
@@ -137,7 +137,7 @@ def evaluation_wish(runs: Sequence[EvaluatedRun], baselines: Sequence[str]) -> W
         runs: The runs; the first one's pairs and reward models are used for all.
         baselines: Names of the baselines.
     """
-    from launch.compared_systems import warm_starts
+    from launch.run_folder.evaluated import warm_starts
 
     first = runs[0]
     policies = [(EXPORT, run.folder.export, run) for run in runs]
@@ -191,7 +191,7 @@ def require_inputs(config: RunConfig, wish: Wish) -> None:
         PartnerError: An input is absent, damaged or of another kind; a model cannot be fetched; there is no such
             device; or run folders cannot be written.
     """
-    from launch.pipeline import device_of
+    from launch.resources.device import device_of
 
     device_of(config)
     folder = wish.output or Path(config.runs_dir)
@@ -203,7 +203,7 @@ def require_inputs(config: RunConfig, wish: Wish) -> None:
             from launch.console import progress
 
             with progress(named.name) as report:
-                resolve(named.name, _cache(config), report)
+                resolve(named.name, config.models.cache, report)
             fact = input_fact(named, config)
         _require(fact)
     require_files(wish.files)
@@ -277,7 +277,7 @@ def input_fact(named: NamedInput, config: RunConfig) -> ModelFact:
         _CHECKS[named.kind](folder, config)
 
     if named.kind.is_model:
-        return model_fact(named.key, named.name, _cache(config), check)
+        return model_fact(named.key, named.name, config.models.cache, check)
     return _fact(named.key, named.name, lambda: _opened(named, check))
 
 
@@ -333,10 +333,6 @@ def _model_folder(name: str, cache: Path | None) -> Iterator[Path | None]:
         yield folder
 
 
-def _cache(config: RunConfig) -> Path | None:
-    return None if config.models.cache_dir is None else Path(config.models.cache_dir)
-
-
 def _check_policy(folder: Path, config: RunConfig) -> None:
     from partner_rl.policy.model import check_policy
 
@@ -372,7 +368,7 @@ def _check_coherence(folder: Path, config: RunConfig) -> None:
 def _check_judge(folder: Path, config: RunConfig) -> None:
     from partner_rl.evaluation.judge import check_judge
 
-    check_judge(folder, _cache(config))
+    check_judge(folder, config.models.cache)
 
 
 def _check_topic(folder: Path, config: RunConfig) -> None:

@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.console import plain_console
-from launch.plan import DRIVER, ActorGroup, Plan
 from launch.preflight.checks import Row
 from launch.preflight.facts import Facts
-from launch.preflight.memory import GIB, ProcessMemory
-from launch.preflight.placement import Placement, place
+from launch.resources.memory import GIB, ProcessMemory
+from launch.resources.placement import Placement, place
+from launch.resources.plan import DRIVER, ActorGroup, Plan
 
 _STYLES: Final = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 _FILE_WIDTH: Final = 160

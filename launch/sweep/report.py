@@ -17,9 +17,9 @@ from markdown_it import MarkdownIt
 from pydantic import JsonValue
 
 from launch.console import typed_command
-from launch.sweep.charts import FRONT, PARALLEL, Line, draw_charts
-from launch.sweep.ledger import SweepFolder, TrialRecord, WeightsFrom
 from launch.sweep.pareto import choose, losses, pareto_front, scaled
+from launch.sweep.plots import FRONT, PARALLEL, Line, draw_charts
+from launch.sweep.records import SweepFolder, TrialRecord, WeightsFrom
 from launch.sweep.spec import METRICS, SweepSpec
 from partner_rl.config.load import assignments, config_yaml, load_config
 from partner_rl.config.schema import RunConfig
@@ -146,7 +146,7 @@ def write_report(
         spec: The sweep.
         records: All trials that were started.
         sessions: All starts of the sweep.
-        moved: Swept key → objectives that trials do not compare in (`launch.sweep.yardsticks`).
+        moved: Swept key → objectives that trials do not compare in (`launch.sweep.sizing`).
     """
     found = outcome(spec, records)
     front = {found.finished[i].name for i in found.front}

@@ -23,7 +23,7 @@ from pydantic import JsonValue
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
-from launch.sweep.ledger import TrialRecord
+from launch.sweep.records import TrialRecord
 from launch.sweep.space import Point, domain
 from launch.sweep.spec import Range, SweepSpec
 from launch.sweep.trial import ITERATIONS

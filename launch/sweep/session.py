@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+import ray
 import torch
 from pydantic import JsonValue
 
 from launch.console import err, progress, typed_command
-from launch.fingerprints import (
+from launch.preflight.gather import machine_facts, run_bytes
+from launch.preflight.inputs import inputs_of_all, model_facts, require_inputs, run_wish
+from launch.preflight.surroundings import check_surroundings
+from launch.resources.memory import Shapes, run_memory
+from launch.resources.plan import Plan, machine_cores, resource_plan
+from launch.resources.session import ray_session
+from launch.run_folder.fingerprints import (
     Fingerprints,
     allowed_changes,
     check_present,
@@ -24,39 +31,116 @@ from launch.fingerprints import (
     read_fingerprints,
     settings_of,
 )
-from launch.folder_lock import alone
-from launch.pipeline import load_splits
-from launch.plan import machine_cores, resource_plan
-from launch.preflight.gather import machine_facts, run_bytes
-from launch.preflight.inputs import inputs_of_all, model_facts, require_inputs, run_wish
-from launch.preflight.memory import Shapes, run_memory
-from launch.ray_session import ray_session
-from launch.surroundings import check_surroundings
-from launch.sweep.engine import Work, run_trials, set_up_tune
-from launch.sweep.ledger import SweepFolder
+from launch.run_folder.folder import RunFolder
+from launch.run_folder.lock import alone
+from launch.sweep.records import SweepFolder
 from launch.sweep.report import Outcome, Session, write_report
-from launch.sweep.shared import make_shared, shared_pool
 from launch.sweep.sizing import (
+    LEARNED,
+    Shares,
     Sizing,
     check_reservations,
     check_scorers,
     on_gpus,
+    pooled_config,
     shares,
     sizing,
     trials_in_memory,
+    yardsticks,
 )
 from launch.sweep.space import checked_configs, config_maker, planned_points
 from launch.sweep.spec import SweepSpec, read_spec, spec_yaml
 from launch.sweep.trial import TrialSetup, run_trial
-from launch.sweep.yardsticks import LEARNED, yardsticks
+from launch.sweep.tuner import Work, run_trials, set_up_tune
+from launch.training import phases
+from launch.training.phases import load_splits
 from partner_rl.config.inputs import NamedInput, input_paths
 from partner_rl.config.load import assignments, load_config, save_config
 from partner_rl.config.paths import Kind
 from partner_rl.config.schema import RunConfig
-from partner_rl.fingerprint import fingerprint_of
 from partner_rl.storage.atomic import growing_folder, write_json, write_text
+from partner_rl.storage.fingerprint import fingerprint_of
 from partner_rl.storage.outputs import GrowingFolder, check_outputs
 from partner_rl.types import PartnerError
+from rewards.pool import ClientSpec, create_pools
+from rewards.registry import all_components
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPool:
+    """The reward actors that all trials use.
+
+    Attributes:
+        client: What a trial needs to know of them.
+        actors: How many there are.
+        seconds: Seconds until their models were loaded.
+    """
+
+    client: ClientSpec
+    actors: int
+    seconds: float
+
+
+def make_shared(config: RunConfig, sweep: SweepFolder, share: Shares) -> dict[str, JsonValue]:
+    """Trains what no swept key changes and the configuration names no checkpoint of, unless it is there.
+
+    Args:
+        config: The configuration that trials change.
+        sweep: The sweep's folder.
+        share: What is shared.
+
+    Returns:
+        Configuration key → value, for all trials.
+    """
+    found = shared_keys(config, sweep, share)
+    if not found:
+        return found
+    run = sweep.shared
+    if not run.config_file.is_file():
+        own = config.model_copy(update={"name": run.path.name, "runs_dir": str(sweep.path)})
+        RunFolder.create(own, default_name=run.path.name)
+    with run.resumable():
+        splits = phases.load_splits(config)
+        examples = phases.warm_start_examples(config, run, splits) if share.warm_start else None
+        if share.reward_models:
+            phases.train_reward_models(config, run, splits)
+        if share.warm_start:
+            phases.warm_start(config, run, examples)
+    return found
+
+
+def shared_keys(config: RunConfig, sweep: SweepFolder, share: Shares) -> dict[str, JsonValue]:
+    """Configuration key → the checkpoint that all trials use, where the configuration names none."""
+    folder, keys = sweep.shared.path.absolute(), dict[str, JsonValue]()
+    if share.reward_models:
+        for name in ("empathy", "coherence"):
+            if getattr(config.rewards, name).checkpoint is None:
+                keys[f"rewards.{name}.checkpoint"] = str(folder / "rewards" / name)
+    if share.warm_start and config.warmstart.checkpoint is None:
+        keys["warmstart.checkpoint"] = str(folder / "warm_start")
+    return keys
+
+
+@contextmanager
+def shared_pool(spec: SweepSpec, config: RunConfig, sweep: SweepFolder, plan: Plan) -> Iterator[SharedPool]:
+    """The shared reward actors, for the time of a block.
+
+    Args:
+        spec: The sweep.
+        config: The configuration that trials change, with the shared checkpoints.
+        sweep: The sweep's folder.
+        plan: Says the actors' threads.
+    """
+    group = next(group for group in plan.groups if group.name.startswith("reward "))
+    run_id = f"{sweep.path.name}-{ray.get_runtime_context().get_job_id()}"
+    components = all_components(pooled_config(spec, config), sweep.shared.path)
+    placed, began = config.resources.placement.share("rewards"), time.perf_counter()
+    with progress("Starting the shared reward actors") as report:
+        pools = create_pools(components, config.rewards, run_id, group.threads, report, resources=placed)
+    with pools:
+        actors = sum(len(pool.actors) for pool in pools.spec.pools.values())
+        yield SharedPool(pools.spec, actors, time.perf_counter() - began)
+
 
 logger = logging.getLogger(__name__)
 

@@ -14,22 +14,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import JsonValue
 from ray import tune
 from ray.exceptions import RayError, RayTaskError
 
-from launch import pipeline
-from launch.clock import PhaseClock
-from launch.fingerprints import InputError, check_present, inputs_of
-from launch.plan import DRIVER, Plan
 from launch.preflight.inputs import run_wish
-from launch.resuming import settle
-from launch.run_folder import RunFolder
-from launch.sweep.examiner import Examiner
-from launch.sweep.ledger import (
+from launch.resources.device import device_of
+from launch.resources.plan import DRIVER, Plan
+from launch.run_folder.fingerprints import InputError, check_present, inputs_of
+from launch.run_folder.folder import RunFolder
+from launch.sweep.records import (
     Evaluated,
     SweepFolder,
     TrialRecord,
@@ -40,19 +37,74 @@ from launch.sweep.ledger import (
 )
 from launch.sweep.sizing import on_gpus
 from launch.sweep.space import Point
-from launch.sweep.spec import SweepSpec
+from launch.sweep.spec import METRICS, SweepSpec
 from launch.tracking import log_evaluation
-from launch.training import train_policy
+from launch.tracking.curves import plot_curves, read_metrics
+from launch.training import phases
+from launch.training.phases import PhaseClock
+from launch.training.resuming import settle
+from launch.training.rl_loop import train_policy
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.config.load import assignments, load_config, save_config
 from partner_rl.config.schema import RunConfig
-from partner_rl.evaluation.plots import plot_curves, read_metrics
+from partner_rl.data.splits import Splits, select_pairs
 from partner_rl.evaluation.system import TRAINED
-from partner_rl.policy.model import load_policy
+from partner_rl.evaluation.systems import evaluate_system
+from partner_rl.policy.generate import Sampling
+from partner_rl.policy.model import Policy, load_policy
+from partner_rl.rewriter import Rewrite, Rewriter
 from partner_rl.storage.atomic import folder_when_whole, write_json, write_text
 from partner_rl.types import PartnerError
 from rewards.pool import ClientSpec, PoolSpec, RewardClient, create_pools
 from rewards.registry import all_components
+
+
+class Examiner:
+    """Measures a trial's policy on held-out pairs, always the same ones."""
+
+    def __init__(
+        self,
+        split: Literal["dev", "test"],
+        config: RunConfig,
+        run: RunFolder,
+        splits: Splits,
+        client: RewardClient,
+        clock: PhaseClock,
+    ) -> None:
+        """Chooses the pairs and loads the sentence encoder."""
+        held_out = phases.rewritable(splits.dev if split == "dev" else splits.test, config)
+        self._pairs = select_pairs(held_out, config.evaluation.max_pairs, config.data.split_salt)
+        self._config, self._clock = config, clock
+        # A client of its own: the training's must not remember.
+        self._client = RewardClient(client.spec)
+        self._sources = phases.evaluation_sources(config, run, self._client)
+
+    def figures(self, policy: Policy) -> dict[str, float]:
+        """Metric → value of a policy; raises PartnerError when one is no number."""
+        settings = self._config.evaluation
+        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
+        with self._clock.phase("evaluation", "evaluation on held-out pairs"):
+            rewriter = Rewriter(policy, self._config.env, sampling, self._config.seed, settings.batch_size)
+            results = rewriter.rewrite(self._pairs)
+            requests = [result.request for result in results if isinstance(result, Rewrite)]
+            scores = evaluate_system(
+                TRAINED, requests, self._client, self._sources.definitions, self._sources.embed
+            ).as_json()
+        return finite_figures(scores)
+
+
+def finite_figures(scores: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a trial among a system's scores.
+
+    Raises:
+        PartnerError: One is infinite or NaN, which neither compares nor fits into JSON: the trial has failed.
+    """
+    figures: dict[str, float] = {metric: float(scores[metric]) for metric in METRICS}
+    for metric, value in figures.items():
+        if not math.isfinite(value):
+            raise PartnerError(f"{metric} of the rewrites is {value}: the policy writes what cannot be measured")
+    return figures
+
 
 ITERATIONS: Final = "iterations"
 """Key of the iterations done in what a trial reports."""
@@ -186,14 +238,14 @@ def _train(setup: TrialSetup, sweep: SweepFolder, point: Point, report: Report, 
             _adopt(sweep, run, config, origin)
         _set_threads(setup.plan)
         check_present(inputs_of(config, run_wish(config, resumed=run).keys), sweep.resume_command)
-        splits = pipeline.load_splits(config)
+        splits = phases.load_splits(config)
         settle(run, config, splits)
-        pipeline.require_rewritable(config, splits, setup.spec.split)
-        examples = pipeline.warm_start_examples(config, run, splits)
+        phases.require_rewritable(config, splits, setup.spec.split)
+        examples = phases.warm_start_examples(config, run, splits)
         with clock.phase("reward models", "reward models"):
-            pipeline.train_reward_models(config, run, splits)
+            phases.train_reward_models(config, run, splits)
         with clock.phase("warm start", "warm start"):
-            policy_folder = pipeline.warm_start(config, run, examples)
+            policy_folder = phases.warm_start(config, run, examples)
         with clock.phase("reward actors", "reward actors"):
             client, actors = stack.enter_context(_client(setup, config, run))
         sweep.write(_current(sweep, point.name).model_copy(update={"reward_actors": actors}))
@@ -207,11 +259,11 @@ def _train(setup: TrialSetup, sweep: SweepFolder, point: Point, report: Report, 
                 _report_or_stop(report, found)
 
         with clock.phase("training", "reinforcement learning"):
-            pairs = pipeline.rewritable(splits.train, config)
+            pairs = phases.rewritable(splits.train, config)
             train_policy(config, run, policy_folder, pairs, client, resume=resume, after_iteration=examine)
         plot_curves(read_metrics(run.metrics), run.curves)
         policy = load_policy(
-            run.export, config.policy.model_copy(update={"lora": None}), config.env.window, pipeline.device_of(config)
+            run.export, config.policy.model_copy(update={"lora": None}), config.env.window, device_of(config)
         )
         last = Evaluated(iterations=config.algorithm.iterations, figures=examiner.figures(policy))
         log_evaluation(run.path, config, [{"system": TRAINED, **last.figures}])

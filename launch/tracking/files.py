@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 from tensorboardX import SummaryWriter
 
-from launch.run_record import METRICS_FILE, SAMPLES_FILE
+from launch.run_folder.record import METRICS_FILE, SAMPLES_FILE
 from partner_rl import metric_names
-from partner_rl.room import disk_of, when_there_is_room
 from partner_rl.storage.atomic import file_when_whole
+from partner_rl.storage.full_disk import disk_of, when_there_is_room
 from partner_rl.types import PartnerError
 
 logger = logging.getLogger(__name__)

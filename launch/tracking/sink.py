@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from launch.run_record import TEXT_COLUMNS
+from launch.run_folder.record import TEXT_COLUMNS
 from partner_rl import metric_names
 
 

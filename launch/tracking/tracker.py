@@ -8,9 +8,9 @@ from statistics import fmean
 from types import TracebackType
 from typing import Any, Self
 
-from launch.monitoring.nodes import NodeWatch
 from launch.tracking.files import JsonlSink, TensorBoardSink
 from launch.tracking.mode import wandb_mode
+from launch.tracking.nodes import NodeWatch
 from launch.tracking.sink import SampleRow, Sink
 from launch.tracking.terminal import ConsoleSink
 from launch.tracking.wandb_sink import BEST, LATEST, WandbSink

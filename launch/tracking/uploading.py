@@ -18,7 +18,7 @@ from typing import IO, Final
 from urllib.parse import urlsplit
 
 from launch.console import typed_command
-from launch.wandb_upload import COMMAND
+from launch.tracking.upload_process import COMMAND
 from partner_rl.types import PartnerError
 
 _logger = logging.getLogger(__name__)

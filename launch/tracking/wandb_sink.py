@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from launch.provenance import provenance
-from launch.run_record import read_record, update_record
+from launch.run_folder.provenance import provenance
+from launch.run_folder.record import read_record, update_record
 from launch.tracking.mode import wandb_mode
 from launch.tracking.uploading import Uploader, segments, send_all
 from partner_rl import metric_names
 from partner_rl.config.schema import RunConfig, TrackingConfig
-from partner_rl.room import can_be_written
+from partner_rl.storage.full_disk import can_be_written
 
 _logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What the driver is at: told by the driver, read by the thread that looks for stalls (`launch.watchdog`)."""
+"""What the driver is at: told by the driver, read by the thread that looks for stalls (`launch.training.watchdog`)."""
 
 from __future__ import annotations
 

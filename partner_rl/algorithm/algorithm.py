@@ -23,20 +23,20 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODUL
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from partner_rl import meters
 from partner_rl.algorithm.activity import SAMPLE, SYNC, UPDATE, Activity
 from partner_rl.algorithm.advantages.estimator import Array
 from partner_rl.algorithm.batch import minibatches, to_rllib, training_groups
-from partner_rl.algorithm.config import RewriteConfig
+from partner_rl.algorithm.build import RewriteConfig
+from partner_rl.algorithm.data_order import examples_of_iteration
 from partner_rl.algorithm.env_runner import SYNCS
 from partner_rl.algorithm.kl_control import KlController
 from partner_rl.algorithm.learner import RewriteLearner
-from partner_rl.algorithm.object_store import put
 from partner_rl.algorithm.reward_signal import RewardSignal, Signal
-from partner_rl.algorithm.sampler import examples_of_iteration
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.algorithm.trajectory import Rollout, SampledGroup
 from partner_rl.algorithm.update_metrics import KL_SENTENCE, StepMetrics, update_metrics
+from partner_rl.cluster import metrics as ray_metrics
+from partner_rl.cluster.object_store import put
 from partner_rl.policy.model import Policy
 from partner_rl.policy.module import RewriteModule, load_trained_policy
 from partner_rl.types import Example, PartnerError
@@ -179,9 +179,9 @@ class RewriteAlgorithm(Algorithm):
 
     def _record_meters(self) -> None:
         for phase, seconds in self.last.seconds.items():
-            meters.record(meters.PHASE_SECONDS, phase, seconds)
+            ray_metrics.record(ray_metrics.PHASE_SECONDS, phase, seconds)
         episodes = sum(len(group.trajectories) for group in self.last.groups)
-        meters.record(meters.EPISODES, self.config.run.algorithm.advantage, episodes)
+        ray_metrics.record(ray_metrics.EPISODES, self.config.run.algorithm.advantage, episodes)
 
     def _sample(self, examples: Sequence[Example]) -> list[Rollout]:
         """Samples all groups, shared out over the env runners in order."""
@@ -210,7 +210,7 @@ class RewriteAlgorithm(Algorithm):
             if not lost:
                 continue
             losses += 1
-            meters.record(meters.RESTARTS, "env runner", lost)
+            ray_metrics.record(ray_metrics.RESTARTS, "env runner", lost)
             if losses == SAMPLE_ATTEMPTS:
                 raise PartnerError(
                     f"env runners were lost {losses} times in iteration {self._next_iteration}: see the Ray logs, "
@@ -476,7 +476,7 @@ class RewriteAlgorithm(Algorithm):
         that cannot lose a member, so the surviving ones are replaced too. Waits until the cluster has room.
         """
         self._end_learners()
-        meters.record(meters.RESTARTS, "learner", self.config.num_learners)
+        ray_metrics.record(ray_metrics.RESTARTS, "learner", self.config.num_learners)
         module = self.config.get_multi_rl_module_spec(spaces=self.spaces, inference_only=False)
         self.learner_group = self.config.build_learner_group(rl_module_spec=module)
         self._kl_sent = self.config.kl_coeff

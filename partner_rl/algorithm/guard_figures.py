@@ -16,8 +16,8 @@ import numpy as np
 
 from envs.rewriting import written_sentences
 from partner_rl import metric_names as names
-from partner_rl.algorithm.words import ngrams, stable_hash, words_of
-from partner_rl.self_disclosure import speaks_of_itself
+from partner_rl.text.self_disclosure import speaks_of_itself
+from partner_rl.text.words import ngrams, stable_hash, words_of
 from partner_rl.types import ScoreRequest
 
 OPENING_WORDS: Final = 4
@@ -68,7 +68,7 @@ class GuardFigures:
         judged: What the judge says; None in iterations that it did not read.
         episodes: Rewrites, those that changed nothing included.
         unchanged: Those that changed nothing.
-        disclosing: Rewrites with an inserted sentence that speaks of its writer (`partner_rl.self_disclosure`).
+        disclosing: Rewrites with an inserted sentence that speaks of its writer (`partner_rl.text.self_disclosure`).
         words_original: Words of the original responses, counted for each rewrite.
         words_rewritten: Words of the rewritten responses.
         triples: Word triples inside the inserted sentences.

@@ -1,7 +1,7 @@
 """A reward for not telling of a life that a language model has not had.
 
-The value is the share of the written sentences that do not speak of their writer (`partner_rl.self_disclosure`): 1 when
-none does, or none was written, 0 when all do. Like variety it needs no model, so that the driver computes it.
+The value is the share of the written sentences that do not speak of their writer (`partner_rl.text.self_disclosure`):
+1 when none does, or none was written, 0 when all do. Like variety it needs no model, so that the driver computes it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 from envs.rewriting import written_sentences
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
-from partner_rl.self_disclosure import speaks_of_itself
+from partner_rl.text.self_disclosure import speaks_of_itself
 from partner_rl.types import ScoreRequest
 
 HONESTY: Final = "honesty"

@@ -42,7 +42,7 @@ from partner_rl.seeds import generator_of
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
-    from partner_rl.algorithm.config import RewriteConfig
+    from partner_rl.algorithm.build import RewriteConfig
 
 MEASURED_PART = 4
 """Without a KL penalty the divergence is measured on one in this many groups: a look at the reference takes time."""

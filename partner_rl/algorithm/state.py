@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from partner_rl.room import disk_of, when_there_is_room
 from partner_rl.storage.atomic import WriteError, folder_when_whole, write_json
+from partner_rl.storage.full_disk import disk_of, when_there_is_room
 from partner_rl.storage.manifest import check_manifest, write_manifest
 from partner_rl.types import PartnerError
 

@@ -29,7 +29,7 @@ from typing import Final
 
 from envs.rewriting import written_sentences
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
-from partner_rl.algorithm.words import ngrams, stable_hash, words_of
+from partner_rl.text.words import ngrams, stable_hash, words_of
 from partner_rl.types import ScoreRequest
 
 VARIETY: Final = "variety"

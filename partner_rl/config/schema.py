@@ -6,6 +6,7 @@ error before anything starts (see `partner_rl.config.load`).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -85,6 +86,11 @@ class ModelsConfig(Section):
     """The encoder behind the empathy and coherence classifiers and the specificity metric."""
     cache_dir: Adjustable[CacheFolder | None] = None
     """Folder of converted models; null for `$PARTNER_RL_CACHE`, else `~/.cache/partner-rl`."""
+
+    @property
+    def cache(self) -> Path | None:
+        """`cache_dir` as a path."""
+        return None if self.cache_dir is None else Path(self.cache_dir)
 
 
 class EnvConfig(Section):

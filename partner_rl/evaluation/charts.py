@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from partner_rl.charts import new_canvas, save_png
 from partner_rl.evaluation.measures import MEASURES, Measure, arrow
 from partner_rl.evaluation.resampling import Floats
 from partner_rl.evaluation.result import EvaluationResult, Figure, Group, SystemFigures
 from partner_rl.evaluation.system import policy_of
+from partner_rl.plotting import new_canvas, save_png
 
 CHARTS: Final[Mapping[str, str]] = {
     "measures.png": "Every measure with its 95 % interval; ↑ higher is better, ↓ lower is better.",

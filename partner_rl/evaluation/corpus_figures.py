@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from partner_rl.evaluation.metrics.distinct_sentences import sentence_key
-from partner_rl.evaluation.metrics.words import content_words
 from partner_rl.evaluation.resampling import Bools, Floats, Statistic
+from partner_rl.evaluation.text_metrics import sentence_key
+from partner_rl.text.words import content_words
 
 Ints = npt.NDArray[np.int64]
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from partner_rl.evaluation.metrics.specificity import Embed
+from partner_rl.evaluation.text_metrics import Embed
 from partner_rl.models.loading import load_encoder, load_tokenizer
 from rewards.encoder import encode_states, in_pieces, pad_id_of, token_limit, tokenize
 

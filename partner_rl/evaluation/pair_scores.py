@@ -11,14 +11,11 @@ import numpy.typing as npt
 
 from envs.rewriting import written_sentences
 from partner_rl.evaluation.component_scores import RewardSource, component_scores, whole_response_coherence
-from partner_rl.evaluation.metrics.edit_rate import edit_rates
-from partner_rl.evaluation.metrics.listener_accuracy import listener_hits
-from partner_rl.evaluation.metrics.self_bleu import self_bleu
-from partner_rl.evaluation.metrics.self_disclosure import discloses
-from partner_rl.evaluation.metrics.specificity import Embed, similarities
-from partner_rl.evaluation.metrics.words import spaced_words
+from partner_rl.evaluation.listener_accuracy import listener_hits
 from partner_rl.evaluation.resampling import Bools, Floats
 from partner_rl.evaluation.system import System
+from partner_rl.evaluation.text_metrics import Embed, discloses, edit_rates, self_bleu, similarities
+from partner_rl.text.words import spaced_words
 from partner_rl.types import MECHANISMS, PartnerError, ScoreRequest
 from rewards.empathy import NAME as EMPATHY
 from rewards.fluency import NAME as FLUENCY

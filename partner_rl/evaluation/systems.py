@@ -14,23 +14,26 @@ from envs.rewriting import written_sentences
 from partner_rl.config.schema import EnvConfig
 from partner_rl.evaluation.compare import compare
 from partner_rl.evaluation.component_scores import RewardSource, component_scores, whole_response_coherence
-from partner_rl.evaluation.metrics.change_in_empathy import change_in_empathy
-from partner_rl.evaluation.metrics.coherence import coherence
-from partner_rl.evaluation.metrics.commonest_sentence import commonest_sentence
-from partner_rl.evaluation.metrics.distinct_n import distinct_n
-from partner_rl.evaluation.metrics.distinct_sentences import distinct_sentences
-from partner_rl.evaluation.metrics.edit_rate import edit_rate
-from partner_rl.evaluation.metrics.length import mean_length
-from partner_rl.evaluation.metrics.listener_accuracy import listener_accuracy
-from partner_rl.evaluation.metrics.mean import mean
-from partner_rl.evaluation.metrics.perplexity import perplexity
-from partner_rl.evaluation.metrics.self_disclosure import share_disclosing
-from partner_rl.evaluation.metrics.share_unchanged import share_unchanged
-from partner_rl.evaluation.metrics.specificity import Embed, specificity
+from partner_rl.evaluation.listener_accuracy import listener_accuracy
 from partner_rl.evaluation.pair_scores import Progress, RememberingJudge, Sources, base_levels, score_pairs
 from partner_rl.evaluation.resampling import Bools
 from partner_rl.evaluation.result import EvaluationResult, Group
 from partner_rl.evaluation.system import ORIGINAL, WARM_START, System
+from partner_rl.evaluation.text_metrics import (
+    Embed,
+    change_in_empathy,
+    coherence,
+    commonest_sentence,
+    distinct_n,
+    distinct_sentences,
+    edit_rate,
+    mean,
+    mean_length,
+    perplexity,
+    share_disclosing,
+    share_unchanged,
+    specificity,
+)
 from partner_rl.types import MECHANISMS, Example, PartnerError, ScoreRequest
 from rewards.empathy import NAME as EMPATHY
 from rewards.fluency import NAME as FLUENCY

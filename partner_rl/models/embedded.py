@@ -20,8 +20,8 @@ from types import MappingProxyType
 from typing import Final
 
 from partner_rl.models.store import Progress, cache_folder, install, sha256_of
-from partner_rl.names import is_path_inside
 from partner_rl.storage.atomic import file_when_whole
+from partner_rl.storage.file_names import is_path_inside
 from partner_rl.types import PartnerError
 
 _FORMAT: Final = 1

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from partner_rl.names import is_plain_name
+from partner_rl.storage.file_names import is_plain_name
 from partner_rl.types import PartnerError
 
 Model = TypeVar("Model", bound=PreTrainedModel)

@@ -21,8 +21,8 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from partner_rl.config.paths import absolute_path
-from partner_rl.names import is_path_inside
 from partner_rl.storage.atomic import WriteError, folder_when_whole, write_json
+from partner_rl.storage.file_names import is_path_inside
 from partner_rl.types import PartnerError
 
 logger = logging.getLogger(__name__)

@@ -26,8 +26,7 @@ from partner_rl.data.folders import RECEIPTS
 from partner_rl.data.schema import PAIR_SCHEMA
 from partner_rl.pipelines.cleaning import CLEAN_SCHEMA, OFF_TOPIC, RATIONALES_DROPPED, CleanBuilder, TopicSettings
 from partner_rl.pipelines.deduplication import MARKS, KeepBuilder, mark_duplicates, offsets
-from partner_rl.pipelines.ray_data import local_ray
-from partner_rl.pipelines.receipts import (
+from partner_rl.pipelines.done_markers import (
     locked,
     read_json,
     refuse_difference,
@@ -35,6 +34,7 @@ from partner_rl.pipelines.receipts import (
     remove_results,
     run_record,
 )
+from partner_rl.pipelines.ray_data import local_ray
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage, StageReport, columns_of, run_stage
 from partner_rl.pipelines.units import plan_units

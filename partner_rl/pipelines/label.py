@@ -6,6 +6,7 @@ expected level, the three levels' probabilities and where the rationales stand i
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,35 @@ import torch
 from partner_rl.data.batches import REJECTED, counts_under, none_usable, pair_fields, parse_batch
 from partner_rl.data.columns import level_column, rationales_column
 from partner_rl.data.schema import PAIR_SCHEMA, TEXT_COLUMNS
-from partner_rl.pipelines.model_folder import folder_digest
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage, StageReport, run_stage
 from partner_rl.storage.atomic import growing_folder
 from partner_rl.types import MAX_LEVEL, MECHANISMS, Example, MechanismLabel, PartnerError
 from rewards.empathy_model import EmpathyClassifier, EmpathyPrediction, MechanismPrediction
+
+
+def folder_digest(folder: Path) -> str:
+    """Hash of the names and contents of a folder's files; subfolders and its model card (*.md) are left out.
+
+    Paths and times do not count: a copy of a model is the same model.
+
+    Raises:
+        PartnerError: There is no such folder, or it holds no weights.
+    """
+    if not folder.is_dir():
+        raise PartnerError(f"no model folder {folder}: name a folder that `partner-rl rewards train empathy` wrote")
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and path.suffix != ".md")
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise PartnerError(
+            f"{folder} holds no weights (*.safetensors): name a folder with a trained empathy classifier"
+        )
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
 
 KIND: Final = "labelled pairs"
 """What the output folder says that it is."""

@@ -15,7 +15,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from partner_rl.local_ray import join_ray, start_ray
+from partner_rl.cluster.local_ray import join_ray, start_ray
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.units import Unit, one_line
 from partner_rl.types import PartnerError

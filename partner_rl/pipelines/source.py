@@ -13,7 +13,7 @@ from partner_rl.config.paths import SAMPLE, absolute_path
 from partner_rl.data.convert import convert
 from partner_rl.data.epitome import EPITOME_FILES
 from partner_rl.data.readers import epitome_source, iter_rows, source_files
-from partner_rl.pipelines.receipts import read_json
+from partner_rl.pipelines.done_markers import read_json
 from partner_rl.storage.atomic import growing_folder, write_json
 from partner_rl.types import PartnerError
 

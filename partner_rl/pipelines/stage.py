@@ -29,8 +29,7 @@ import pyarrow.parquet as pq
 
 from partner_rl.data.folders import RECEIPTS
 from partner_rl.data.parquet import READ_ERRORS, READ_OPTIONS
-from partner_rl.pipelines.ray_data import local_ray, map_units
-from partner_rl.pipelines.receipts import (
+from partner_rl.pipelines.done_markers import (
     ATTEMPTS,
     Receipt,
     fingerprint,
@@ -42,6 +41,7 @@ from partner_rl.pipelines.receipts import (
     run_record,
     write_receipt,
 )
+from partner_rl.pipelines.ray_data import local_ray, map_units
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.units import Unit, one_line, plan_units
 from partner_rl.storage.atomic import file_when_whole

@@ -25,13 +25,13 @@ import pyarrow.parquet as pq
 from partner_rl.config.schema import WarmStartConfig
 from partner_rl.data.batches import none_usable
 from partner_rl.data.folders import RECEIPTS, RUN
+from partner_rl.pipelines.done_markers import locked, run_record
 from partner_rl.pipelines.label import ClassifierSettings
-from partner_rl.pipelines.receipts import locked, run_record
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage, run_stage
 from partner_rl.pipelines.units import parquet_files, plan_units
 from partner_rl.pipelines.warmstart_candidates import KEY, Recipe, candidate_stage, refuse_unlabelled
-from partner_rl.pipelines.warmstart_report import REPORT_JSON, PairsReport, Sample, sample_of, write_report
+from partner_rl.pipelines.warmstart_pairs_report import REPORT_JSON, PairsReport, Sample, sample_of, write_report
 from partner_rl.positions import decode_position, num_positions
 from partner_rl.storage.atomic import growing_folder
 from partner_rl.types import MECHANISMS, PartnerError

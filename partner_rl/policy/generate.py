@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from partner_rl.policy.actions import ActionTokens
-from partner_rl.policy.draw import Drawn, draw
 from partner_rl.policy.model import Policy
 from partner_rl.policy.prompt import encode_prompt
+from partner_rl.policy.sampling import Drawn, draw
 from partner_rl.policy.shared_prompt import SharedPromptCache, StaticSharedPromptCache
 from partner_rl.positions import noop_position
 from partner_rl.types import RewriteState

@@ -17,10 +17,10 @@ import torch
 from partner_rl.config.schema import PolicyConfig
 from partner_rl.models.loading import load_causal_lm, load_tokenizer, open_causal_lm, quiet_transformers
 from partner_rl.policy.attention import use_grouped_attention
-from partner_rl.policy.few_rows import use_few_rows_linear
 from partner_rl.policy.load_checks import check_reach, check_ways
 from partner_rl.policy.position_rows import add_position_rows, merge_position_rows, position_rows_off
 from partner_rl.policy.precision import use_float32_head
+from partner_rl.policy.small_batch_linear import use_few_rows_linear
 from partner_rl.policy.tied_embedding import share_gradient_with_head
 from partner_rl.policy.vocabulary import ActionVocabulary, add_position_tokens
 from partner_rl.positions import PositionRule

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from partner_rl.policy.few_rows import FewRowsLinear
+from partner_rl.policy.small_batch_linear import FewRowsLinear
 
 
 def full_precision(device_type: str) -> contextlib.AbstractContextManager[Any]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from partner_rl.names import is_plain_name
+from partner_rl.storage.file_names import is_plain_name
 from partner_rl.types import PartnerError
 
 MANIFEST: Final = "manifest.json"

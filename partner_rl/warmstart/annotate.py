@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs import text
-from partner_rl.self_disclosure import speaks_of_itself
+from partner_rl.text.self_disclosure import speaks_of_itself
 from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
 
 SentenceScorer = Callable[[Sequence[tuple[str, str]]], npt.NDArray[np.floating]]
@@ -147,7 +147,7 @@ def is_usable(sentence: str, min_words: int, max_words: int, own_experience: boo
         sentence: The sentence.
         min_words: Fewest words.
         max_words: Most words.
-        own_experience: Whether it may speak of its writer's life (`partner_rl.self_disclosure`).
+        own_experience: Whether it may speak of its writer's life (`partner_rl.text.self_disclosure`).
     """
     return why_unusable(sentence, min_words, max_words, own_experience) is None
 

@@ -18,7 +18,7 @@ import numpy as np
 from envs import rewriting, text
 from partner_rl.config.schema import EnvConfig, WarmStartConfig
 from partner_rl.positions import Position, PositionKind, decode_position, encode_position, noop_position
-from partner_rl.self_disclosure import speaks_of_itself
+from partner_rl.text.self_disclosure import speaks_of_itself
 from partner_rl.types import MECHANISMS, EditAction, Example, RewriteState
 from partner_rl.warmstart.annotate import AnnotatedResponse, SentenceScorer, annotate, is_usable
 from partner_rl.warmstart.balance import grouped, interleaved

@@ -22,9 +22,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 
 from partner_rl.config.schema import WarmStartConfig
-from partner_rl.fingerprint import fingerprint_of
 from partner_rl.policy.model import Policy
 from partner_rl.seeds import generator_of
+from partner_rl.storage.fingerprint import fingerprint_of
 from partner_rl.types import PartnerError
 from partner_rl.warmstart.batches import (
     Row,

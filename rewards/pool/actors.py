@@ -10,8 +10,8 @@ from typing import Any, Self
 import ray
 from ray.exceptions import RayTaskError
 
+from partner_rl.cluster.free_resources import free_resources
 from partner_rl.config.reward_schema import RewardsConfig
-from partner_rl.free_resources import free_resources
 from partner_rl.types import PartnerError
 from rewards.actor import ScorerActor
 from rewards.pool.actor_errors import DEATHS, cause_of

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from partner_rl import meters, waits
+from partner_rl.cluster import metrics, pending_calls
 from partner_rl.types import PartnerError
 from rewards.actor import Reply
 from rewards.assembly import check_rows, name_rows
@@ -138,8 +138,8 @@ class Query:
         self.stats.seconds += reply.seconds
         self.stats.model_seconds += reply.phases.model
         self.stats.tokenizer_seconds += reply.phases.tokenizer
-        meters.record(meters.POOL_ITEMS, self.name, len(batch.items))
-        meters.record(meters.POOL_SECONDS, self.name, reply.seconds)
+        metrics.record(metrics.POOL_ITEMS, self.name, len(batch.items))
+        metrics.record(metrics.POOL_SECONDS, self.name, reply.seconds)
         return batch, values
 
     def _died(self, replica: Replica, error: Exception, spec: ClientSpec) -> None:
@@ -162,7 +162,7 @@ class Query:
             self.name, type(error).__name__, name_rows(batch.rows), batch.failures + 1, spec.max_retries + 1,
         )  # fmt: skip
         self.stats.retries += len(lost)
-        meters.record(meters.RESTARTS, f"reward {self.name}", 1)
+        metrics.record(metrics.RESTARTS, f"reward {self.name}", 1)
         self.queue.extendleft(reversed(lost))
 
     def _revived(self, replica: Replica, spec: ClientSpec) -> None:
@@ -185,16 +185,16 @@ class Query:
 
 def dispatch(queries: Sequence[Query], spec: ClientSpec) -> Iterator[tuple[Query, Batch, FloatArray]]:
     """Drive all queries at once; yields each micro-batch's scores exactly once."""
-    note, told_s = waits.Note(), 0.0
+    note, told_s = pending_calls.Note(), 0.0
     try:
         while True:
             for query in queries:
                 query.submit()
-                meters.record(meters.POOL_QUEUE, query.name, query.waiting)
+                metrics.record(metrics.POOL_QUEUE, query.name, query.waiting)
             owners = {ref: query for query in queries for ref in query.refs()}
             if not owners:
                 return
-            done, _ = ray.wait(list(owners), num_returns=1, timeout=waits.LOOK_S)
+            done, _ = ray.wait(list(owners), num_returns=1, timeout=pending_calls.LOOK_S)
             for ref in done:
                 note.heard()
                 told_s = 0.0

@@ -18,9 +18,9 @@ import pytest
 import ray
 from ray.exceptions import RayTaskError
 
-from launch.guarding import GuardWatch
-from launch.run_folder import RunFolder
-from launch.training import Snapshot, _replace_lost_learners
+from launch.run_folder.folder import RunFolder
+from launch.training.guard_actions import GuardWatch
+from launch.training.rl_loop import Snapshot, _replace_lost_learners
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.config.reward_schema import RewardsConfig, RewardSection
 from partner_rl.metric_names import OF_THE_MACHINE

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from partner_rl.algorithm.data_order import examples_of_iteration
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
-from partner_rl.algorithm.sampler import examples_of_iteration
 from partner_rl.algorithm.update_metrics import GAP_LIMITS, GapLimits
 from partner_rl.types import PartnerError, RewardBreakdown
 from tests.algorithm.toy import build_toy, count_letter_beside_a_constant, examples, toy_config

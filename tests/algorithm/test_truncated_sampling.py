@@ -7,8 +7,8 @@ import torch
 from partner_rl.algorithm.advantages.reinforce import MovingAverageBaseline
 from partner_rl.algorithm.advantages.rloo import LeaveOneOut
 from partner_rl.algorithm.losses import policy_gradient_loss
-from partner_rl.policy.draw import draw
 from partner_rl.policy.logprobs import _kept_log_probs
+from partner_rl.policy.sampling import draw
 
 WORDS = 200
 TOP_P, TOP_K = 0.92, 30

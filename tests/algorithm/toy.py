@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
-from partner_rl.algorithm.config import to_algorithm_config
+from partner_rl.algorithm.build import to_algorithm_config
 from partner_rl.config.schema import AlgorithmConfigSection, EnvConfig, PolicyConfig, RunConfig
 from partner_rl.config.section import LoraSection
 from partner_rl.models.sources import resolve

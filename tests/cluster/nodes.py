@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from tests.launch.command_line import COMMAND, ROOT
+from tests.helpers.command_line import COMMAND, ROOT
 
 BIN = Path(sys.executable).parent
 START_S = 400

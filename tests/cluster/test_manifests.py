@@ -16,10 +16,10 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from launch.plan import resource_plan
+from launch.resources.plan import resource_plan
 from partner_rl.config.load import load_config
 from tests.cluster.nodes import wait_until
-from tests.launch.command_line import ROOT
+from tests.helpers.command_line import ROOT
 
 CLUSTERS = ROOT / "launch" / "clusters"
 WAIT_S = 240

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 from typer.testing import CliRunner
 
-import launch.data
+import launch.commands.data.app
 from partner_rl.curation.everyday_posts import read_everyday_posts
 from partner_rl.curation.topic import HEAD, REPORT, TopicFilter, train_topic
 from partner_rl.curation.topic_report import calibration_error, topic_scores
@@ -249,7 +249,7 @@ def test_a_bad_file_of_everyday_posts_is_one_line(tmp_path, content, message):
 def test_the_command_trains_on_the_sample_and_says_so(tmp_path):
     output = tmp_path / "topic"
     arguments = ["train-topic", "--positives", "sample", "--output", str(output), "--encoder", "random:bert"]
-    result = CliRunner().invoke(launch.data.app, [*arguments, "--also-test", "sample"])
+    result = CliRunner().invoke(launch.commands.data.app.app, [*arguments, "--also-test", "sample"])
     assert result.exit_code == 0, result.output
     assert "hard negatives" in result.output
     assert "other source" in result.output

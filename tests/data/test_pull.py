@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import launch.data
+import launch.commands.data.app
 from partner_rl.data.epitome import EPITOME_COLUMNS, EPITOME_FILES
 from partner_rl.data.pull import pull_epitome
 from partner_rl.storage.artefact import MARK
@@ -73,9 +73,9 @@ def test_offline_is_one_clear_line(tmp_path):
 
 def test_command_copies_from_a_folder(dataset, tmp_path):
     arguments = ["pull", "epitome", "--output", str(tmp_path / "out"), "--source", str(dataset.parent)]
-    result = CliRunner().invoke(launch.data.app, arguments)
+    result = CliRunner().invoke(launch.commands.data.app.app, arguments)
     assert result.exit_code == 0, result.output
     assert "1 pairs" in result.output
     assert contents(tmp_path / "out") == contents(dataset)
-    unknown = CliRunner().invoke(launch.data.app, ["pull", "epitom", "--output", str(tmp_path)])
+    unknown = CliRunner().invoke(launch.commands.data.app.app, ["pull", "epitom", "--output", str(tmp_path)])
     assert "unknown data set" in str(unknown.exception)

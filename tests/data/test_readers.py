@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-import launch.data
+import launch.commands.data.app
 from partner_rl.data import delimited
 from partner_rl.data.epitome import EPITOME_COLUMNS, EPITOME_FILES, REPEATED
 from partner_rl.data.readers import read_examples, write_rejects
@@ -325,11 +325,11 @@ def test_rejects_are_written_as_json_lines(tmp_path):
 def test_command_convert(tmp_path):
     source = write_csv(tmp_path / "pairs.csv", [[SEEKER, RESPONSE], [SEEKER, ""]], ("seeker_post", "response_post"))
     output, runner = tmp_path / "pairs.parquet", CliRunner()
-    strict = runner.invoke(launch.data.app, ["convert", str(source), str(output), "--strict"])
+    strict = runner.invoke(launch.commands.data.app.app, ["convert", str(source), str(output), "--strict"])
     assert isinstance(strict.exception, PartnerError)
     assert "line 3: response_post is empty" in str(strict.exception)
     assert not output.exists()
-    lenient = runner.invoke(launch.data.app, ["convert", str(source), str(output)])
+    lenient = runner.invoke(launch.commands.data.app.app, ["convert", str(source), str(output)])
     assert lenient.exit_code == 0, lenient.output
     assert "1 pairs written" in lenient.output
     assert "1 rows rejected" in lenient.output
@@ -338,7 +338,7 @@ def test_command_convert(tmp_path):
 
 
 def test_command_stats_prints_no_text():
-    result = CliRunner().invoke(launch.data.app, ["stats", "sample"])
+    result = CliRunner().invoke(launch.commands.data.app.app, ["stats", "sample"])
     assert result.exit_code == 0, result.output
     assert "explorations" in result.output
     for example in read_examples("sample").examples[:20]:

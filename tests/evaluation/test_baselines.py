@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from envs import text
-from launch.baselines import baseline_context
 from launch.cli import app
-from launch.run_folder import RunFolder
+from launch.run_folder.folder import RunFolder
+from launch.training.evaluation import baseline_context
 from partner_rl.config.load import load_config
 from partner_rl.config.schema import BaselinesConfig, EnvConfig, EvaluationConfig, PolicyConfig, RunConfig
 from partner_rl.config.section import LoraSection

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 
 from partner_rl.evaluation import corpus_figures
-from partner_rl.evaluation.metrics.commonest_sentence import commonest_sentence
-from partner_rl.evaluation.metrics.distinct_n import distinct_n
-from partner_rl.evaluation.metrics.distinct_sentences import distinct_sentences
-from partner_rl.evaluation.metrics.self_bleu import REFERENCES, self_bleu
+from partner_rl.evaluation.text_metrics import REFERENCES, commonest_sentence, distinct_n, distinct_sentences, self_bleu
 
 TEXTS = ["I hear you. I hear you.", "you hear me", "", "Word", "I hear them, you know"]
 WRITTEN = [("I hear you.", "i hear you"), ("You hear me!",), (), ("I hear you?",), ("What now?",)]

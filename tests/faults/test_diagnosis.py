@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from launch.run_record import STALL_FILE, recorded
-from launch.watch import WatchedRun, frame
-from launch.watchdog import Candidate, Watchdog, Whereabouts, diagnose, limit_of
+from launch.commands.watch import WatchedRun, frame
+from launch.run_folder.record import STALL_FILE, recorded
+from launch.training.watchdog import Candidate, Watchdog, Whereabouts, diagnose, limit_of
 from partner_rl.algorithm.activity import LOG, SAMPLE, UPDATE, Activity, Doing
+from partner_rl.cluster.pending_calls import Wait
 from partner_rl.config.load import load_config, save_config
-from partner_rl.waits import Wait
 
 REWARD = Candidate("reward actor run-empathy-0", None, "run-empathy-0")
 RUNNERS = [Candidate(f"env runner {i}", None) for i in (1, 2)]
@@ -73,7 +73,7 @@ def test_usual_seconds_are_those_of_the_phase_alone(monkeypatch):
 
 def test_who_answers_the_second_call_is_not_killed(monkeypatch, tmp_path, caplog):
     killed: list[int] = []
-    monkeypatch.setattr("launch.watchdog.kill_process", lambda place: killed.append(place.pid))
+    monkeypatch.setattr("launch.training.watchdog.kill_process", lambda place: killed.append(place.pid))
     settings = load_config("smoke", ["faults.stall_s=5", "faults.replace_stalled_s=10"]).faults
     activity = Activity()
     activity.begin(SAMPLE, 1)
@@ -95,7 +95,7 @@ def test_watch_shows_who_a_run_waits_for_while_it_does(tmp_path, monkeypatch):
     save_config(load_config("smoke"), run / "config.yaml")
     noticed = float(int(time.time()))
     # However long it takes until the frame is drawn.
-    monkeypatch.setattr("launch.watch.time", SimpleNamespace(time=lambda: noticed + 65.0))
+    monkeypatch.setattr("launch.commands.watch.time", SimpleNamespace(time=lambda: noticed + 65.0))
     record = {"noticed": noticed, "message": "stalled: nothing has moved; it waits for env runner 1"}
     (run / STALL_FILE).write_text(json.dumps(record))
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from partner_rl.room import is_full_disk, when_there_is_room
+from partner_rl.storage.full_disk import is_full_disk, when_there_is_room
 from tests.faults.full_disk import ROOT, command_on_small_disk, run_on_small_disk
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -148,7 +148,9 @@ def test_a_command_whose_disk_is_full_from_the_start_says_so_in_one_line(tmp_pat
 
 def test_only_a_lack_of_room_is_waited_for(caplog, monkeypatch):
     slept: list[float] = []
-    monkeypatch.setattr("partner_rl.room.time", SimpleNamespace(monotonic=time.monotonic, sleep=slept.append))
+    monkeypatch.setattr(
+        "partner_rl.storage.full_disk.time", SimpleNamespace(monotonic=time.monotonic, sleep=slept.append)
+    )
 
     def fails_with(error):
         def action():

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import ray
 
-from launch import training
-from launch.run_folder import RunFolder
-from launch.training import train_policy
+from launch.run_folder.folder import RunFolder
+from launch.training import rl_loop
+from launch.training.rl_loop import train_policy
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.config.schema import CheckpointConfig, FaultsConfig, RunConfig, TrackingConfig
 from partner_rl.metric_names import OF_THE_MACHINE
 from partner_rl.models.sources import resolve
 from rewards.pool import RewardPools
 from tests.algorithm.toy import examples, toy_config
-from tests.faults.test_watchdog import letters
+from tests.launch.training.test_watchdog import letters
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.slow
@@ -86,7 +86,7 @@ def test_a_killed_learner_costs_the_iteration_in_flight_or_those_since_the_check
 def test_an_iteration_that_was_logged_is_not_lost(local_ray, tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     algorithms = []
-    train_once, log = training._train_once, training._log
+    train_once, log = rl_loop._train_once, rl_loop._log
 
     def remember(algorithm: RewriteAlgorithm) -> Any:
         algorithms.append(algorithm)
@@ -97,8 +97,8 @@ def test_an_iteration_that_was_logged_is_not_lost(local_ray, tmp_path, caplog, m
         if step == KILLED_AFTER:
             kill_learner(algorithms[-1])
 
-    monkeypatch.setattr(training, "_train_once", remember)
-    monkeypatch.setattr(training, "_log", log_and_kill)
+    monkeypatch.setattr(rl_loop, "_train_once", remember)
+    monkeypatch.setattr(rl_loop, "_log", log_and_kill)
     with letters(tmp_path / "bed", "logged") as pools:
         rows = trained(tmp_path / "logged", config(10, 128.0), pools)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.launch.command_line import partner
+from tests.helpers.command_line import partner
 
 # W&B gives its own process half a minute to start; a run goes on without it after that. Before W&B is imported, and
 # inherited by the processes that tests start.

@@ -15,7 +15,7 @@ import pytest
 
 from launch import interrupt
 from launch.interrupt import INTERRUPTED, STOP_SIGNALS, heed_signals, received, stop_on_request
-from launch.run_record import read_record, recorded
+from launch.run_folder.record import read_record, recorded
 
 pytestmark = pytest.mark.reported
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ import sys, time, types
 from launch import cli
 
 def command():
-    from launch.ray_session import place_on_this_machine, ray_session
+    from launch.resources.session import place_on_this_machine, ray_session
     from partner_rl.config.load import load_config
     config, plan = place_on_this_machine(load_config("smoke", ["resources.object_store_mb=80"]))
     with ray_session(config, plan):

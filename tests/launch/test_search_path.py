@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch import search_path
-from launch.jobs.tree import EXCLUDED, check_tree
+from launch.jobs.working_dir import EXCLUDED, check_tree
 from launch.search_path import PACKAGES, ordered
 from partner_rl.types import PartnerError
 
@@ -23,7 +23,7 @@ IN_A_WORKER = """
 import json, os, signal
 import ray
 from launch.interrupt import heed_signals
-from launch.ray_session import place_on_this_machine, ray_session
+from launch.resources.session import place_on_this_machine, ray_session
 from partner_rl.config.load import load_config
 
 @ray.remote

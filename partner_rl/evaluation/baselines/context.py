@@ -24,7 +24,7 @@ class ScoresRewrites(Protocol):
 
 
 class RewritesPairs(Protocol):
-    """A policy in a folder, put to work; `launch.baselines` wraps `partner_rl.rewriter.Rewriter` into one."""
+    """A policy in a folder, put to work; `launch.commands.baselines` wraps `partner_rl.rewriter.Rewriter` into one."""
 
     def __call__(self, folder: Path, samples: int, progress: Progress) -> list[list[ScoreRequest]]:
         """Rewrites every pair of the context `samples` times.

@@ -1,0 +1,1 @@
+"""`partner-rl data`: the data pipeline."""

@@ -1,0 +1,1 @@
+"""`partner-rl judge`: the held-out judge of empathy."""

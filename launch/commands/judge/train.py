@@ -1,0 +1,156 @@
+"""`partner-rl judge train`: the held-out judge, and how good it is on held-out pairs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from launch.commands.supervised import (
+    DataOption,
+    OutputOption,
+    OverridesArgument,
+    PresetOption,
+    interval_text,
+    training_config,
+    training_splits,
+    write_report,
+)
+from launch.console import out, progress
+from launch.options import DryRunOption
+
+if TYPE_CHECKING:
+    from partner_rl.config.schema import RunConfig
+    from partner_rl.evaluation.judge.training import JudgeReport
+
+_CARD: Final = """---
+tags: [partner-rl, empathy, epitome, judge]
+---
+
+# Held-out judge of empathy
+
+Levels (0 none, 1 weak, 2 strong) of three mechanisms of empathy in a peer supporter's response to a seeker's post. It
+measures policies and must not train one: a policy that is rewarded by a judge learns its mistakes.
+
+```python
+from pathlib import Path
+
+from partner_rl.evaluation.judge import load_judge
+
+load_judge(Path("FOLDER")).levels([("I failed the exam again.", "I am sorry. What happened?")])
+```
+
+- {model}, frozen: the mean of its hidden states over the response, layers {layers} of {num_layers}, after it has read
+  the post; a logistic regression a mechanism on top
+- Data: {data}, {train} pairs to train on, {dev} to choose layers and penalties by log loss, split by seeker
+- It reads the first {seeker_tokens} tokens of the post and the first {response_tokens} of the response; {cut:.0%} of
+  the test responses are longer
+
+Test pairs ({test}), with 95 % bootstrap intervals (seekers resampled). Spearman: rank correlation of the expected level
+with the label; {total:.2f} for the sum of the three. ECE: calibration error of the probabilities.
+
+{table}
+
+It judges how a response reads, not whether it helps anybody, and should not be used to judge people.
+"""
+
+
+def command(
+    data: DataOption,
+    output: OutputOption,
+    overrides: OverridesArgument = None,
+    preset: PresetOption = "embedded",
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train the held-out judge and report on held-out pairs, beside the commonest level.
+
+    Its language model is models.reward_lm, which stays as it is; it must be there whenever the judge is used.
+
+    Example: `partner-rl judge train --data data/epitome --output models/judge`
+    """
+    from launch.resources.device import device_of
+    from partner_rl.config.inputs import input_paths
+    from partner_rl.evaluation.judge.judge import KIND
+    from partner_rl.evaluation.judge.training import train_judge
+    from partner_rl.models.sources import resolve
+    from partner_rl.storage.atomic import folder_when_whole
+    from partner_rl.storage.outputs import NewFolder, check_outputs
+
+    config = training_config(preset, overrides or [], data)
+    check_outputs([NewFolder(output, KIND)], input_paths(config))
+    if dry_run:
+        from launch.preflight.dry_run import show_training
+        from launch.preflight.inputs import training_wish
+        from launch.resources.memory import judge_memory
+
+        return show_training(config, training_wish("models.reward_lm"), {output: "judge and report"}, judge_memory)
+    splits = training_splits(config, "models.reward_lm")
+    language_model = resolve(config.models.reward_lm, config.models.cache)
+    with folder_when_whole(output, KIND) as temporary:
+        with progress("Reading the pairs with the language model") as report:
+            judge, found = train_judge(
+                (splits.train, splits.dev, splits.test),
+                language_model,
+                config.models.reward_lm,
+                config.seed,
+                device_of(config),
+                report,
+            )
+        judge.save(temporary)
+        write_report(temporary, _as_json(config, found), _card(config, found))
+    out.print(_table(found), soft_wrap=True)
+    out.print(f"{found.seconds:.0f} s; judge and report.json in {output}", soft_wrap=True)
+
+
+def _as_json(config: RunConfig, report: JudgeReport) -> dict[str, object]:
+    return {
+        **asdict(report),
+        "language_model": Path(config.models.reward_lm).name,
+        "data": Path(config.data.source).name,
+        "split_salt": config.data.split_salt,
+        "seed": config.seed,
+    }
+
+
+def _card(config: RunConfig, report: JudgeReport) -> str:
+    from partner_rl.evaluation.judge.states import RESPONSE_TOKENS, SEEKER_TOKENS
+
+    return _CARD.format(
+        model=Path(config.models.reward_lm).name,
+        layers=" and ".join(map(str, report.layers)),
+        num_layers=report.num_layers,
+        data=Path(config.data.source).name,
+        train=report.train_pairs,
+        dev=report.dev_pairs,
+        test=report.test_pairs,
+        seeker_tokens=SEEKER_TOKENS,
+        response_tokens=RESPONSE_TOKENS,
+        cut=report.cut,
+        total=report.total_spearman,
+        table=_table(report),
+    )
+
+
+def _table(report: JudgeReport) -> str:
+    """The test figures as a Markdown table."""
+    lines = [
+        "| mechanism | accuracy | macro-F1 | commonest level: accuracy | macro-F1 | Spearman | ECE | mean level: judge "
+        "| label | pairs of level 0, 1, 2 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, scores in report.test.items():
+        levels, majority = scores.levels, scores.majority
+        columns = [
+            name.replace("_", " "),
+            f"{levels.accuracy:.3f} ({interval_text(*levels.accuracy_interval)})",
+            f"{levels.macro_f1:.3f} ({interval_text(*levels.macro_f1_interval)})",
+            f"{majority.accuracy:.3f}",
+            f"{majority.macro_f1:.3f}",
+            f"{scores.spearman:.2f}",
+            f"{scores.ece:.3f}",
+            f"{scores.mean_expected:.2f}",
+            f"{scores.mean_label:.2f}",
+            ", ".join(map(str, levels.support)),
+        ]
+        lines.append(f"| {' | '.join(columns)} |")
+    return "\n".join(lines)

@@ -1,0 +1,98 @@
+"""`partner-rl quickstart`: everything from a corpus to a policy, its figures and some of its rewrites."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from launch.console import err, out
+from launch.options import DryRunOption, RedactOption, redaction
+from launch.run_folder.folder import RunFolder
+from launch.training.phases import PhaseClock
+from partner_rl.config.schema import RunConfig
+
+logger = logging.getLogger(__name__)
+
+SHOWN_REWRITES = 5
+
+
+def command(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE, such as algorithm.iterations=5.", show_default=False)
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A corpus other than the sample: folder or file.", show_default=False)
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
+    ] = "embedded",
+    redact: RedactOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train the reward models, warm-start a policy, train it by RL and compare before and after.
+
+    Example: `partner-rl quickstart --data path/to/epitome`
+    """
+    from partner_rl.config.load import given, load_config
+
+    config = load_config(preset, [*(overrides or []), *given({"data.source": data}), *redaction(redact)])
+    if dry_run:
+        from launch.preflight.dry_run import show_new_run
+
+        also = [("rewrites.jsonl", "rewrites of held-out pairs"), ("summary.json", "scores before and after")]
+        return show_new_run(config, "quickstart", also, evaluates=True)
+    from launch.preflight.inputs import require_inputs, run_wish
+    from launch.preflight.surroundings import check_room
+
+    check_room(config)
+    require_inputs(config, run_wish(config, evaluates=True))
+    run = RunFolder.create(config, default_name="quickstart")
+    quickstart(config, run)
+    out.print(f"run folder: {run.path}", soft_wrap=True)
+
+
+def quickstart(config: RunConfig, run: RunFolder) -> None:
+    """Runs all phases and leaves their results in the run folder."""
+    from launch.resources.session import place_on_this_machine, ray_session
+    from launch.tracking.curves import plot_curves, read_metrics
+    from launch.training import phases
+    from launch.training.resuming import settle
+    from launch.training.rl_loop import train_policy
+    from partner_rl.evaluation.report import print_rewrites, systems_table
+    from partner_rl.evaluation.summary import build_summary, write_summary
+
+    clock = PhaseClock()
+    chosen = config
+    config, plan = place_on_this_machine(config)
+    with run.resumable():
+        splits = phases.load_splits(config)
+        settle(run, chosen, splits)
+        phases.require_rewritable(config, splits, "test")
+        examples = phases.warm_start_examples(config, run, splits)
+        with clock.phase("rewards", "1/5 training the reward models"):
+            phases.train_reward_models(config, run, splits)
+        with clock.phase("warm_start", "2/5 warm start of the policy"):
+            policy_folder = phases.warm_start(config, run, examples)
+        with ray_session(config, plan), phases.reward_pools(config, run, plan) as pools:
+            client = pools.client()
+            with clock.phase("evaluation", "3/5 evaluation before RL"):
+                evaluation = phases.Evaluation(config, run, splits.test, client)
+                systems = [evaluation.originals(), evaluation.policy("warm_start", policy_folder)[0]]
+            with clock.phase("rl", "4/5 reinforcement learning"):
+                pairs = phases.rewritable(splits.train, config)
+                throughput = train_policy(config, run, policy_folder, pairs, client, resume=False)
+            with clock.phase("evaluation", "5/5 evaluation after RL"):
+                scores, rewrites = evaluation.policy("rl", run.export)
+                systems.append(scores)
+                records = evaluation.records(rewrites)
+                if config.tracking.redact:
+                    records = [phases.without_texts(record) for record in records]
+                phases.write_jsonl(records, run.rewrites)
+    plot_curves(read_metrics(run.metrics), run.curves)
+    write_summary(run.summary, build_summary(systems, clock.seconds, throughput.episodes_per_second, config.seed))
+    out.print(systems_table(systems))
+    if not config.tracking.redact:
+        print_rewrites(rewrites, out, SHOWN_REWRITES)
+    err.print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.seconds.items()))

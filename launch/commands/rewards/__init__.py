@@ -1,0 +1,1 @@
+"""`partner-rl rewards`: the reward models."""

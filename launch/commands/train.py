@@ -1,0 +1,83 @@
+"""`partner-rl train`: reward models, warm start, RL, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.console import out
+from launch.options import DryRunOption, RedactOption, redaction
+from launch.run_folder.folder import RunFolder
+from partner_rl.config.schema import RunConfig
+from partner_rl.types import PartnerError
+
+
+def command(
+    context: typer.Context,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE, such as rewards.empathy.weight=0.5.", show_default=False)
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
+    ] = "embedded",
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with this run folder, with the KEY=VALUE that may change.", show_default=False),
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Only one iteration with tiny models, as a last check; keeps nothing.")
+    ] = False,
+    redact: RedactOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train a policy by reinforcement learning, or resume a run.
+
+    Example: `partner-rl train --preset smoke algorithm.iterations=5 name=first`
+    """
+    from launch.training.resuming import open_to_resume, refuse_preset
+    from partner_rl.config.load import load_config
+
+    if resume is not None:
+        refuse_preset(context)
+        if redact:
+            raise PartnerError("--resume goes on with the run's own choice: leave --redact out")
+        run, config = open_to_resume(resume, overrides or [])
+    else:
+        config = load_config(preset, [*(overrides or []), *redaction(redact)])
+    if dry_run:
+        return _show(config, Path(preset).stem, resume)
+    from launch.preflight.inputs import require_inputs, run_wish
+    from launch.preflight.surroundings import check_room
+
+    check_room(config, scores_all=False)
+    if smoke:
+        return _smoke(config)
+    require_inputs(config, run_wish(config, resumed=None if resume is None else run))
+    if resume is None:
+        run = RunFolder.create(config, default_name=Path(preset).stem)
+    from launch.training.train import train
+
+    train(config, run, resume=resume is not None)
+    out.print(f"exported to {run.export}", soft_wrap=True)
+
+
+def _show(config: RunConfig, default_name: str, resume: Path | None) -> None:
+    from launch.preflight.dry_run import show_new_run, show_resumed_run
+
+    if resume is None:
+        show_new_run(config, default_name)
+    else:
+        from launch.training.phases import load_splits
+        from launch.training.resuming import check_unfetched
+
+        check_unfetched(RunFolder(resume), config, load_splits(config))
+        show_resumed_run(config, RunFolder(resume))
+
+
+def _smoke(config: RunConfig) -> None:
+    from launch.training.smoke import smoke
+
+    seconds = smoke(config)
+    out.print(f"ok: one iteration with tiny models in {seconds:.0f} s, start of Ray included; nothing was kept")

@@ -1,1 +1,0 @@
-"""Watching the machines: figures of every node, and the Grafana dashboard."""

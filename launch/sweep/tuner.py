@@ -1,0 +1,205 @@
+"""Ray Tune's part of a sweep: trials in placement groups, as many at a time as there is room for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+
+from launch.console import ProgressCallback, err
+from launch.sweep.records import SweepFolder, TrialRecord, known_or_new
+from launch.sweep.search import POINT, OptunaProposals, scheduler
+from launch.sweep.space import Point
+from launch.sweep.spec import SweepSpec
+from launch.sweep.trial import ENDED
+from partner_rl.cluster.local_ray import own_handlers
+
+RunTrial = Callable[[Mapping[str, Any]], None]
+"""What runs in a trial's process: given Tune's configuration, with the point under `trial`."""
+
+SHOWN_FIGURES: Final = 3
+"""Objectives on the line that says how a trial ended."""
+
+_TUNE: Final = {
+    # Tune's own files of figures; ours are the records.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Signals end the sweep through `launch.interrupt`.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Relative paths of the configuration are seen from the user's folder.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # A process whose trial takes this long to clean up is not used again.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is left to do of a sweep.
+
+    Attributes:
+        spec: The sweep.
+        known: All trials that were started before.
+        pending: Trials to run whose values are known: interrupted ones, and those of a grid or random search.
+        proposals: Trials that Optuna is still to propose.
+        iterations: Iterations of a trial.
+    """
+
+    spec: SweepSpec
+    known: Sequence[TrialRecord]
+    pending: Sequence[Point]
+    proposals: int
+    iterations: int
+
+    @property
+    def trials(self) -> int:
+        """How many trials are left."""
+        return len(self.pending) + self.proposals
+
+
+def set_up_tune() -> None:
+    """Sets Tune's environment; before Ray is started, so that its processes have it too."""
+    for name, value in _TUNE.items():
+        os.environ[name] = value
+    # How trials end is said by `Watcher`, in one line.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+
+
+def run_trials(
+    folder: SweepFolder,
+    work: Work,
+    run: RunTrial,
+    bundles: Sequence[Mapping[str, float]],
+    concurrent: int | None,
+    report: ProgressCallback,
+) -> Watcher:
+    """Runs trials until none is left; one that fails does not take the others along.
+
+    Args:
+        folder: The sweep's folder.
+        work: What is left to do.
+        run: What a trial does.
+        bundles: What Ray reserves for a trial: its own process first.
+        concurrent: Most trials at a time; None for as many as Ray finds room for.
+        report: Told how many trials have ended.
+
+    Returns:
+        Who knows how the trials ended; to be settled when their processes are gone.
+    """
+    spec = work.spec
+    shutil.rmtree(folder.scratch, ignore_errors=True)
+    watcher = Watcher(folder, work, report)
+    decides: TrialScheduler = scheduler(spec, work.iterations, work.known)
+    points = [point.as_config() for point in work.pending]
+    proposals = OptunaProposals(spec, work.known, work.pending, folder.read) if spec.search == "optuna" else None
+    factory = tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
+    tuner = tune.Tuner(
+        tune.with_resources(_named(run), factory),
+        param_space={} if proposals is not None else {POINT: tune.grid_search(points)},
+        tune_config=tune.TuneConfig(
+            search_alg=proposals,
+            scheduler=decides,
+            num_samples=work.trials if proposals is not None else 1,
+            max_concurrent_trials=concurrent,
+            # Starting a process with torch and RLlib takes longer than some trials.
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder.scratch.absolute()),
+            failure_config=tune.FailureConfig(max_failures=spec.retries),
+            callbacks=[watcher],
+            # Without it PBT would send a finished trial on from another one.
+            stop={ENDED: 1},
+            verbose=0,
+        ),
+    )
+    report(0, work.trials)
+    # Tune would take SIGUSR1 for a wish to end as if all trials had.
+    with own_handlers():
+        tuner.fit()
+    return watcher
+
+
+def _named(run: RunTrial) -> RunTrial:
+    """The trial as Tune wants it: a function whose only argument is called `config`."""
+
+    def trial(config: Mapping[str, Any]) -> None:
+        run(config)
+
+    return trial
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config[POINT]["name"])
+
+
+class Watcher(tune.Callback):
+    """Writes down how trials ended that could not do it themselves, and says so on the terminal."""
+
+    def __init__(self, folder: SweepFolder, work: Work, report: ProgressCallback) -> None:
+        self._folder, self._work, self._report = folder, work, report
+        # Name → point and why it failed, None for a trial that did not.
+        self._ended: dict[str, tuple[Mapping[str, Any], str | None]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its callbacks to go on later, which is the records' business here."""
+        return {}
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune's hook: a trial has finished, or the scheduler has stopped it."""
+        self._end(trial.config[POINT], None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune's hook: a trial has failed for good."""
+        self._end(trial.config[POINT], _last_line(trial.error_file))
+
+    def settle(self) -> None:
+        """Writes the ends down again, as a process on its way out may have written since, and removes Tune's files."""
+        shutil.rmtree(self._folder.scratch, ignore_errors=True)
+        for point, reason in self._ended.values():
+            _write_end(self._folder, point, reason)
+
+    def _end(self, point: Mapping[str, Any], reason: str | None) -> None:
+        self._ended[point["name"]] = (point, reason)
+        record = _write_end(self._folder, point, reason)
+        err.print(describe_end(record, self._work.spec), soft_wrap=True)
+        self._report(len(self._ended), self._work.trials)
+
+
+def _write_end(folder: SweepFolder, point: Mapping[str, Any], reason: str | None) -> TrialRecord:
+    """The record of a trial that has ended; a process that was lost could not write it itself."""
+    record = known_or_new(folder, Point(point["number"], point["values"]))
+    if record.status != "running":
+        return record
+    if reason is None:
+        return folder.write(record.model_copy(update={"status": "stopped"}))
+    lost = {"status": "failed", "reason": f"its process was lost: {reason}", "blameless": True}
+    return folder.write(record.model_copy(update=lost))
+
+
+def describe_end(record: TrialRecord, spec: SweepSpec) -> str:
+    """A trial's end in one line."""
+    if record.status == "failed":
+        return f"{record.name} failed: {record.reason}"
+    if record.last is None:
+        return f"{record.name} {record.status}"
+    figures = ", ".join(f"{name} {record.last.figures[name]:.4g}" for name in list(spec.objectives)[:SHOWN_FIGURES])
+    return f"{record.name} {record.status} after {record.last.iterations} iterations: {figures}"
+
+
+def _last_line(path: str | None) -> str:
+    """The last line of Tune's error file, which names the exception."""
+    if path is None or not Path(path).is_file():
+        return "see Ray's logs"
+    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "see Ray's logs"

@@ -1,0 +1,147 @@
+"""Going on with a run: what it depends on is compared with what it began with before anything is computed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from launch.run_folder.fingerprints import (
+    Change,
+    Fingerprints,
+    allowed_changes,
+    check_present,
+    inputs_of,
+    read_fingerprints,
+    settings_of,
+)
+from launch.run_folder.folder import RunFolder
+from launch.run_folder.record import now, read_record, update_record
+from partner_rl.config.inputs import NamedInput
+from partner_rl.config.load import load_config, save_config
+from partner_rl.config.paths import Kind
+from partner_rl.config.schema import RunConfig
+from partner_rl.types import PartnerError
+
+if TYPE_CHECKING:
+    from partner_rl.data.splits import Splits
+
+logger = logging.getLogger(__name__)
+
+
+def refuse_preset(context: typer.Context) -> None:
+    """Refuses a preset beside `--resume`, which would mean nothing.
+
+    Raises:
+        PartnerError: One was named on the command line.
+    """
+    source = context.get_parameter_source("preset")
+    if source is not None and source.name == "COMMANDLINE":
+        raise PartnerError("--resume goes on with the training's own configuration: leave --preset out")
+
+
+def open_to_resume(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, RunConfig]:
+    """A run and the configuration that it goes on with; nothing is written.
+
+    Args:
+        path: The run folder.
+        overrides: `KEY=VALUE` texts that hold from now on.
+
+    Raises:
+        PartnerError: It is no run folder, a key has changed that may not, an input is gone, or the run has more
+            iterations behind it than it is to have.
+    """
+    run, stored = RunFolder.open(path)
+    config, changes = configuration_to_resume(run.config_file, overrides, has_begun=run.has_begun)
+    if (config.name, config.runs_dir) != (stored.name, stored.runs_dir):
+        raise PartnerError("name and runs_dir say where a new run lies: rename or move the folder instead")
+    if config.algorithm.iterations < run.iterations:
+        raise PartnerError(
+            f"algorithm.iterations={config.algorithm.iterations}: {path} has done {run.iterations} already; set it to "
+            "that or more"
+        )
+    check_present(_inputs(run, config, changes), run.resume_command)
+    return run, config
+
+
+def configuration_to_resume(
+    file: Path, overrides: Sequence[str], *, has_begun: bool
+) -> tuple[RunConfig, tuple[Change, ...]]:
+    """The configuration that a training goes on with, and the keys in which it differs from that at its beginning.
+
+    Args:
+        file: The `config.yaml` in the training's folder.
+        overrides: `KEY=VALUE` texts that hold from now on.
+        has_begun: Whether something has been computed that depends on the configuration.
+
+    Raises:
+        PartnerError: A key has changed that may not.
+    """
+    stored, config = load_config(str(file)), load_config(str(file), overrides)
+    if not has_begun:
+        return config, ()
+    began = read_fingerprints(file.parent) or Fingerprints(settings_of(stored), {})
+    allowed_changes(began, stored, str(file))
+    return config, allowed_changes(began, config, "--resume")
+
+
+def _inputs(run: RunFolder, config: RunConfig, changes: Sequence[Change]) -> tuple[NamedInput, ...]:
+    """What a run reads from here on."""
+    # What loads models takes seconds to import.
+    from launch.preflight.inputs import run_wish
+
+    return inputs_of(config, run_wish(config, resumed=run).keys, changes)
+
+
+def _beginning(run: RunFolder, stored: RunConfig) -> Fingerprints:
+    """What the run began with; of one that has not noted it, what its `config.yaml` says."""
+    return read_fingerprints(run.path) or Fingerprints(settings_of(stored), {})
+
+
+def settle(run: RunFolder, config: RunConfig, splits: Splits) -> None:
+    """Compares the inputs of a run with those that it began with, and notes what it goes on with.
+
+    To be called inside of the run's lock, before anything is computed.
+
+    Args:
+        run: The run folder.
+        config: The configuration that `open_to_resume` allowed, or that of a new run.
+        splits: The corpus as it was read.
+
+    Raises:
+        InputError: An input holds something else than at the beginning.
+    """
+    began = _beginning(run, RunFolder.open(run.path)[1]) if run.has_begun else Fingerprints(settings_of(config), {})
+    if run.has_begun and not began.inputs:
+        logger.warning("%s does not say what it began with: its data and models are taken as they are now", run.path)
+    changes = began.changes(config)
+    noted = began.followed_by(config, _inputs(run, config, changes), splits)
+    if changes or not run.has_begun:
+        save_config(config.model_copy(update={"name": config.name or run.path.name}), run.config_file)
+        _note(run, changes)
+    noted.save(run.path)
+
+
+def check_unfetched(run: RunFolder, config: RunConfig, splits: Splits) -> None:
+    """What `settle` would say of the corpus and of models in folders; fetches no model and writes nothing.
+
+    Raises:
+        InputError: An input holds something else than at the beginning.
+    """
+    if run.has_begun:
+        began = _beginning(run, RunFolder.open(run.path)[1])
+        inputs = _inputs(run, config, began.changes(config))
+        here = [one for one in inputs if one.kind is Kind.CORPUS or one.path is not None]
+        began.followed_by(config, here, splits)
+
+
+def _note(run: RunFolder, changes: Sequence[Change]) -> None:
+    """Adds the keys that change to the history in `run.json`."""
+    if changes:
+        when, history = now(), read_record(run.path).get("changes", [])
+        update_record(run.path, {"changes": [*history, *({"when": when, **asdict(change)} for change in changes)]})
+        logger.info("from now on: %s", ", ".join(f"{change.key}={change.new}" for change in changes))

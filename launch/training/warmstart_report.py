@@ -1,0 +1,236 @@
+"""What a warm start leaves beside the model: report, model card, metrics and a plot of the losses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.table import Table
+
+from partner_rl import metric_names as names
+from partner_rl.config.schema import RunConfig
+from partner_rl.data.splits import select_pairs
+from partner_rl.evaluation.component_scores import component_scores
+from partner_rl.plotting import new_canvas, save_png
+from partner_rl.policy.generate import Sampling
+from partner_rl.policy.model import Policy
+from partner_rl.rewriter import Progress, Rewrite, Rewriter
+from partner_rl.storage.atomic import write_json, write_text
+from partner_rl.types import MECHANISMS, Example, PartnerError
+from partner_rl.warmstart.history import DevScores, PositionBaselines, WarmStartReport
+from rewards.empathy import NAME as EMPATHY
+from rewards.empathy import EmpathyReward
+from rewards.local import LocalRewards
+
+LOW_EMPATHY: Final = 1
+"""Responses of at most this empathy (0…6) are those that rewriting is for."""
+
+UNLABELLED_DRAWS: Final = 4
+"""Unlabelled responses that are scored for each one that is wanted, to find those of low empathy."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmpathyChange:
+    """What greedy rewriting does to held-out responses of low empathy, by the classifier's levels.
+
+    Attributes:
+        responses: Responses rewritten.
+        original: Mean empathy of the originals, 0…6.
+        rewritten: Mean empathy of the rewrites.
+        change: Mean difference.
+        by_mechanism: Mechanism → mean change of its level.
+        unchanged: Share of responses that the policy left alone.
+    """
+
+    responses: int
+    original: float
+    rewritten: float
+    change: float
+    by_mechanism: dict[str, float]
+    unchanged: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything measured.
+
+    Attributes:
+        training: The training and its held-out scores, which chose the best epoch.
+        test: Scores on examples that chose nothing; None without any.
+        test_baselines: What the position accuracy has to beat there.
+        rewrites: Change in empathy; None without a classifier.
+    """
+
+    training: WarmStartReport
+    test: DevScores | None
+    test_baselines: PositionBaselines | None
+    rewrites: EmpathyChange | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The training's figures at the top, as a run's `warm_start.json` has them, then the others."""
+        return {
+            **self.training.as_json(),
+            "test": None if self.test is None else asdict(self.test),
+            "test_baselines": None if self.test_baselines is None else asdict(self.test_baselines),
+            "rewrites": None if self.rewrites is None else asdict(self.rewrites),
+        }
+
+
+def low_empathy_pairs(
+    pairs: Sequence[Example], config: RunConfig, rewards: LocalRewards, seen_posts: Collection[str]
+) -> list[Example]:
+    """Held-out pairs to rewrite: of low empathy by their labels, or by the classifier where they have none.
+
+    Args:
+        pairs: Held-out pairs.
+        config: `evaluation.max_pairs` says how many.
+        rewards: Knows the empathy classifier.
+        seen_posts: Seeker posts that were trained on; their pairs are left out.
+
+    Raises:
+        PartnerError: There is none.
+    """
+    limit, salt = config.evaluation.max_pairs, config.data.split_salt
+    fresh = [pair for pair in pairs if pair.seeker_post not in seen_posts]
+    chosen = [pair for pair in fresh if pair.empathy is not None and pair.empathy <= LOW_EMPATHY]
+    unlabelled = [pair for pair in fresh if pair.empathy is None]
+    drawn = select_pairs(unlabelled, None if limit is None else UNLABELLED_DRAWS * limit, salt)
+    levels = rewards.score_items(EMPATHY, [(pair.seeker_post, pair.response_post) for pair in drawn]).sum(1)
+    chosen += [pair for pair, level in zip(drawn, levels.tolist(), strict=True) if level <= LOW_EMPATHY]
+    if not chosen:
+        raise PartnerError(
+            f"no held-out response of {config.data.source} has an empathy of at most {LOW_EMPATHY}: "
+            "give a larger data.source, or leave --rewards out"
+        )
+    return list(select_pairs(chosen, limit, salt))
+
+
+def empathy_change(
+    policy: Policy, pairs: Sequence[Example], config: RunConfig, rewards: LocalRewards, progress: Progress | None = None
+) -> EmpathyChange:
+    """Rewrites the pairs greedily and measures their empathy before and after; pairs without visible text are left out.
+
+    Raises:
+        PartnerError: No pair has visible text.
+    """
+    rewriter = Rewriter(policy, config.env, Sampling.greedy(), batch_size=config.evaluation.batch_size)
+    rewrites = [result for result in rewriter.rewrite(pairs, progress) if isinstance(result, Rewrite)]
+    if not rewrites:
+        raise PartnerError(f"no held-out response of {config.data.source} has visible text: give other data")
+    count = len(rewrites)
+    requests = [rewrite.request for rewrite in rewrites]
+    scores = component_scores(rewards, [EmpathyReward()], requests)[EMPATHY]
+    items = [(request.seeker_post, request.original_response) for request in requests]
+    original = float(rewards.score_items(EMPATHY, items).sum()) / count
+    change = sum(score.value for score in scores) / count
+    return EmpathyChange(
+        responses=count,
+        original=original,
+        rewritten=original + change,
+        change=change,
+        by_mechanism={name: sum(score.details[name] for score in scores) / count for name in MECHANISMS},
+        unchanged=sum(not rewrite.edits for rewrite in rewrites) / count,
+    )
+
+
+def summary_table(outcome: Outcome) -> Table:
+    """The figures to print."""
+    table = Table("figure", "value", title="Warm start", title_justify="left")
+    for name, value in _figures(outcome):
+        table.add_row(name, value)
+    return table
+
+
+def _figures(outcome: Outcome) -> list[tuple[str, str]]:
+    report, rewrites = outcome.training, outcome.rewrites
+    rows = [
+        ("examples, steps", f"{report.examples}, {report.steps}"),
+        ("best epoch", f"{report.best_epoch} of {len(report.epochs)}"),
+        ("padding", f"{report.padding:.1%}"),
+    ]
+    if report.initial is not None and report.best is not None:
+        rows.append(("held-out loss before → after", f"{report.initial.loss:.3f} → {report.best.loss:.3f}"))
+    measured = (("held-out", report.best, report.baselines), ("test", outcome.test, outcome.test_baselines))
+    for name, scores, baselines in measured:
+        if scores is not None and baselines is not None:
+            rows.append(
+                (
+                    f"{name} position accuracy",
+                    f"{scores.position_accuracy:.2f} (chance {baselines.chance:.2f}, "
+                    f"always “{baselines.majority_position}” {baselines.majority:.2f})",
+                )
+            )
+    if outcome.test is not None:
+        rows.append(("test loss", f"{outcome.test.loss:.3f}"))
+    if rewrites is not None:
+        rows.append(
+            (
+                f"change in empathy of {rewrites.responses} greedy rewrites",
+                f"{rewrites.change:+.2f} ({rewrites.original:.2f} → {rewrites.rewritten:.2f}), "
+                f"{rewrites.unchanged:.0%} left alone",
+            )
+        )
+    return rows
+
+
+_CARD: Final = """---
+library_name: transformers
+tags: [partner-rl, empathic-rewriting]
+---
+
+# Warm-started empathic rewriting policy
+
+- Started from: {base}
+- Data: {data}, seed {seed}
+- Supervised training of position and sentence: {epochs} epochs at most, {batch} examples a step, {kind}
+
+| figure | value |
+|---|---|
+{figures}
+
+Reinforcement learning starts from it with `partner-rl train warmstart.checkpoint=FOLDER`. It reads a seeker's post and
+up to {window} sentences of a response, and answers with a position token and a sentence. Its rewrites are suggestions
+for a human supporter to read before they are sent; no figure above shows that a rewrite helps a person in distress.
+"""
+
+
+def write_report(folder: Path, outcome: Outcome, metrics: Sequence[dict[str, float]], config: RunConfig) -> None:
+    """Writes `warm_start.json`, `metrics.jsonl`, `losses.png` and the model card `README.md` into a folder."""
+    write_json(folder / "warm_start.json", outcome.as_json())
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in metrics))
+    plot_losses(metrics, folder / "losses.png")
+    write_text(folder / "README.md", _card(outcome, config))
+
+
+def _card(outcome: Outcome, config: RunConfig) -> str:
+    """The model card; of local paths it gives the last part only."""
+    settings = config.warmstart
+    return _CARD.format(
+        base=Path(config.models.policy).name,
+        data=Path(settings.data or config.data.source).name,
+        seed=config.seed,
+        epochs=settings.epochs,
+        batch=settings.batch_size,
+        kind="every weight" if config.policy.lora is None else f"adapters of rank {config.policy.lora.rank}, merged",
+        figures="\n".join(f"| {name} | {value} |" for name, value in _figures(outcome)),
+        window=config.env.window,
+    )
+
+
+def plot_losses(metrics: Sequence[dict[str, float]], path: Path) -> None:
+    """Draws the training loss of each step and the held-out loss of each pass."""
+    figure = new_canvas(7.0, 4.0)
+    axes = figure.add_subplot()
+    held_out = names.warmstart_dev("loss")
+    for key, style, label in ((names.WARMSTART_LOSS, "-", "training, each step"), (held_out, "o-", "held-out")):
+        points = [(row[names.STEP], row[key]) for row in metrics if key in row]
+        axes.plot([step for step, _ in points], [loss for _, loss in points], style, linewidth=1.0, label=label)
+    axes.set_title("Warm start")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss (nats)")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(fontsize="x-small")
+    save_png(figure, path)

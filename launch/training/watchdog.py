@@ -1,0 +1,433 @@
+"""The stall watchdog: names the actor that everything waits for when a run stands still.
+
+A thread of the driver compares how long the present phase lasts with `faults.stall_s`. When it is over, every actor of
+the run is sent a call that costs nothing: one that is at work, stopped or being started again does not answer. Of
+those, an env runner that waits for a reward actor is not to blame; reward clients note whom they wait for
+(`partner_rl.cluster.pending_calls`). What is found is logged, written to `stall.json` in the run folder for
+`partner-rl watch`, and said again with growing gaps.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import psutil
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from launch.run_folder.record import STALL_FILE
+from partner_rl.algorithm.activity import Activity, Doing
+from partner_rl.cluster.pending_calls import Wait, read_waits
+from partner_rl.config.schema import FaultsConfig
+from partner_rl.storage.atomic import write_json
+from rewards.pool import NAMESPACE, ClientSpec
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S: Final = 5.0
+"""Seconds that actors have to answer before they count as silent."""
+
+_LOOK_S: Final = 5.0
+_STOP_S: Final = 2.0
+_KILL_S: Final = 60.0
+_USUAL: Final = 3.0
+_GAP: Final = 2.0
+_ALIVE: Final = "ALIVE"
+_TROUBLES: Final = {
+    "RESTARTING": "being started again",
+    "PENDING_CREATION": "waiting for room on a node",
+    "DEPENDENCIES_UNREADY": "waiting for its arguments",
+    "DEAD": "dead",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An actor that the run may wait for.
+
+    Attributes:
+        name: What messages call it, such as `env runner 2`.
+        handle: Its handle.
+        ray_name: The name that it goes by in Ray and in notes of waits; empty for one without a name.
+    """
+
+    name: str
+    handle: Any
+    ray_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What Ray's control store knows of an actor.
+
+    Attributes:
+        actor: Its identifier.
+        state: Ray's name of its state, such as `ALIVE`.
+        node: Address of its node.
+        pid: Its process.
+        trouble: What is wrong with the process or its state, in words; empty for nothing that is known.
+        node_id: Ray's identifier of its node.
+    """
+
+    actor: str
+    state: str
+    node: str
+    pid: int
+    trouble: str = ""
+    node_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """An actor that the run waits for.
+
+    Attributes:
+        name: What messages call it.
+        whereabouts: Where it is.
+        seconds: Since the oldest call without an answer.
+        queue: Calls without an answer.
+    """
+
+    name: str
+    whereabouts: Whereabouts
+    seconds: float
+    queue: int
+
+    def __str__(self) -> str:
+        """Name, place, seconds and queue in a few words."""
+        found = self.whereabouts
+        place = f"node {found.node}, pid {found.pid}" if found.state == _ALIVE else "on no node"
+        trouble = f", {found.trouble}" if found.trouble else ""
+        calls = "1 call" if self.queue == 1 else f"{self.queue} calls"
+        return f"{self.name} ({place}{trouble}), {calls} without an answer for {self.seconds:.0f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """A phase that lasts too long.
+
+    Attributes:
+        doing: The phase.
+        seconds: How long it lasts.
+        awaited: Who everything waits for, the longest silent first.
+        behind: Names of silent actors that wait for those.
+    """
+
+    doing: Doing
+    seconds: float
+    awaited: tuple[Awaited, ...]
+    behind: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line for the user; without any text of a post."""
+        start = f"stalled: nothing has moved for {self.seconds:.0f} s in {_place(self.doing)}; "
+        if not self.awaited:
+            here = f"node {socket.gethostname()}, pid {os.getpid()}"
+            return f"{start}every actor answers, so it is the driver itself ({here}) that is busy or waits"
+        behind = f"; behind it: {', '.join(self.behind)}" if self.behind else ""
+        return f"{start}it waits for {'; '.join(map(str, self.awaited))}{behind}"
+
+
+def _place(doing: Doing) -> str:
+    return f"phase {doing.phase}" + (f" of iteration {doing.iteration}" if doing.iteration else "")
+
+
+def diagnose(
+    doing: Doing,
+    seconds: float,
+    silent: Sequence[tuple[Candidate, Whereabouts]],
+    waits: Sequence[Wait],
+) -> Stall:
+    """Who of the silent actors everything waits for.
+
+    Args:
+        doing: The phase that lasts too long.
+        seconds: How long.
+        silent: The actors that did not answer, and where they are.
+        waits: Notes of the processes that wait.
+    """
+    waiting = {wait.client for wait in waits if wait.client}
+    awaited, behind = [], []
+    for candidate, found in silent:
+        if found.actor in waiting:
+            behind.append(candidate.name)
+            continue
+        asked = [wait for wait in waits if wait.calls.get(candidate.ray_name)]
+        awaited.append(
+            Awaited(
+                candidate.name,
+                found,
+                max((wait.seconds for wait in asked), default=seconds),
+                # The driver has one call at an env runner or a learner.
+                sum(wait.calls[candidate.ray_name] for wait in asked) or 1,
+            )
+        )
+    return Stall(doing, seconds, tuple(sorted(awaited, key=lambda a: -a.seconds)), tuple(behind))
+
+
+def limit_of(stall_s: float, usual_s: float) -> float:
+    """Seconds after which a phase counts as stalled: one that always takes long is given more.
+
+    Args:
+        stall_s: `faults.stall_s`.
+        usual_s: What the phase took lately.
+    """
+    return max(stall_s, _USUAL * usual_s)
+
+
+class Roll:
+    """Calls the actors' names, as it were: who answers, and where the others are.
+
+    A silent actor is not called again as long as a call to it has no answer, so that its queue stays as it is.
+    """
+
+    def __init__(self) -> None:
+        """Nobody has been called yet."""
+        self._calls: dict[str, Any] = {}
+
+    def silent(self, candidates: Sequence[Candidate], answer_s: float = ANSWER_S) -> list[Candidate]:
+        """Those that do not answer.
+
+        Args:
+            candidates: The actors.
+            answer_s: Seconds that they have.
+        """
+        for candidate in candidates:
+            if candidate.name not in self._calls:
+                actor = candidate.handle
+                call = actor.ready.remote() if candidate.ray_name else actor.apply.remote(_present)
+                self._calls[candidate.name] = call
+        calls = {candidate.name: self._calls[candidate.name] for candidate in candidates}
+        answered, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=answer_s) if calls else ([], [])
+        quiet = []
+        for candidate in candidates:
+            if calls[candidate.name] not in answered:
+                quiet.append(candidate)
+                continue
+            del self._calls[candidate.name]
+            if not _succeeds(calls[candidate.name]):
+                quiet.append(candidate)
+        return quiet
+
+
+def _present(actor: Any) -> bool:
+    """A sign of life of an env runner or a learner: RLlib's learners have no call of their own for it."""
+    return True
+
+
+def _succeeds(call: Any) -> bool:
+    try:
+        ray.get(call)
+    except RayError:
+        return False
+    return True
+
+
+def whereabouts(handles: Sequence[Any], answer_s: float = ANSWER_S) -> list[Whereabouts]:
+    """Where actors are and how they stand, without asking the actors.
+
+    Args:
+        handles: Their handles.
+        answer_s: Seconds that other nodes have to say how the actors' processes stand.
+    """
+    found = [_record(handle) for handle in handles]
+    troubles = _process_troubles([f for f in found if f.state == _ALIVE], answer_s)
+    return [replace(f, trouble=_TROUBLES.get(f.state, "") or troubles.get((f.node_id, f.pid), "")) for f in found]
+
+
+def _record(handle: Any) -> Whereabouts:
+    # Ray's public interface to this needs its dashboard, which a local Ray does not start.
+    actor = handle._actor_id.hex()
+    record: Mapping[str, Any] = ray._private.state.actors(actor)
+    address = record.get("Address", {})
+    return Whereabouts(
+        actor,
+        record.get("State", "DEAD"),
+        str(address.get("IPAddress", "")),
+        int(record.get("Pid", 0)),
+        node_id=str(address.get("NodeID", "")),
+    )
+
+
+def _process_troubles(living: Sequence[Whereabouts], answer_s: float) -> dict[tuple[str, int], str]:
+    """Node and process → what explains a silence, from this node and from those that answer in time."""
+    pids = {node: [f.pid for f in living if f.node_id == node] for node in dict.fromkeys(f.node_id for f in living)}
+    here = ray.get_runtime_context().get_node_id()
+    calls = {_on(node, process_troubles).remote(pids[node]): node for node in pids if node != here}
+    answered, _ = ray.wait(list(calls), num_returns=len(calls), timeout=answer_s) if calls else ([], [])
+    found = [(calls[call], ray.get(call)) for call in answered if _succeeds(call)]
+    if here in pids:
+        found.append((here, process_troubles(pids[here])))
+    return {(node, pid): trouble for node, troubles in found for pid, trouble in zip(pids[node], troubles, strict=True)}
+
+
+def _on(node_id: str, function: Callable[..., Any]) -> Any:
+    """A task that runs on a node, however little room it has."""
+    place = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(function).options(num_cpus=0, scheduling_strategy=place)
+
+
+def kill_process(found: Whereabouts) -> None:
+    """Kills an actor's process, also one that was stopped: Ray's own way of killing asks the process itself.
+
+    Args:
+        found: Where the actor is.
+    """
+    ray.get(_on(found.node_id, _kill).remote(found.pid), timeout=_KILL_S)
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def reward_candidates(spec: ClientSpec) -> list[Candidate]:
+    """The reward actors that are asked in training.
+
+    Args:
+        spec: The pools.
+    """
+    names = [name for pool in spec.pools.values() if pool.is_active for name in pool.actors]
+    return [Candidate(f"reward actor {name}", ray.get_actor(name, namespace=NAMESPACE), name) for name in names]
+
+
+def process_troubles(pids: Sequence[int]) -> list[str]:
+    """What the kernel says of processes of this machine, where it explains a silence; otherwise empty.
+
+    Args:
+        pids: The processes.
+    """
+    return [_process_trouble(pid) for pid in pids]
+
+
+def _process_trouble(pid: int) -> str:
+    try:
+        status = psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
+        return "its process is gone"
+    return {
+        psutil.STATUS_STOPPED: "stopped by a signal",
+        psutil.STATUS_TRACING_STOP: "stopped by a debugger",
+        psutil.STATUS_DISK_SLEEP: "waiting for a disk",
+        psutil.STATUS_ZOMBIE: "its process has ended",
+    }.get(status, "")
+
+
+class Watchdog:
+    """The thread, for the time of a block.
+
+    Args:
+        activity: What the driver is at.
+        candidates: The actors of the run, asked for at each stall.
+        settings: When to speak.
+        run_dir: Where `stall.json` is written while the run stands still.
+    """
+
+    def __init__(
+        self,
+        activity: Activity,
+        candidates: Callable[[], Sequence[Candidate]],
+        settings: FaultsConfig,
+        run_dir: Path,
+    ) -> None:
+        self._activity = activity
+        self._candidates = candidates
+        self._settings = settings
+        self._file = run_dir / STALL_FILE
+        self._roll = Roll()
+        self._doing: Doing | None = None
+        self._due_s = 0.0
+        self._is_stalled = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Starts the thread; what a killed run left in `stall.json` goes."""
+        self._file.unlink(missing_ok=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Ends the thread."""
+        self._over.set()
+        self._thread.join(ANSWER_S + _STOP_S)
+        if self._is_stalled and self._activity.doing is not self._doing:
+            # It has moved since the last look.
+            self._go_on(self._activity.doing)
+        self._file.unlink(missing_ok=True)
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(_LOOK_S, self._settings.stall_s / 4)):
+            try:
+                self.look()
+            except Exception as error:
+                # Whatever goes wrong, the next look may tell what the run waits for.
+                reason = " ".join(str(error).split())
+                logger.warning("the stall watchdog cannot look (%s: %s)", type(error).__name__, reason)
+
+    def look(self) -> None:
+        """One look; speaks when it is time to."""
+        doing = self._activity.doing
+        if doing is not self._doing:
+            self._go_on(doing)
+        seconds = time.monotonic() - doing.since
+        if seconds < self._due_s:
+            return
+        self._due_s = _GAP * seconds
+        silent = self._roll.silent(self._candidates())
+        places = whereabouts([candidate.handle for candidate in silent])
+        # Asking took some seconds.
+        seconds = time.monotonic() - doing.since
+        stall = diagnose(doing, seconds, list(zip(silent, places, strict=True)), read_waits())
+        if self._over.is_set() or self._activity.doing is not doing:
+            return
+        self._is_stalled = True
+        logger.warning("%s", stall)
+        write_json(self._file, {"noticed": time.time(), "message": str(stall)}, indent=None)
+        self._replace(stall, seconds, silent)
+
+    def _replace(self, stall: Stall, seconds: float, silent: Sequence[Candidate]) -> None:
+        """Kills who is waited for, when `faults.replace_stalled_s` is over; what follows is a loss like any other.
+
+        They are given a second chance to answer: of an actor that nobody waits for, it is not known how long it has
+        been silent, and a slow moment of its machine must not cost it its life.
+        """
+        after_s = self._settings.replace_stalled_s
+        if after_s is None:
+            return
+        overdue = {}
+        for awaited in stall.awaited:
+            if awaited.whereabouts.state != _ALIVE:
+                continue
+            if awaited.seconds < after_s:
+                self._due_s = min(self._due_s, seconds + after_s - awaited.seconds)
+            else:
+                overdue[awaited.name] = awaited.whereabouts
+        again = self._roll.silent([candidate for candidate in silent if candidate.name in overdue])
+        if self._over.is_set() or self._activity.doing is not stall.doing:
+            return
+        for candidate in again:
+            logger.warning("%s is killed, so that another one takes its place", candidate.name)
+            kill_process(overdue[candidate.name])
+
+    def _go_on(self, doing: Doing) -> None:
+        """Another phase has begun."""
+        if self._is_stalled and self._doing is not None:
+            logger.info("goes on: %s took %.0f s", _place(self._doing), doing.since - self._doing.since)
+            self._file.unlink(missing_ok=True)
+        self._doing, self._is_stalled = doing, False
+        self._due_s = limit_of(self._settings.stall_s, self._activity.usual_seconds(doing.phase))

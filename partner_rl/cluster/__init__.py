@@ -1,0 +1,1 @@
+"""Ray as everything else sees it: start, pending calls, metrics and the object store."""

@@ -1,0 +1,1 @@
+"""What is known about words without a model."""
