@@ -21,12 +21,12 @@ import typer
 from benchmarks.command import markdown_table, run_command
 from launch.console import out
 from partner_rl.algorithm.losses import rounding_weights
-from partner_rl.algorithm.update_metrics import GAP_LIMITS, LogProbGap
+from partner_rl.algorithm.update_metrics import GAP_LIMITS, LogprobGap
 from partner_rl.config.schema import PolicyConfig
 from partner_rl.config.section import LoraSection
 from partner_rl.models.sources import resolve
 from partner_rl.policy.generate import Sampling, sample_actions
-from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
+from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
 from partner_rl.policy.model import Policy, load_policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.types import PartnerError, RewriteState
@@ -120,21 +120,21 @@ def measure(source: str, dtype: str, device: str, temperature: float, shift: flo
     for group, sampled in zip(groups, drawn, strict=True):
         packed = pack_groups([group], policy.vocabulary, policy.pad_id).to(device)
         with policy.autocast():
-            found = action_log_probs(policy.model, packed, policy.vocabulary, temperature)
-        sampled_GKT = torch.zeros_like(found.log_probs_GKT)
+            found = action_logprobs(policy.model, packed, policy.vocabulary, temperature)
+        sampled_GKT = torch.zeros_like(found.logprobs_GKT)
         for k, sample in enumerate(sampled):
-            sampled_GKT[0, k, : len(sample.log_probs)] = torch.tensor(sample.log_probs)
-        gaps.append((found.log_probs_GKT - sampled_GKT)[found.mask_GKT])
-        cut_off += int(rounding_weights(found.log_probs_GKT, sampled_GKT, found.mask_GKT)[1])
+            sampled_GKT[0, k, : len(sample.logprobs)] = torch.tensor(sample.logprobs)
+        gaps.append((found.logprobs_GKT - sampled_GKT)[found.mask_GKT])
+        cut_off += int(rounding_weights(found.logprobs_GKT, sampled_GKT, found.mask_GKT)[1])
         tokens += len(gaps[-1])
-    gap = LogProbGap.of(gaps)
+    gap = LogprobGap.of(gaps)
     return {
         "model": source,
         "dtype": dtype,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "shift": shift,
         "tokens": tokens,
-        "mean log-prob": round(torch.cat([torch.tensor(s.log_probs) for g in drawn for s in g]).mean().item(), 2),
+        "mean log-prob": round(torch.cat([torch.tensor(s.logprobs) for g in drawn for s in g]).mean().item(), 2),
         "gap mean": f"{gap.mean:.2g}",
         "p99": f"{gap.p99:.2g}",
         "max": f"{gap.largest:.2g}",

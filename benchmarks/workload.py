@@ -144,12 +144,12 @@ class FixedLengthVocabulary(ActionVocabulary):
         """Every special token: a sentence goes on to its last token."""
         return [i for i in self.special_ids if i < self.first_position_id]
 
-    def position_log_probs(self, logits_BV: torch.Tensor, valid_BA: torch.Tensor, temperature: float) -> torch.Tensor:
+    def position_logprobs(self, logits_BV: torch.Tensor, valid_BA: torch.Tensor, temperature: float) -> torch.Tensor:
         """Log-probabilities `[B, A]` of the positions; the no-op's is so low that it is never drawn."""
         # A copy of the last prompt token's logits alone, whose other columns play no part in the position.
         logits_BV = logits_BV.clone()
         logits_BV[:, self.position_ids.stop - 1] = NEVER
-        return super().position_log_probs(logits_BV, valid_BA, temperature)
+        return super().position_logprobs(logits_BV, valid_BA, temperature)
 
 
 def fixed_length(vocabulary: ActionVocabulary) -> FixedLengthVocabulary:

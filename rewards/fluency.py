@@ -85,13 +85,13 @@ class FluencyScorer:
         spans = [pieces(len(target), self.max_tokens) for target in targets]
         places = [(target, piece) for target, cut in zip(targets, spans, strict=True) for piece in cut]
         found = iter(
-            self.language_model.log_probs(
+            self.language_model.logprobs(
                 [(self.language_model.start, *target[piece.context : piece.start]) for target, piece in places],
                 [target[piece.start : piece.end] for target, piece in places],
             )
         )
         read = [np.concatenate([np.zeros(0, np.float32), *islice(found, len(cut))]) for cut in spans]
-        rows = [_row(log_probs_T, repeated_tokens(target)) for log_probs_T, target in zip(read, targets, strict=True)]
+        rows = [_row(logprobs_T, repeated_tokens(target)) for logprobs_T, target in zip(read, targets, strict=True)]
         return np.array(rows, dtype=np.float32).reshape(len(items), 3)
 
 
@@ -115,12 +115,12 @@ def pieces(length: int, limit: int) -> list[Piece]:
     return [Piece(max(0, start - (limit - step)), start, end) for start, end in zip(starts, ends, strict=False)]
 
 
-def _row(log_probs_T: FloatArray, repeated_T: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
-    if not log_probs_T.size:
+def _row(logprobs_T: FloatArray, repeated_T: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
+    if not logprobs_T.size:
         return 0.0, 0.0, 0.0
-    plain = np.exp(log_probs_T.mean(dtype=np.float64))
+    plain = np.exp(logprobs_T.mean(dtype=np.float64))
     # There is always a new token: the first.
-    new = np.exp(log_probs_T[~repeated_T].mean(dtype=np.float64))
+    new = np.exp(logprobs_T[~repeated_T].mean(dtype=np.float64))
     return float(plain), float(new), float(repeated_T.mean())
 
 

@@ -131,7 +131,7 @@ class LanguageModel:
         ids = text_ids(self.tokenizer, text)
         return tuple(ids if max_tokens is None else ids[:max_tokens])
 
-    def log_probs(self, contexts: Sequence[Tokens], targets: Sequence[Tokens]) -> list[FloatArray]:
+    def logprobs(self, contexts: Sequence[Tokens], targets: Sequence[Tokens]) -> list[FloatArray]:
         """Log-probability of each target token after its context, in nats.
 
         What rows have in common at their beginnings is computed once (see the module's docstring).
@@ -148,8 +148,8 @@ class LanguageModel:
         together = [tree for tree in trees if len(tree.rows) > 1]
         return _in_order([*self._score_alone(alone), *self._score_trees(together)], len(contexts))
 
-    def unshared_log_probs(self, contexts: Sequence[Tokens], targets: Sequence[Tokens]) -> list[FloatArray]:
-        """What `log_probs` returns, every row computed in full: the reference that sharing is tested against."""
+    def unshared_logprobs(self, contexts: Sequence[Tokens], targets: Sequence[Tokens]) -> list[FloatArray]:
+        """What `logprobs` returns, every row computed in full: the reference that sharing is tested against."""
         return _in_order(self._score_alone(_rows(contexts, targets)), len(contexts))
 
     @torch.inference_mode()
@@ -198,19 +198,19 @@ class LanguageModel:
             picks.append([places.setdefault(key, len(places)) for key in asked])
         batch_N, node_N, target_N = torch.tensor(list(places), device=self.device).unbind(1)
         parts = [slice(i, i + HEAD_ROWS) for i in range(0, len(places), HEAD_ROWS)]
-        found_N = torch.cat([self._token_log_probs(hidden_BTD[batch_N[p], node_N[p]], target_N[p]) for p in parts])
+        found_N = torch.cat([self._token_logprobs(hidden_BTD[batch_N[p], node_N[p]], target_N[p]) for p in parts])
         found = found_N.cpu().numpy()
         for (row, _, _), pick in zip(wanted, picks, strict=True):
             yield row, found[pick]
 
-    def _token_log_probs(self, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
+    def _token_logprobs(self, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
         logits_NV = self._head(hidden_ND).float()
         largest_N = logits_NV.amax(1)
         target_logit_N = logits_NV.gather(1, target_N.unsqueeze(1)).squeeze(1)
         # In place: on a CPU, `logsumexp` takes nearly as long as the head's matrix product.
         normalizer_N = logits_NV.sub_(largest_N.unsqueeze(1)).exp_().sum(1).log()
-        log_probs_N: Tensor = target_logit_N - largest_N - normalizer_N
-        return log_probs_N
+        logprobs_N: Tensor = target_logit_N - largest_N - normalizer_N
+        return logprobs_N
 
 
 def start_token(tokenizer: PreTrainedTokenizerBase) -> int:

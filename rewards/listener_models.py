@@ -66,13 +66,13 @@ class BackwardListener:
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> FloatArray:
         """The gain of each (post, sentence), `[n]`."""
         alone = list(dict.fromkeys(post for post, _ in pairs))
-        known = dict(zip(alone, self._log_probs([""] * len(alone), alone), strict=True))
-        heard = self._log_probs([sentence for _, sentence in pairs], [post for post, _ in pairs])
+        known = dict(zip(alone, self._logprobs([""] * len(alone), alone), strict=True))
+        heard = self._logprobs([sentence for _, sentence in pairs], [post for post, _ in pairs])
         return np.array([x - known[post] for x, (post, _) in zip(heard, pairs, strict=True)], dtype=np.float32)
 
-    def _log_probs(self, sentences: Sequence[str], posts: Sequence[str]) -> list[float]:
+    def _logprobs(self, sentences: Sequence[str], posts: Sequence[str]) -> list[float]:
         contexts, targets = dialogue_tokens(self._model, BACKWARD_PROMPT, sentences, posts, self._max_tokens)
-        return [float(x.sum(dtype=np.float64)) for x in self._model.log_probs(contexts, targets)]
+        return [float(x.sum(dtype=np.float64)) for x in self._model.logprobs(contexts, targets)]
 
 
 class LoadListener(Protocol):

@@ -105,8 +105,8 @@ class MutualInformationScorer:
         said = _responses(self.forward, FORWARD_PROMPT, items, self.max_tokens)
         heard = _responses(self.backward, BACKWARD_PROMPT, items, self.max_tokens)
         columns = (
-            _mean_log_probs(self.forward, FORWARD_PROMPT, seekers, said, self.max_tokens),
-            _mean_log_probs(self.backward, BACKWARD_PROMPT, heard, seekers, self.max_tokens),
+            _mean_logprobs(self.forward, FORWARD_PROMPT, seekers, said, self.max_tokens),
+            _mean_logprobs(self.backward, BACKWARD_PROMPT, heard, seekers, self.max_tokens),
         )
         return np.stack(columns, axis=1).astype(np.float32)
 
@@ -155,7 +155,7 @@ def dialogue_tokens(
     return contexts, [language_model.encode(f" {text.strip()}", limit) if text.strip() else () for text in targets]
 
 
-def _mean_log_probs(
+def _mean_logprobs(
     language_model: LanguageModel | None,
     prompt: DialoguePrompt,
     posts: Sequence[str],
@@ -167,7 +167,7 @@ def _mean_log_probs(
         return np.zeros(len(posts), dtype=np.float32)
     contexts, target_tokens = dialogue_tokens(language_model, prompt, posts, targets, max_tokens)
     uniform = -math.log(language_model.vocabulary_size)
-    found = language_model.log_probs(contexts, target_tokens)
+    found = language_model.logprobs(contexts, target_tokens)
     return np.array([x.mean(dtype=np.float64) if x.size else uniform for x in found], dtype=np.float32)
 
 

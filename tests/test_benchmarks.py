@@ -62,7 +62,7 @@ def test_a_fixed_length_vocabulary_never_ends_a_sentence_and_never_leaves_the_re
     words = vocabulary.word_logits(logits, 1.0).softmax(-1)
     assert words[0, 3] == 0.0
     assert words[0, 1] == pytest.approx(1 / 8)
-    positions = vocabulary.position_log_probs(logits, torch.from_numpy(position_mask(1, 2))[None], 1.0)
+    positions = vocabulary.position_logprobs(logits, torch.from_numpy(position_mask(1, 2))[None], 1.0)
     assert positions[0, -1].exp() == 0.0
     assert torch.isfinite(positions[0, -1])
     assert positions[0, 0].exp() == pytest.approx(1 / 3)

@@ -29,12 +29,12 @@ class TrainingGroup:
     Attributes:
         group: The prompt and its `K` actions.
         advantages: One for each action.
-        log_probs: Sampling-time log-probabilities of each action's position and tokens.
+        logprobs: Sampling-time log-probabilities of each action's position and tokens.
     """
 
     group: PromptGroup
     advantages: tuple[float, ...]
-    log_probs: tuple[tuple[float, ...], ...]
+    logprobs: tuple[tuple[float, ...], ...]
 
 
 def training_groups(sampled: Sequence[SampledGroup], advantages_GK: npt.NDArray[np.float64]) -> list[TrainingGroup]:
@@ -55,7 +55,7 @@ def training_groups(sampled: Sequence[SampledGroup], advantages_GK: npt.NDArray[
                 prompt, items[0][0].num_sentences, tuple(step.action for step, _ in items), _kept(s for s, _ in items)
             ),
             tuple(advantage for _, advantage in items),
-            tuple(step.log_probs for step, _ in items),
+            tuple(step.logprobs for step, _ in items),
         )
         for (_, prompt), items in by_prompt.items()
     ]
@@ -97,7 +97,7 @@ def to_rllib(groups: Sequence[TrainingGroup], episodes: int) -> MultiAgentBatch:
         "position_GK": np.full((len(groups), samples), _PADDING, dtype=np.int64),
         "tokens_GKT": np.full((len(groups), samples, tokens), _PADDING, dtype=np.int64),
         "advantages_GK": np.zeros((len(groups), samples), dtype=np.float32),
-        "log_probs_GKT": np.full((len(groups), samples, tokens + 1), np.nan, dtype=np.float32),
+        "logprobs_GKT": np.full((len(groups), samples, tokens + 1), np.nan, dtype=np.float32),
     }
     for g, item in enumerate(groups):
         columns["prompt_GP"][g, : len(item.group.prompt)] = item.group.prompt
@@ -105,7 +105,7 @@ def to_rllib(groups: Sequence[TrainingGroup], episodes: int) -> MultiAgentBatch:
             columns["position_GK"][g, k] = action.position
             columns["tokens_GKT"][g, k, : len(action.tokens)] = action.tokens
             columns["advantages_GK"][g, k] = item.advantages[k]
-            columns["log_probs_GKT"][g, k, : len(item.log_probs[k])] = item.log_probs[k]
+            columns["logprobs_GKT"][g, k, : len(item.logprobs[k])] = item.logprobs[k]
     if groups[0].group.kept is not None:
         columns["kept_GKTW"] = _kept_column(groups, samples, tokens)
     return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=episodes)
@@ -124,9 +124,9 @@ def _kept_column(groups: Sequence[TrainingGroup], samples: int, tokens: int) -> 
 
 def from_rllib(columns: Mapping[str, Any]) -> list[TrainingGroup]:
     """The inverse of `to_rllib`, for tensors or arrays."""
-    prompts, sentences, positions, tokens, advantages, log_probs = (
+    prompts, sentences, positions, tokens, advantages, logprobs = (
         _array(columns[name])
-        for name in ("prompt_GP", "num_sentences_G", "position_GK", "tokens_GKT", "advantages_GK", "log_probs_GKT")
+        for name in ("prompt_GP", "num_sentences_G", "position_GK", "tokens_GKT", "advantages_GK", "logprobs_GKT")
     )
     kept = _array(columns["kept_GKTW"]) if "kept_GKTW" in columns else None
     groups = []
@@ -145,7 +145,7 @@ def from_rllib(columns: Mapping[str, Any]) -> list[TrainingGroup]:
                 ),
                 tuple(float(advantages[g, k]) for k in samples),
                 tuple(
-                    tuple(log_probs[g, k, : len(a.tokens) + 1].tolist()) for k, a in zip(samples, actions, strict=True)
+                    tuple(logprobs[g, k, : len(a.tokens) + 1].tolist()) for k, a in zip(samples, actions, strict=True)
                 ),
             )
         )

@@ -141,7 +141,7 @@ class Chunk:
         for (slot, prompt), drawn in zip(asked, sample_prompts(policy, prompts, sampling, self.generator), strict=True):
             for row, sample in enumerate(drawn, start=slot):
                 self._steps[row].append(
-                    Step(prompt.prompt, prompt.num_sentences, sample.action, sample.log_probs, sample.kept)
+                    Step(prompt.prompt, prompt.num_sentences, sample.action, sample.logprobs, sample.kept)
                 )
                 actions[row] = decode_action(policy, sample.action)
         return actions

@@ -20,9 +20,9 @@ from partner_rl.algorithm.update_metrics import (
     GRAD_NORM,
     KL,
     KL_SENTENCE,
-    LOG_PROB_GAP,
-    LOG_PROB_GAP_MEAN,
-    LOG_PROB_GAP_P99,
+    LOGPROB_GAP,
+    LOGPROB_GAP_MEAN,
+    LOGPROB_GAP_P99,
     LOSS,
     POSITION_ENTROPY_MEAN,
     RATIO,
@@ -45,9 +45,9 @@ _LEARNER = {
     names.POLICY_KL_SENTENCE: KL_SENTENCE,
     names.POLICY_POSITION_ENTROPY: POSITION_ENTROPY_MEAN,
     names.TRAIN_GRAD_NORM: GRAD_NORM,
-    names.TRAIN_LOGPROB_GAP: LOG_PROB_GAP,
-    names.TRAIN_LOGPROB_GAP_MEAN: LOG_PROB_GAP_MEAN,
-    names.TRAIN_LOGPROB_GAP_P99: LOG_PROB_GAP_P99,
+    names.TRAIN_LOGPROB_GAP: LOGPROB_GAP,
+    names.TRAIN_LOGPROB_GAP_MEAN: LOGPROB_GAP_MEAN,
+    names.TRAIN_LOGPROB_GAP_P99: LOGPROB_GAP_P99,
     names.TRAIN_TRUNCATED_WEIGHTS: TRUNCATED_WEIGHTS,
     names.TRAIN_RATIO: RATIO,
     names.TRAIN_CLIP_FRACTION: CLIP_FRACTION,
@@ -131,8 +131,8 @@ def _policy(trajectories: list[Trajectory], steps: list[Step], window: int) -> d
     figures = dict(shares)
     if spoken:
         # Minus the mean log-probability of what was sampled estimates the entropy.
-        log_probs = [value for step in spoken for value in step.log_probs[1:]]
-        figures[names.POLICY_SENTENCE_ENTROPY] = -fmean(log_probs)
+        logprobs = [value for step in spoken for value in step.logprobs[1:]]
+        figures[names.POLICY_SENTENCE_ENTROPY] = -fmean(logprobs)
         figures[names.POLICY_SENTENCE_TOKENS] = fmean(len(step.action.tokens) for step in spoken)
     sentences = [sentence.casefold() for t in trajectories for sentence in written_sentences(t.request)]
     if sentences:

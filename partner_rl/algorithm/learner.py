@@ -25,13 +25,13 @@ from partner_rl.algorithm.update_metrics import (
     RATIO,
     SAMPLER_KL,
     TRUNCATED_WEIGHTS,
-    LogProbGap,
+    LogprobGap,
     StepMetrics,
 )
-from partner_rl.policy.logprobs import PackedBatch, action_logits, log_probs_of, pack_groups
+from partner_rl.policy.logprobs import PackedBatch, action_logits, logprobs_of, pack_groups
 from partner_rl.policy.module import (
     DIVERGENCE,
-    LOG_PROBS,
+    LOGPROBS,
     MASK,
     PACKED,
     POSITION_ENTROPY,
@@ -107,7 +107,7 @@ class RewriteLearner(TorchLearner):
         return {}, {DEFAULT_MODULE_ID: loss}, {}
 
     def _measure_gap(self) -> None:
-        gap = LogProbGap.of(self._gaps)
+        gap = LogprobGap.of(self._gaps)
         self.step_metrics.gap = gap
         if not self.config.gap_limits.hold(gap):
             # The weights are about to change, and whoever reports the gap must know which ones it was measured with.
@@ -118,7 +118,7 @@ class RewriteLearner(TorchLearner):
         """Measures how far the policy that sampled some groups is from the reference, by one pass of the reference."""
         for part in micro_batches(groups, self.config.micro_batch_tokens):
             packed = self._packed(part)
-            reference = self._reference_log_probs(packed, self._reference_logits(packed))
+            reference = self._reference_logprobs(packed, self._reference_logits(packed))
             _, sampled_GKT = _targets(part, reference.mask_GKT)
             self._measure_kl(sampled_GKT, reference)
 
@@ -127,13 +127,13 @@ class RewriteLearner(TorchLearner):
         packed = pack_groups([g.group for g in part], policy.vocabulary, policy.pad_id)
         return packed.to(cast(torch.device, self._device))
 
-    def _reference_log_probs(self, packed: PackedBatch, logits: torch.Tensor) -> _Reference:
+    def _reference_logprobs(self, packed: PackedBatch, logits: torch.Tensor) -> _Reference:
         policy = self._rewrite_module().policy
-        of = partial(log_probs_of, vocabulary=policy.vocabulary, temperature=policy.settings.temperature)
+        of = partial(logprobs_of, vocabulary=policy.vocabulary, temperature=policy.settings.temperature)
         # The reference gives every word a probability, also where the sampler left out some.
         whole = of(logits, replace(packed, kept_GCW=None))
-        kept_GKT = None if packed.kept_GCW is None else of(logits, packed).log_probs_GKT
-        return _Reference(whole.log_probs_GKT, whole.mask_GKT, kept_GKT)
+        kept_GKT = None if packed.kept_GCW is None else of(logits, packed).logprobs_GKT
+        return _Reference(whole.logprobs_GKT, whole.mask_GKT, kept_GKT)
 
     def _inputs(self, part: list[TrainingGroup], counts: _Counts) -> dict[str, Any]:
         """A micro-batch as the module and the loss read it; with the reference where there is a penalty."""
@@ -143,7 +143,7 @@ class RewriteLearner(TorchLearner):
             return inputs
         logits = self._reference_logits(packed)
         is_exact = self.config.kl_gradient == "exact"
-        reference = self._reference_log_probs(packed, logits)
+        reference = self._reference_logprobs(packed, logits)
         return inputs | {"reference": reference, REFERENCE_LOGITS: logits if is_exact else None}
 
     def compute_loss_for_module(
@@ -160,10 +160,10 @@ class RewriteLearner(TorchLearner):
         if self._kl_coeff:
             # Where ratios are used, the policy may have moved since it sampled.
             earlier_GKT = None if config.surrogate is None else sampled_GKT
-            self._measure_kl(fwd_out[LOG_PROBS], batch["reference"], earlier_GKT)
+            self._measure_kl(fwd_out[LOGPROBS], batch["reference"], earlier_GKT)
             penalty = kl_penalty(
-                fwd_out[LOG_PROBS],
-                batch["reference"].log_probs_GKT,
+                fwd_out[LOGPROBS],
+                batch["reference"].logprobs_GKT,
                 fwd_out[MASK],
                 config.kl_gradient,
                 exact_GKT=fwd_out[DIVERGENCE],
@@ -171,15 +171,15 @@ class RewriteLearner(TorchLearner):
             )
             loss = loss + self._kl_coeff * penalty / counts.episodes
         self.step_metrics.add(LOSS, loss, 1)
-        self._gaps.append((fwd_out[LOG_PROBS].detach() - sampled_GKT)[fwd_out[MASK]])
+        self._gaps.append((fwd_out[LOGPROBS].detach() - sampled_GKT)[fwd_out[MASK]])
         return loss
 
     @torch.no_grad()
     def _measure_kl(
-        self, log_probs_GKT: torch.Tensor, reference: _Reference, sampled_GKT: torch.Tensor | None = None
+        self, logprobs_GKT: torch.Tensor, reference: _Reference, sampled_GKT: torch.Tensor | None = None
     ) -> None:
         mask_GKT, kept_GKT = reference.mask_GKT, reference.kept_GKT
-        kl = kl_estimate(log_probs_GKT, reference.log_probs_GKT, mask_GKT, kept_GKT, sampled_GKT).item()
+        kl = kl_estimate(logprobs_GKT, reference.logprobs_GKT, mask_GKT, kept_GKT, sampled_GKT).item()
         self.step_metrics.add(KL, kl, int(mask_GKT.sum()))
         self.step_metrics.add(KL_SENTENCE, kl, int(mask_GKT[:, :, 0].sum()))
 
@@ -187,10 +187,10 @@ class RewriteLearner(TorchLearner):
         self, fwd_out: dict[str, Any], sampled_GKT: torch.Tensor, advantages_GK: torch.Tensor
     ) -> torch.Tensor:
         """The policy gradient, summed over samples; through importance ratios where the policy may have moved."""
-        surrogate, log_probs_GKT, mask_GKT = self.config.surrogate, fwd_out[LOG_PROBS], fwd_out[MASK]
+        surrogate, logprobs_GKT, mask_GKT = self.config.surrogate, fwd_out[LOGPROBS], fwd_out[MASK]
         tokens, actions = int(mask_GKT.sum()), int(mask_GKT[:, :, 0].sum())
         if surrogate is not None:
-            terms = surrogate_loss(log_probs_GKT, sampled_GKT, mask_GKT, advantages_GK, surrogate)
+            terms = surrogate_loss(logprobs_GKT, sampled_GKT, mask_GKT, advantages_GK, surrogate)
             units = tokens if surrogate.ratio == "token" else actions
             self.step_metrics.add(RATIO, terms.ratio, units)
             self.step_metrics.add(CLIP_FRACTION, terms.clipped, units)
@@ -198,9 +198,9 @@ class RewriteLearner(TorchLearner):
             return terms.loss
         weights_GKT = None
         if self.config.run.policy.dtype == "bfloat16":
-            weights_GKT, cut_off = rounding_weights(log_probs_GKT, sampled_GKT, mask_GKT)
+            weights_GKT, cut_off = rounding_weights(logprobs_GKT, sampled_GKT, mask_GKT)
             self.step_metrics.add(TRUNCATED_WEIGHTS, cut_off, tokens)
-        return policy_gradient_loss(log_probs_GKT, mask_GKT, advantages_GK, weights_GKT)
+        return policy_gradient_loss(logprobs_GKT, mask_GKT, advantages_GK, weights_GKT)
 
     @torch.no_grad()
     def _reference_logits(self, packed: PackedBatch) -> torch.Tensor:
@@ -261,7 +261,7 @@ class RewriteLearner(TorchLearner):
 class _Reference:
     """Log-probabilities of actions under the reference; `kept_GKT` are those among the words that truncation left."""
 
-    log_probs_GKT: torch.Tensor
+    logprobs_GKT: torch.Tensor
     mask_GKT: torch.Tensor
     kept_GKT: torch.Tensor | None
 
@@ -287,6 +287,6 @@ def _targets(part: list[TrainingGroup], mask_GKT: torch.Tensor) -> tuple[torch.T
     sampled_GKT = torch.zeros(mask_GKT.shape)
     for g, item in enumerate(part):
         advantages_GK[g, : len(item.advantages)] = torch.tensor(item.advantages)
-        for k, values in enumerate(item.log_probs):
+        for k, values in enumerate(item.logprobs):
             sampled_GKT[g, k, : len(values)] = torch.tensor(values)
     return advantages_GK.to(mask_GKT.device), sampled_GKT.to(mask_GKT.device)

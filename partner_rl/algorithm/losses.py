@@ -20,7 +20,7 @@ MAX_KL_RATIO: Final = 10.0
 
 
 def policy_gradient_loss(
-    log_probs_GKT: torch.Tensor,
+    logprobs_GKT: torch.Tensor,
     mask_GKT: torch.Tensor,
     advantages_GK: torch.Tensor,
     weights_GKT: torch.Tensor | None = None,
@@ -31,12 +31,12 @@ def policy_gradient_loss(
     which would weigh the tokens of short sentences more. The caller divides by the number of episodes.
 
     Args:
-        log_probs_GKT: Log-probabilities, in nats.
+        logprobs_GKT: Log-probabilities, in nats.
         mask_GKT: True on positions and tokens that exist.
         advantages_GK: Advantages of the actions.
         weights_GKT: Weights of the tokens, without gradient, such as `rounding_weights`; None weighs them alike.
     """
-    terms_GKT = log_probs_GKT * mask_GKT
+    terms_GKT = logprobs_GKT * mask_GKT
     if weights_GKT is not None:
         terms_GKT = terms_GKT * weights_GKT
     return -(advantages_GK * terms_GKT.sum(2)).sum()
@@ -44,7 +44,7 @@ def policy_gradient_loss(
 
 @torch.no_grad()
 def rounding_weights(
-    log_probs_GKT: torch.Tensor, sampled_GKT: torch.Tensor, mask_GKT: torch.Tensor
+    logprobs_GKT: torch.Tensor, sampled_GKT: torch.Tensor, mask_GKT: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Truncated importance weights for samples of the same weights in another rounding (Yao et al., 2025).
 
@@ -54,12 +54,12 @@ def rounding_weights(
     Returns:
         The weights `[G, K, T]`, and the number of tokens whose weight was cut off.
     """
-    ratio_GKT = torch.where(mask_GKT, log_probs_GKT - sampled_GKT, 0.0).exp()
+    ratio_GKT = torch.where(mask_GKT, logprobs_GKT - sampled_GKT, 0.0).exp()
     return ratio_GKT.clamp(max=MAX_IMPORTANCE_RATIO), (ratio_GKT > MAX_IMPORTANCE_RATIO).sum()
 
 
 def kl_estimate(
-    log_probs_GKT: torch.Tensor,
+    logprobs_GKT: torch.Tensor,
     reference_GKT: torch.Tensor,
     mask_GKT: torch.Tensor,
     kept_reference_GKT: torch.Tensor | None = None,
@@ -75,7 +75,7 @@ def kl_estimate(
     the reference among these words, less the logarithm of the reference's mass on them.
 
     Args:
-        log_probs_GKT: Log-probabilities of the sampled actions under the policy.
+        logprobs_GKT: Log-probabilities of the sampled actions under the policy.
         reference_GKT: And under the reference.
         mask_GKT: True on positions and tokens that exist.
         kept_reference_GKT: And under the reference among the words that truncation left; None without truncation.
@@ -83,16 +83,16 @@ def kl_estimate(
             importance ratio, without which words that the policy has left would count exponentially.
     """
     among_GKT = reference_GKT if kept_reference_GKT is None else kept_reference_GKT
-    log_ratio = _log_ratio(among_GKT, log_probs_GKT, mask_GKT)
+    log_ratio = _log_ratio(among_GKT, logprobs_GKT, mask_GKT)
     minus_log_mass = _log_ratio(among_GKT, reference_GKT, mask_GKT)
     terms_GKT = log_ratio.exp() - 1 - log_ratio + minus_log_mass
     if sampled_GKT is not None:
-        terms_GKT = terms_GKT * _log_ratio(log_probs_GKT, sampled_GKT, mask_GKT).exp()
+        terms_GKT = terms_GKT * _log_ratio(logprobs_GKT, sampled_GKT, mask_GKT).exp()
     return terms_GKT.sum()
 
 
 def kl_penalty(
-    log_probs_GKT: torch.Tensor,
+    logprobs_GKT: torch.Tensor,
     reference_GKT: torch.Tensor,
     mask_GKT: torch.Tensor,
     form: KlGradient,
@@ -115,7 +115,7 @@ def kl_penalty(
     The caller multiplies by β, in units of the reward a nat of the action, and divides by the number of episodes.
 
     Args:
-        log_probs_GKT: Log-probabilities of the sampled actions under the policy.
+        logprobs_GKT: Log-probabilities of the sampled actions under the policy.
         reference_GKT: And under the reference.
         mask_GKT: True on positions and tokens that exist.
         form: Which estimate.
@@ -123,9 +123,9 @@ def kl_penalty(
         sampled_GKT: Log-probabilities under the policy that sampled, where it is an earlier one: each term is then
             weighed by the importance ratio of all that it depends on, cut off at `MAX_KL_RATIO`.
     """
-    divergence_GKT = -_log_ratio(reference_GKT, log_probs_GKT, mask_GKT)
+    divergence_GKT = -_log_ratio(reference_GKT, logprobs_GKT, mask_GKT)
     moved_GKT = (
-        torch.zeros_like(divergence_GKT) if sampled_GKT is None else _log_ratio(log_probs_GKT, sampled_GKT, mask_GKT)
+        torch.zeros_like(divergence_GKT) if sampled_GKT is None else _log_ratio(logprobs_GKT, sampled_GKT, mask_GKT)
     )
     # Importance ratios of everything up to a decision, with the decision itself and without.
     passed_GKT = moved_GKT.detach().cumsum(2)
@@ -133,7 +133,7 @@ def kl_penalty(
     if form == "k2":
         return (0.5 * divergence_GKT.square() * with_own_GKT).sum()
     if form == "sequence":
-        joint_GK, whole_GK = (log_probs_GKT * mask_GKT).sum(2), divergence_GKT.detach().sum(2)
+        joint_GK, whole_GK = (logprobs_GKT * mask_GKT).sum(2), divergence_GKT.detach().sum(2)
         centred_GK = whole_GK - _mean_of_others(whole_GK, mask_GKT[:, :, 0])
         return (centred_GK * with_own_GKT[:, :, -1] * joint_GK).sum()
     assert exact_GKT is not None
@@ -142,7 +142,7 @@ def kl_penalty(
     # The divergence of the decisions after each one, which has their ratios in it already; the baseline has not.
     later_GKT = held_GKT.sum(2, keepdim=True) - held_GKT.cumsum(2)
     baseline_GKT = _mean_of_others(later_GKT, mask_GKT[:, :, :1].expand_as(later_GKT))
-    return (own_GKT + (later_GKT - with_own_GKT * baseline_GKT) * log_probs_GKT * mask_GKT).sum()
+    return (own_GKT + (later_GKT - with_own_GKT * baseline_GKT) * logprobs_GKT * mask_GKT).sum()
 
 
 def _log_ratio(over: torch.Tensor, under: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -194,7 +194,7 @@ class SurrogateLoss:
 
 
 def surrogate_loss(
-    log_probs_GKT: torch.Tensor,
+    logprobs_GKT: torch.Tensor,
     sampled_GKT: torch.Tensor,
     mask_GKT: torch.Tensor,
     advantages_GK: torch.Tensor,
@@ -206,7 +206,7 @@ def surrogate_loss(
     and the term counts once for each token (GSPO, Zheng et al., 2025). Either way the gradient is that of
     `policy_gradient_loss` where policy and sampler are the same, and like there nothing is averaged over tokens.
     """
-    log_ratio_GKT = _log_ratio(log_probs_GKT, sampled_GKT, mask_GKT)
+    log_ratio_GKT = _log_ratio(logprobs_GKT, sampled_GKT, mask_GKT)
     if surrogate.ratio == "token":
         ratio, weight = log_ratio_GKT.exp(), mask_GKT
         advantages = advantages_GK[:, :, None].expand_as(ratio)

@@ -17,14 +17,14 @@ class Step:
         prompt: Prompt token ids.
         num_sentences: Sentences in the window.
         action: Position and sentence tokens.
-        log_probs: Log-probability of the position, then of each token, when sampled.
+        logprobs: Log-probability of the position, then of each token, when sampled.
         kept: For each token the words that truncated sampling left to draw from; None without truncation.
     """
 
     prompt: tuple[int, ...]
     num_sentences: int
     action: ActionTokens
-    log_probs: tuple[float, ...]
+    logprobs: tuple[float, ...]
     kept: tuple[tuple[int, ...], ...] | None = None
 
 

@@ -20,15 +20,15 @@ CLIP_FRACTION: Final = "clip_fraction"
 SAMPLER_KL: Final = "sampler_kl"
 TRUNCATED_WEIGHTS: Final = "truncated_weights"
 """Share of tokens whose importance weight, which corrects for rounding, was cut off."""
-LOG_PROB_GAP: Final = "logprob_gap"
-LOG_PROB_GAP_MEAN: Final = "logprob_gap_mean"
-LOG_PROB_GAP_P99: Final = "logprob_gap_p99"
+LOGPROB_GAP: Final = "logprob_gap"
+LOGPROB_GAP_MEAN: Final = "logprob_gap_mean"
+LOGPROB_GAP_P99: Final = "logprob_gap_p99"
 
 GAP_QUANTILE: Final = 0.99
 
 
 @dataclass(frozen=True, slots=True)
-class LogProbGap:
+class LogprobGap:
     """|log-probability at training − at sampling| of the tokens of a step, before its update, in nats.
 
     Attributes:
@@ -44,7 +44,7 @@ class LogProbGap:
     tokens: int
 
     @classmethod
-    def of(cls, gaps: Sequence[torch.Tensor]) -> LogProbGap:
+    def of(cls, gaps: Sequence[torch.Tensor]) -> LogprobGap:
         """The gap of the tokens of all micro-batches, each a vector of differences."""
         values = torch.cat([gap.detach().float().cpu() for gap in gaps]).abs()
         if not torch.isfinite(values).all():
@@ -52,7 +52,7 @@ class LogProbGap:
         return cls(values.max().item(), values.quantile(GAP_QUANTILE).item(), values.mean().item(), len(values))
 
     @classmethod
-    def over_learners(cls, gaps: Sequence[LogProbGap]) -> LogProbGap:
+    def over_learners(cls, gaps: Sequence[LogprobGap]) -> LogprobGap:
         """The worst learner's maximum and percentile, and the mean over all tokens."""
         tokens = sum(gap.tokens for gap in gaps)
         mean = sum(gap.mean * gap.tokens for gap in gaps) / tokens
@@ -69,11 +69,11 @@ class GapLimits:
     mean: float
     p99: float
 
-    def hold(self, gap: LogProbGap) -> bool:
+    def hold(self, gap: LogprobGap) -> bool:
         """Whether a gap is within the limits; one that is not a number is not."""
         return gap.mean <= self.mean and gap.p99 <= self.p99
 
-    def explain(self, gap: LogProbGap, dtype: str, *, same_weights: bool) -> str:
+    def explain(self, gap: LogprobGap, dtype: str, *, same_weights: bool) -> str:
         """What a gap beyond the limits comes from, and what to do: one line.
 
         Args:
@@ -106,7 +106,7 @@ class StepMetrics:
     """
 
     sums: dict[str, tuple[float, float]] = field(default_factory=dict)
-    gap: LogProbGap | None = None
+    gap: LogprobGap | None = None
     weights_digest: str | None = None
 
     def add(self, name: str, total: float | torch.Tensor, units: float) -> None:
@@ -125,11 +125,11 @@ def update_metrics(steps: Sequence[Sequence[StepMetrics]]) -> dict[str, float]:
         steps: For each step, what each learner measured.
     """
     gaps = [learner.gap for learner in steps[0] if learner.gap is not None]
-    gap = LogProbGap.over_learners(gaps)
+    gap = LogprobGap.over_learners(gaps)
     return means(learner for step in steps for learner in step) | {
-        LOG_PROB_GAP: gap.largest,
-        LOG_PROB_GAP_MEAN: gap.mean,
-        LOG_PROB_GAP_P99: gap.p99,
+        LOGPROB_GAP: gap.largest,
+        LOGPROB_GAP_MEAN: gap.mean,
+        LOGPROB_GAP_P99: gap.p99,
     }
 
 

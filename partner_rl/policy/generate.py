@@ -55,12 +55,12 @@ class SampledAction:
 
     Attributes:
         action: Position and sentence tokens.
-        log_probs: Log-probability of the position, then of each token, in the distribution that it was drawn from.
+        logprobs: Log-probability of the position, then of each token, in the distribution that it was drawn from.
         kept: For each token the words that top-k and top-p left to draw from; None without truncation.
     """
 
     action: ActionTokens
-    log_probs: tuple[float, ...]
+    logprobs: tuple[float, ...]
     kept: tuple[tuple[int, ...], ...] | None = None
 
 
@@ -133,11 +133,11 @@ def sample_prompts(
     start = _start(policy, prompts, group_N, greedy_N.bool(), sampling, generator)
     sentences = _decode(policy, start, sampling, generator)
     samples: list[list[SampledAction]] = [[] for _ in prompts]
-    positions = zip(start.position_N.tolist(), start.log_prob_N.tolist(), strict=True)
+    positions = zip(start.position_N.tolist(), start.logprob_N.tolist(), strict=True)
     for (g, is_greedy), (position, value), sentence in zip(rows, positions, sentences, strict=True):
         action = ActionTokens(position, tuple(sentence.tokens))
         kept = tuple(sentence.kept) if sampling.truncates and not is_greedy else None
-        samples[g].append(SampledAction(action, (value, *sentence.log_probs), kept))
+        samples[g].append(SampledAction(action, (value, *sentence.logprobs), kept))
     return samples
 
 
@@ -146,7 +146,7 @@ class _Sentence:
     """A row's tokens so far, their log-probabilities and what they were drawn from."""
 
     tokens: list[int]
-    log_probs: list[float]
+    logprobs: list[float]
     kept: list[tuple[int, ...]]
 
 
@@ -155,7 +155,7 @@ class _Start:
     """Rows after the prompts: their positions, and what they are decoded from."""
 
     position_N: torch.Tensor
-    log_prob_N: torch.Tensor
+    logprob_N: torch.Tensor
     greedy_N: torch.Tensor
     prompt_length_N: torch.Tensor
     cache: SharedPromptCache
@@ -182,12 +182,12 @@ def _start(
             input_ids=ids_GP, attention_mask=mask_GP, position_ids=positions_GP, use_cache=True, logits_to_keep=1
         )
     valid_GA = torch.stack([vocabulary.valid_positions(p.num_sentences) for p in prompts])
-    log_probs_GA = vocabulary.position_log_probs(output.logits[:, -1], valid_GA.to(policy.device), sampling.temperature)
-    drawn = draw(log_probs_GA[group_N], greedy_N, generator=generator)
+    logprobs_GA = vocabulary.position_logprobs(output.logits[:, -1], valid_GA.to(policy.device), sampling.temperature)
+    drawn = draw(logprobs_GA[group_N], greedy_N, generator=generator)
     layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
     make_cache = StaticSharedPromptCache if policy.settings.compile else SharedPromptCache
     cache = make_cache(layers, mask_GP, group_N, policy.settings.max_new_tokens)
-    return _Start(drawn.words_N, drawn.log_probs_N, greedy_N, mask_GP.sum(-1)[group_N], cache)
+    return _Start(drawn.words_N, drawn.logprobs_N, greedy_N, mask_GP.sum(-1)[group_N], cache)
 
 
 def _decode(policy: Policy, start: _Start, sampling: Sampling, generator: torch.Generator) -> list[_Sentence]:
@@ -235,11 +235,11 @@ def _decode(policy: Policy, start: _Start, sampling: Sampling, generator: torch.
 def _append(drawn: Drawn, sentences: Sequence[_Sentence], alive_M: torch.Tensor) -> None:
     """Adds what was drawn to the sentences that have not ended."""
     kept = [[]] * len(sentences) if drawn.kept_NW is None else drawn.kept_NW.tolist()
-    values = zip(alive_M.tolist(), drawn.words_N.tolist(), drawn.log_probs_N.tolist(), kept, strict=True)
-    for sentence, (is_alive, token, log_prob, words) in zip(sentences, values, strict=True):
+    values = zip(alive_M.tolist(), drawn.words_N.tolist(), drawn.logprobs_N.tolist(), kept, strict=True)
+    for sentence, (is_alive, token, logprob, words) in zip(sentences, values, strict=True):
         if is_alive:
             sentence.tokens.append(token)
-            sentence.log_probs.append(log_prob)
+            sentence.logprobs.append(logprob)
             sentence.kept.append(tuple(word for word in words if word >= 0))
 
 

@@ -15,7 +15,7 @@ from partner_rl.config.schema import PolicyConfig
 from partner_rl.models.loading import check_positions, first_line
 from partner_rl.models.text_tokens import text_ids
 from partner_rl.policy.actions import ActionTokens
-from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
+from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.policy.shared_prompt import SharedPromptCache
 from partner_rl.types import PartnerError, RewriteState
@@ -123,7 +123,7 @@ def _plain(policy: Policy, group: PromptGroup) -> torch.Tensor:
     prompt_KP = torch.tensor(group.prompt, device=policy.device).expand(len(group.actions), -1)
     ids_KL = torch.cat([prompt_KP, input_KT], 1)
     logits_KTV = policy.model(input_ids=ids_KL, use_cache=False, logits_to_keep=1 + token_KT.shape[1]).logits
-    positions_KA = vocabulary.position_log_probs(logits_KTV[:, 0], _valid(policy, group), 1.0)
+    positions_KA = vocabulary.position_logprobs(logits_KTV[:, 0], _valid(policy, group), 1.0)
     words_KTV = vocabulary.word_logits(logits_KTV[:, 1:], 1.0).log_softmax(-1)
     tokens_KT = words_KTV.gather(2, token_KT[:, :, None]).squeeze(2)
     return torch.cat([positions_KA.gather(1, position_K[:, None]), tokens_KT], 1)
@@ -145,7 +145,7 @@ def _tensors(policy: Policy, group: PromptGroup) -> tuple[torch.Tensor, torch.Te
 def _packed(policy: Policy, group: PromptGroup) -> torch.Tensor:
     """As `_plain`, as the update computes them."""
     packed = pack_groups([group], policy.vocabulary, policy.pad_id).to(policy.device)
-    return action_log_probs(policy.model, packed, policy.vocabulary, 1.0).log_probs_GKT[0]
+    return action_logprobs(policy.model, packed, policy.vocabulary, 1.0).logprobs_GKT[0]
 
 
 def _decoded(policy: Policy, group: PromptGroup) -> torch.Tensor:
@@ -155,7 +155,7 @@ def _decoded(policy: Policy, group: PromptGroup) -> torch.Tensor:
     rows, steps = token_KT.shape
     prompt_1P = torch.tensor([group.prompt], device=policy.device)
     output = policy.model(input_ids=prompt_1P, use_cache=True, logits_to_keep=1)
-    positions_A = vocabulary.position_log_probs(output.logits[:, -1], _valid(policy, group), 1.0)[0]
+    positions_A = vocabulary.position_logprobs(output.logits[:, -1], _valid(policy, group), 1.0)[0]
     layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
     cache = SharedPromptCache(layers, torch.ones_like(prompt_1P), torch.zeros_like(position_K), steps)
     columns = [positions_A[position_K]]

@@ -76,18 +76,18 @@ class PackedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class ActionLogProbs:
+class ActionLogprobs:
     """What the policy makes of given actions.
 
     Attributes:
-        log_probs_GKT: Log-probability of the position (`T` = 0) and of each token; 0 on padding.
+        logprobs_GKT: Log-probability of the position (`T` = 0) and of each token; 0 on padding.
         mask_GKT: True on positions and tokens that exist.
         position_entropy_G: Entropy of the position distribution, in nats.
         divergence_GKT: KL divergence of each decision's whole distribution from a reference's, in nats; None unless
             there is one to compare with.
     """
 
-    log_probs_GKT: torch.Tensor
+    logprobs_GKT: torch.Tensor
     mask_GKT: torch.Tensor
     position_entropy_G: torch.Tensor
     divergence_GKT: torch.Tensor | None = None
@@ -149,7 +149,7 @@ def _pack_actions(actions: Sequence[ActionTokens], vocabulary: ActionVocabulary)
     return packed
 
 
-def action_log_probs(
+def action_logprobs(
     model: Any,
     packed: PackedBatch,
     vocabulary: ActionVocabulary,
@@ -157,7 +157,7 @@ def action_log_probs(
     *,
     flex: bool = False,
     reference_logits: torch.Tensor | None = None,
-) -> ActionLogProbs:
+) -> ActionLogprobs:
     """Log-probabilities of the packed actions under the model, differentiable.
 
     Args:
@@ -169,7 +169,7 @@ def action_log_probs(
         reference_logits: `action_logits` of a reference, to compare whole distributions with; None compares nothing.
     """
     logits = action_logits(model, packed, flex=flex)
-    result = log_probs_of(logits, packed, vocabulary, temperature)
+    result = logprobs_of(logits, packed, vocabulary, temperature)
     if reference_logits is None:
         return result
     return replace(result, divergence_GKT=_divergence(logits, reference_logits, packed, vocabulary, temperature))
@@ -195,32 +195,32 @@ def action_logits(model: Any, packed: PackedBatch, *, flex: bool = False) -> tor
     return logits
 
 
-def log_probs_of(
+def logprobs_of(
     logits: torch.Tensor, packed: PackedBatch, vocabulary: ActionVocabulary, temperature: float
-) -> ActionLogProbs:
+) -> ActionLogprobs:
     """The packed actions' log-probabilities, from the logits of `action_logits`.
 
     Where truncated sampling left some words only, these alone share the probability.
     """
-    log_positions_GA = vocabulary.position_log_probs(logits[:, 0], packed.valid_GA, temperature)
+    log_positions_GA = vocabulary.position_logprobs(logits[:, 0], packed.valid_GA, temperature)
     chosen_GK = log_positions_GA.gather(1, packed.position_GK.clamp(min=0))
     if packed.kept_GCW is None:
-        targets_GC = target_log_probs(logits[:, 1:], packed.target_GC, vocabulary, temperature)
+        targets_GC = target_logprobs(logits[:, 1:], packed.target_GC, vocabulary, temperature)
     else:
-        kept_GCW = _kept_log_probs(logits[:, 1:], packed.kept_GCW, temperature)
+        kept_GCW = _kept_logprobs(logits[:, 1:], packed.kept_GCW, temperature)
         is_target_GCW = packed.kept_GCW == packed.target_GC[:, :, None]
         targets_GC = torch.where(is_target_GCW, kept_GCW, 0.0).sum(2)
     mask_GK = packed.position_GK >= 0
     entropy_G = -(log_positions_GA.exp() * log_positions_GA.masked_fill(~packed.valid_GA, 0.0)).sum(1)
     words_mask_GKT = _by_action(packed, packed.action_GC >= 0)
-    return ActionLogProbs(
-        log_probs_GKT=torch.cat([chosen_GK.masked_fill(~mask_GK, 0.0)[:, :, None], _by_action(packed, targets_GC)], 2),
+    return ActionLogprobs(
+        logprobs_GKT=torch.cat([chosen_GK.masked_fill(~mask_GK, 0.0)[:, :, None], _by_action(packed, targets_GC)], 2),
         mask_GKT=torch.cat([mask_GK[:, :, None], words_mask_GKT], 2),
         position_entropy_G=entropy_G,
     )
 
 
-def _kept_log_probs(logits_GCV: torch.Tensor, kept_GCW: torch.Tensor, temperature: float) -> torch.Tensor:
+def _kept_logprobs(logits_GCV: torch.Tensor, kept_GCW: torch.Tensor, temperature: float) -> torch.Tensor:
     """Log-probabilities `[G, C, W]` of the kept words, among which they sum to 1; 0 on padding."""
     exists_GCW = kept_GCW >= 0
     kept_logits_GCW = logits_GCV.gather(2, kept_GCW.clamp(min=0)).float() / temperature
@@ -239,7 +239,7 @@ def _divergence(
 ) -> torch.Tensor:
     """KL(policy ‖ reference) of each decision's whole distribution, in nats, `[G, K, T]`; differentiable."""
     ours_GA, theirs_GA = (
-        vocabulary.position_log_probs(each[:, 0], packed.valid_GA, temperature) for each in (logits, reference_logits)
+        vocabulary.position_logprobs(each[:, 0], packed.valid_GA, temperature) for each in (logits, reference_logits)
     )
     samples = packed.position_GK.shape[1]
     positions_GK = _kl(ours_GA, theirs_GA)[:, None].expand(-1, samples)
@@ -247,7 +247,7 @@ def _divergence(
     if packed.kept_GCW is None:
         words_GC = _kl(vocabulary.word_logits(logits[:, 1:], temperature).log_softmax(-1), theirs)
     else:
-        ours = _kept_log_probs(logits[:, 1:], packed.kept_GCW, temperature)
+        ours = _kept_logprobs(logits[:, 1:], packed.kept_GCW, temperature)
         exists_GCW = packed.kept_GCW >= 0
         kept_theirs = theirs.gather(2, packed.kept_GCW.clamp(min=0))
         words_GC = torch.where(exists_GCW, ours.exp() * (ours - kept_theirs), 0.0).sum(2)
@@ -260,7 +260,7 @@ def _kl(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     return torch.where(exists, ours.exp() * torch.where(exists, ours - theirs, 0.0), 0.0).sum(-1)
 
 
-def target_log_probs(
+def target_logprobs(
     logits_GCV: torch.Tensor, target_GC: torch.Tensor, vocabulary: ActionVocabulary, temperature: float
 ) -> torch.Tensor:
     """Log-probability `[G, C]` of one word a column, differentiable, without keeping a copy of the logits.
@@ -272,13 +272,13 @@ def target_log_probs(
         temperature: The temperature of the distribution.
     """
     words_GCV = logits_GCV[..., : vocabulary.first_position_id]
-    log_probs_GC: torch.Tensor = _TargetLogProbs.apply(  # type: ignore[no-untyped-call]
+    logprobs_GC: torch.Tensor = _TargetLogprobs.apply(  # type: ignore[no-untyped-call]
         words_GCV, target_GC, vocabulary.banned_ids, temperature
     )
-    return log_probs_GC
+    return logprobs_GC
 
 
-class _TargetLogProbs(torch.autograd.Function):
+class _TargetLogprobs(torch.autograd.Function):
     """Log-probability of one target a column, without keeping a copy of the logits.
 
     The logits of a packed batch are its largest tensor by far; autograd's own chain of scaling, masking and logsumexp

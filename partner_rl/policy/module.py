@@ -11,12 +11,12 @@ import torch
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from partner_rl.config.schema import PolicyConfig
-from partner_rl.policy.logprobs import PackedBatch, action_log_probs
+from partner_rl.policy.logprobs import PackedBatch, action_logprobs
 from partner_rl.policy.model import Policy, load_policy
 
 PACKED = "packed"
 """Key of the `PackedBatch` in the batch of `forward_train`."""
-LOG_PROBS = "log_probs_GKT"
+LOGPROBS = "logprobs_GKT"
 MASK = "mask_GKT"
 POSITION_ENTROPY = "position_entropy_G"
 REFERENCE_LOGITS = "reference_logits"
@@ -48,7 +48,7 @@ class RewriteModule(TorchRLModule):
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         packed: PackedBatch = batch[PACKED]
         with self.policy.autocast():
-            out = action_log_probs(
+            out = action_logprobs(
                 self.language_model,
                 packed,
                 self.policy.vocabulary,
@@ -57,7 +57,7 @@ class RewriteModule(TorchRLModule):
                 reference_logits=batch.get(REFERENCE_LOGITS),
             )
         return {
-            LOG_PROBS: out.log_probs_GKT,
+            LOGPROBS: out.logprobs_GKT,
             MASK: out.mask_GKT,
             POSITION_ENTROPY: out.position_entropy_G,
             DIVERGENCE: out.divergence_GKT,

@@ -27,12 +27,12 @@ class Drawn:
 
     Attributes:
         words_N: The words.
-        log_probs_N: Their log-probabilities in the distribution that they were drawn from, in nats.
+        logprobs_N: Their log-probabilities in the distribution that they were drawn from, in nats.
         kept_NW: The words that top-k and top-p left, the likeliest first, padded with -1; None without truncation.
     """
 
     words_N: torch.Tensor
-    log_probs_N: torch.Tensor
+    logprobs_N: torch.Tensor
     kept_NW: torch.Tensor | None = None
 
 
@@ -79,8 +79,8 @@ def draw(
         drawn_N1 = kept_NW.gather(1, _first_above(cumulative_NW, uniform_N1 * cumulative_NW[:, -1:]))
         total_N1 = torch.where(greedy_N[:, None], total_N1, cumulative_NW[:, -1:])
     chosen_N1 = torch.where(greedy_N[:, None], likeliest_N1, drawn_N1)
-    log_prob_N1 = (logits_NV.gather(1, chosen_N1) - shift_N1).double() - total_N1.log()
-    return Drawn(chosen_N1.squeeze(1), log_prob_N1.squeeze(1).float(), kept_NW)
+    logprob_N1 = (logits_NV.gather(1, chosen_N1) - shift_N1).double() - total_N1.log()
+    return Drawn(chosen_N1.squeeze(1), logprob_N1.squeeze(1).float(), kept_NW)
 
 
 def _chunk_sums(weights_NV: torch.Tensor) -> torch.Tensor:

@@ -50,7 +50,7 @@ class ActionVocabulary:
         """Which positions may be chosen in a window that holds `num_sentences`, shape `[A]`."""
         return torch.from_numpy(position_mask(num_sentences, self.window, self.positions))
 
-    def position_log_probs(self, logits_BV: torch.Tensor, valid_BA: torch.Tensor, temperature: float) -> torch.Tensor:
+    def position_logprobs(self, logits_BV: torch.Tensor, valid_BA: torch.Tensor, temperature: float) -> torch.Tensor:
         """Log-probabilities of the positions, shape `[B, A]`; -inf where masked out.
 
         Args:

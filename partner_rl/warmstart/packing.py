@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from partner_rl.policy.actions import ActionTokens, encode_action
-from partner_rl.policy.logprobs import target_log_probs
+from partner_rl.policy.logprobs import target_logprobs
 from partner_rl.policy.model import Policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.policy.vocabulary import ActionVocabulary
@@ -75,7 +75,7 @@ class PackedRows:
 
 
 @dataclass(frozen=True, slots=True)
-class RowLogProbs:
+class RowLogprobs:
     """What the policy makes of the packed examples.
 
     Attributes:
@@ -140,7 +140,7 @@ def _input_ids(example: TokenExample, vocabulary: ActionVocabulary) -> list[int]
     return [*example.prompt, position, *example.action.tokens[:-1]]
 
 
-def row_log_probs(model: Any, rows: PackedRows, vocabulary: ActionVocabulary) -> RowLogProbs:
+def row_logprobs(model: Any, rows: PackedRows, vocabulary: ActionVocabulary) -> RowLogprobs:
     """Log-probabilities of the packed examples at temperature 1, differentiable.
 
     Args:
@@ -158,11 +158,11 @@ def row_log_probs(model: Any, rows: PackedRows, vocabulary: ActionVocabulary) ->
     examples = len(rows.place_E)
     logits_1WV = output.logits
     assert logits_1WV.shape[:2] == (1, examples + len(rows.place_N)), logits_1WV.shape
-    log_positions_EA = vocabulary.position_log_probs(logits_1WV[0, :examples], rows.valid_EA, 1.0)
-    return RowLogProbs(
+    log_positions_EA = vocabulary.position_logprobs(logits_1WV[0, :examples], rows.valid_EA, 1.0)
+    return RowLogprobs(
         log_positions_EA=log_positions_EA,
         log_chosen_E=log_positions_EA.gather(1, rows.position_E[:, None]).squeeze(1),
-        log_tokens_N=target_log_probs(logits_1WV[:, examples:], rows.target_N[None], vocabulary, 1.0).squeeze(0),
+        log_tokens_N=target_logprobs(logits_1WV[:, examples:], rows.target_N[None], vocabulary, 1.0).squeeze(0),
     )
 
 

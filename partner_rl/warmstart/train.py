@@ -37,7 +37,7 @@ from partner_rl.warmstart.batches import (
 )
 from partner_rl.warmstart.checkpoint import Tensors, TrainingState, load_best, save_best
 from partner_rl.warmstart.history import DevScores, EpochReport, History, WarmStartReport, position_baselines
-from partner_rl.warmstart.packing import RowLogProbs, TokenExample, encode_example, pack_rows, row_log_probs
+from partner_rl.warmstart.packing import RowLogprobs, TokenExample, encode_example, pack_rows, row_logprobs
 from partner_rl.warmstart.pairs import WarmStartExample
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ class _Trainer:
         for rows in _passes(mine, self._lengths, self._settings):
             self._tokens += sum(self._lengths[example] for row in rows for example in row)
             self._computed_tokens += padded_tokens(rows, self._lengths)
-            scored = _log_probs(self._policy, accelerator, [[self._rows[example] for example in row] for row in rows])
+            scored = _logprobs(self._policy, accelerator, [[self._rows[example] for example in row] for row in rows])
             loss = -scored.log_chosen_E.sum() / positions - scored.log_tokens_N.sum() / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -341,7 +341,7 @@ def _score(
     for start in range(0, len(mine), SCORED_TOGETHER):
         for part in _passes(mine[start : start + SCORED_TOGETHER], lengths, settings):
             examples = [[rows[example] for example in row] for row in part]
-            scored = _log_probs(policy, accelerator, examples)
+            scored = _logprobs(policy, accelerator, examples)
             sums += _dev_sums(scored, [example for row in examples for example in row])
     position, token, tokens, correct = accelerator.reduce(sums, "sum").tolist()
     position_loss, token_loss = position / len(rows), token / max(tokens, 1)
@@ -352,13 +352,13 @@ def _passes(examples: Sequence[int], lengths: Sequence[int], settings: WarmStart
     return passes_of(rows_of(examples, lengths, settings.row_tokens), lengths, settings.micro_batch_tokens)
 
 
-def _log_probs(policy: Policy, accelerator: Accelerator, rows: Sequence[Sequence[TokenExample]]) -> RowLogProbs:
+def _logprobs(policy: Policy, accelerator: Accelerator, rows: Sequence[Sequence[TokenExample]]) -> RowLogprobs:
     packed = pack_rows(rows, policy.vocabulary, policy.pad_id).to(accelerator.device)
     with accelerator.autocast() if accelerator.mixed_precision == "bf16" else policy.autocast():
-        return row_log_probs(policy.model, packed, policy.vocabulary)
+        return row_logprobs(policy.model, packed, policy.vocabulary)
 
 
-def _dev_sums(scored: RowLogProbs, examples: Sequence[TokenExample]) -> torch.Tensor:
+def _dev_sums(scored: RowLogprobs, examples: Sequence[TokenExample]) -> torch.Tensor:
     """Sums over examples of: position loss, token loss, number of tokens, correct positions."""
     correct_E = scored.log_positions_EA.argmax(1).cpu() == torch.tensor([e.action.position for e in examples])
     tokens = len(scored.log_tokens_N)

@@ -33,8 +33,8 @@ def fit_temperature(logits_NL: FloatArray, labels_N: IntArray) -> tuple[float, f
     """
 
     def loss(log_temperature: float) -> float:
-        log_probs_NL = log_softmax(logits_NL / np.exp(log_temperature), axis=-1)
-        return float(-log_probs_NL[np.arange(len(labels_N)), labels_N].mean())
+        logprobs_NL = log_softmax(logits_NL / np.exp(log_temperature), axis=-1)
+        return float(-logprobs_NL[np.arange(len(labels_N)), labels_N].mean())
 
     found = minimize_scalar(loss, bounds=LOG_RANGE, method="bounded")
     return float(np.exp(found.x)), float(found.fun)

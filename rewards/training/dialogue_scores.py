@@ -128,7 +128,7 @@ def _score(
     for start in range(0, len(order), CHUNK):
         chunk = order[start : start + CHUNK]
         rows = [row for i in chunk for row in groups[i]]
-        values = language_model.log_probs([row.context for row in rows], [row.target for row in rows])
+        values = language_model.logprobs([row.context for row in rows], [row.target for row in rows])
         sums = [float(value.sum(dtype=np.float64)) for value in values]
         width = len(groups[0])
         found += [(i, sums[width * place : width * (place + 1)]) for place, i in enumerate(chunk)]

@@ -18,7 +18,7 @@ def parameters(seed: int = 0) -> torch.Tensor:
     return torch.randn(4, VOCABULARY, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def log_probs(logits: torch.Tensor) -> torch.Tensor:
+def logprobs(logits: torch.Tensor) -> torch.Tensor:
     """Log-probabilities of every action's decisions, shape `[8, 3]`; 0 on padding."""
     position, tokens = logits[0, :POSITION].log_softmax(-1), logits[1:].log_softmax(-1)
     rows = []
@@ -35,13 +35,13 @@ def log_probs(logits: torch.Tensor) -> torch.Tensor:
 def exact_gradient(logits: torch.Tensor, rewards_N: torch.Tensor = REWARDS_N) -> torch.Tensor:
     """The gradient of the expected reward, by enumeration."""
     parameter = logits.clone().requires_grad_()
-    (log_probs(parameter).sum(1).exp() * rewards_N).sum().backward()
+    (logprobs(parameter).sum(1).exp() * rewards_N).sum().backward()
     return parameter.grad
 
 
 def draw(logits: torch.Tensor, groups: int, samples: int, generator: torch.Generator) -> torch.Tensor:
     """Indices of sampled actions, shape `[groups, samples]`."""
-    probabilities = log_probs(logits).sum(1).exp()
+    probabilities = logprobs(logits).sum(1).exp()
     return torch.multinomial(probabilities, groups * samples, replacement=True, generator=generator).view(groups, -1)
 
 

@@ -171,7 +171,7 @@ def test_an_env_runner_cuts_its_groups_into_chunks(local_ray):
         # Products of another number of rows round differently.
         for found, expected in zip(_steps(half.groups), _steps(first.groups[:2]), strict=True):
             assert (found.prompt, found.action) == (expected.prompt, expected.action)
-            assert found.log_probs == pytest.approx(expected.log_probs, abs=1e-5)
+            assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
     finally:
         algorithm.stop()
 

@@ -10,7 +10,7 @@ from partner_rl.algorithm.advantages.reinforce import MovingAverageBaseline
 from partner_rl.algorithm.advantages.rloo import LeaveOneOut
 from partner_rl.algorithm.advantages.self_critical import SelfCritical
 from partner_rl.algorithm.losses import Surrogate, policy_gradient_loss, surrogate_loss
-from tests.algorithm.enumerable import ACTIONS, MASK_NT, REWARDS_N, draw, exact_gradient, greedy, log_probs, parameters
+from tests.algorithm.enumerable import ACTIONS, MASK_NT, REWARDS_N, draw, exact_gradient, greedy, logprobs, parameters
 
 SAMPLES = 4
 
@@ -24,11 +24,11 @@ def advantages_of(estimator, chosen_GK, logits):
 def gradient(logits, chosen_GK, advantages_GK, surrogate=None, sampler=None):
     """The ascent direction of our loss for sampled actions, a mean over samples."""
     parameter = logits.clone().requires_grad_()
-    taken_GKT, mask_GKT = log_probs(parameter)[chosen_GK], MASK_NT[chosen_GK]
+    taken_GKT, mask_GKT = logprobs(parameter)[chosen_GK], MASK_NT[chosen_GK]
     if surrogate is None:
         loss = policy_gradient_loss(taken_GKT, mask_GKT, advantages_GK)
     else:
-        sampled_GKT = log_probs(logits if sampler is None else sampler)[chosen_GK].detach()
+        sampled_GKT = logprobs(logits if sampler is None else sampler)[chosen_GK].detach()
         loss = surrogate_loss(taken_GKT, sampled_GKT, mask_GKT, advantages_GK, surrogate).loss
     (-loss / chosen_GK.numel()).backward()
     return parameter.grad
@@ -59,7 +59,7 @@ ESTIMATORS = {
 
 def test_the_enumerated_actions_are_all_of_them():
     logits = parameters()
-    assert log_probs(logits).sum(1).exp().sum().item() == pytest.approx(1.0)
+    assert logprobs(logits).sum(1).exp().sum().item() == pytest.approx(1.0)
     assert len(set(ACTIONS)) == 8
 
 
@@ -88,7 +88,7 @@ def test_the_monte_carlo_gradient_converges_to_the_exact_one(name):
 
 def test_grpos_gradient_is_the_exact_one_over_the_rewards_deviation_when_groups_are_large():
     logits = parameters()
-    probabilities = log_probs(logits).sum(1).exp()
+    probabilities = logprobs(logits).sum(1).exp()
     mean = (probabilities * REWARDS_N).sum()
     std = (probabilities * (REWARDS_N - mean) ** 2).sum().sqrt()
     chosen_GK = draw(logits, 200, 2000, torch.Generator().manual_seed(2))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from partner_rl.algorithm.losses import MAX_KL_RATIO, kl_estimate, kl_penalty, policy_gradient_loss
-from tests.algorithm.enumerable import MASK_NT, REWARDS_N, divergences, draw, log_probs, parameters
+from tests.algorithm.enumerable import MASK_NT, REWARDS_N, divergences, draw, logprobs, parameters
 
 BETA = 0.7
 SAMPLES = 4
@@ -17,10 +17,10 @@ FORMS = ("k2", "sequence", "exact")
 def objective_gradient(logits: torch.Tensor, *, follow_states: bool) -> torch.Tensor:
     """The gradient of the expected `reward − β·KL`; `follow_states=False` takes each decision's KL where it stands."""
     parameter = logits.clone().requires_grad_()
-    ours_N3 = log_probs(parameter)
+    ours_N3 = logprobs(parameter)
     probabilities_N = ours_N3.sum(1).exp()
     if follow_states:
-        kl = (probabilities_N * (ours_N3.sum(1) - log_probs(REFERENCE).sum(1))).sum()
+        kl = (probabilities_N * (ours_N3.sum(1) - logprobs(REFERENCE).sum(1))).sum()
     else:
         kl = (probabilities_N.detach()[:, None] * divergences(parameter, REFERENCE)).sum()
     ((probabilities_N * REWARDS_N).sum() - BETA * kl).backward()
@@ -30,16 +30,16 @@ def objective_gradient(logits: torch.Tensor, *, follow_states: bool) -> torch.Te
 def estimate(logits: torch.Tensor, chosen_GK: torch.Tensor, form: str, sampler: torch.Tensor | None = None):
     """The ascent direction of our loss for sampled actions, a mean over samples."""
     parameter = logits.clone().requires_grad_()
-    taken_GKT, mask_GKT = log_probs(parameter)[chosen_GK], MASK_NT[chosen_GK]
+    taken_GKT, mask_GKT = logprobs(parameter)[chosen_GK], MASK_NT[chosen_GK]
     rewards_GK = REWARDS_N[chosen_GK]
-    sampled_GKT = None if sampler is None else log_probs(sampler)[chosen_GK].detach()
+    sampled_GKT = None if sampler is None else logprobs(sampler)[chosen_GK].detach()
     advantages_GK = (rewards_GK - rewards_GK.mean(1, keepdim=True)) * SAMPLES / (SAMPLES - 1)
     loss = torch.zeros((), dtype=torch.float64)
     if sampler is None:
         loss = policy_gradient_loss(taken_GKT, mask_GKT, advantages_GK)
     penalty = kl_penalty(
         taken_GKT,
-        log_probs(REFERENCE)[chosen_GK],
+        logprobs(REFERENCE)[chosen_GK],
         mask_GKT,
         form,
         exact_GKT=divergences(parameter, REFERENCE)[chosen_GK],
@@ -88,7 +88,7 @@ def test_samples_of_an_older_policy_are_corrected_for(form):
     sampler = logits + 0.3 * parameters(seed=9)
     exact = objective_gradient(logits, follow_states=form != "k2")
     parameter = logits.clone().requires_grad_()
-    (log_probs(parameter).sum(1).exp() * REWARDS_N).sum().backward()
+    (logprobs(parameter).sum(1).exp() * REWARDS_N).sum().backward()
     of_kl = exact - parameter.grad
     generator = torch.Generator().manual_seed(2)
     found = torch.stack(
@@ -97,7 +97,7 @@ def test_samples_of_an_older_policy_are_corrected_for(form):
     spread = (found.std(0) / 24**0.5).norm()
     assert (found.mean(0) - of_kl).norm() < 3.0 * spread
     assert spread < 0.02 * of_kl.norm()
-    assert (log_probs(logits).sum(1) - log_probs(sampler).sum(1)).exp().max() < MAX_KL_RATIO
+    assert (logprobs(logits).sum(1) - logprobs(sampler).sum(1)).exp().max() < MAX_KL_RATIO
 
 
 def bandit(form: str, beta: float, words: int = 2000, steps: int = 2500) -> tuple[float, float, float, float]:

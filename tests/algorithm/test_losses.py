@@ -46,10 +46,10 @@ def test_the_registry_builds_every_estimator(name, kind):
     assert isinstance(build_estimator(AlgorithmConfigSection(advantage=name)), kind)
 
 
-def test_policy_gradient_loss_is_minus_advantage_times_joint_log_prob():
-    log_probs = torch.tensor([[[-1.0, -2.0, -9.0], [-0.5, -9.0, -9.0]]])
+def test_policy_gradient_loss_is_minus_advantage_times_joint_logprob():
+    logprobs = torch.tensor([[[-1.0, -2.0, -9.0], [-0.5, -9.0, -9.0]]])
     mask = torch.tensor([[[True, True, False], [True, False, False]]])
-    loss = policy_gradient_loss(log_probs, mask, torch.tensor([[2.0, -4.0]]))
+    loss = policy_gradient_loss(logprobs, mask, torch.tensor([[2.0, -4.0]]))
     assert loss.item() == pytest.approx(2.0 * 3.0 - 4.0 * 0.5)
 
 
@@ -65,27 +65,27 @@ def test_rounding_is_corrected_for_token_by_token_and_cut_off():
 
 
 def test_kl_is_zero_for_equal_policies_and_positive_otherwise():
-    log_probs = torch.log(torch.tensor([[[0.5, 0.2]]]))
+    logprobs = torch.log(torch.tensor([[[0.5, 0.2]]]))
     mask = torch.ones(1, 1, 2, dtype=torch.bool)
-    assert kl_estimate(log_probs, log_probs, mask).item() == 0
+    assert kl_estimate(logprobs, logprobs, mask).item() == 0
     other = torch.log(torch.tensor([[[0.25, 0.4]]]))
     expected = (0.5 - 1 - np.log(0.5)) + (2 - 1 - np.log(2))
-    assert kl_estimate(log_probs, other, mask).item() == pytest.approx(expected, rel=1e-5)
+    assert kl_estimate(logprobs, other, mask).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_kl_ignores_padding_even_where_it_is_infinite():
     padding = float("-inf")
-    log_probs = torch.tensor([[[-1.0, padding]]])
+    logprobs = torch.tensor([[[-1.0, padding]]])
     mask = torch.tensor([[[True, False]]])
-    assert torch.isfinite(kl_estimate(log_probs, torch.tensor([[[-1.5, padding]]]), mask))
+    assert torch.isfinite(kl_estimate(logprobs, torch.tensor([[[-1.5, padding]]]), mask))
 
 
 def _exact_gradient(logits, reward):
     """The gradient of the expected reward of two-token sequences over three tokens, by enumeration."""
     parameter = logits.clone().requires_grad_()
-    log_probs = parameter.log_softmax(-1)
+    logprobs = parameter.log_softmax(-1)
     value = sum(
-        (log_probs[0, a] + log_probs[1 + a, b]).exp() * reward[a, b] for a, b in itertools.product(range(3), repeat=2)
+        (logprobs[0, a] + logprobs[1 + a, b]).exp() * reward[a, b] for a, b in itertools.product(range(3), repeat=2)
     )
     value.backward()
     return parameter.grad
@@ -101,10 +101,10 @@ def test_the_monte_carlo_gradient_converges_to_the_exact_policy_gradient(estimat
     total = torch.zeros_like(logits)
     for _ in range(5):
         parameter = logits.clone().requires_grad_()
-        log_probs = parameter.log_softmax(-1)
-        first = torch.multinomial(log_probs[0].exp(), groups * samples, replacement=True, generator=generator)
-        second = torch.multinomial(log_probs[1 + first].exp(), 1, generator=generator).squeeze(1)
-        taken = torch.stack([log_probs[0, first], log_probs[1 + first, second]], 1).view(groups, samples, 2)
+        logprobs = parameter.log_softmax(-1)
+        first = torch.multinomial(logprobs[0].exp(), groups * samples, replacement=True, generator=generator)
+        second = torch.multinomial(logprobs[1 + first].exp(), 1, generator=generator).squeeze(1)
+        taken = torch.stack([logprobs[0, first], logprobs[1 + first, second]], 1).view(groups, samples, 2)
         advantages = estimator.advantages(reward[first, second].view(groups, samples).double().numpy())
         mask = torch.ones_like(taken, dtype=torch.bool)
         loss = policy_gradient_loss(taken, mask, torch.from_numpy(advantages).float()) / (groups * samples)

@@ -17,10 +17,10 @@ SAMPLED = torch.full_like(RATIOS, -3.0)
 
 
 def terms(surrogate, advantages, sampled=SAMPLED):
-    log_probs = (sampled + RATIOS.log()).requires_grad_()
-    result = surrogate_loss(log_probs, sampled, MASK, torch.tensor([advantages], dtype=torch.float64), surrogate)
+    logprobs = (sampled + RATIOS.log()).requires_grad_()
+    result = surrogate_loss(logprobs, sampled, MASK, torch.tensor([advantages], dtype=torch.float64), surrogate)
     result.loss.backward()
-    return result, log_probs.grad[0].tolist()
+    return result, logprobs.grad[0].tolist()
 
 
 def test_token_ratios_without_clipping():

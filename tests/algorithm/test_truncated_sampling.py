@@ -7,7 +7,7 @@ import torch
 from partner_rl.algorithm.advantages.reinforce import MovingAverageBaseline
 from partner_rl.algorithm.advantages.rloo import LeaveOneOut
 from partner_rl.algorithm.losses import policy_gradient_loss
-from partner_rl.policy.logprobs import _kept_log_probs
+from partner_rl.policy.logprobs import _kept_logprobs
 from partner_rl.policy.sampling import draw
 
 WORDS = 200
@@ -30,9 +30,9 @@ def drift(estimator, groups: int, samples: int, trend: float, *, renormalised: b
         rewards = trend * step + rng.normal(size=(groups, samples)) * 0.5
         advantages = torch.from_numpy(estimator.advantages(rewards)).float()
         if renormalised:
-            kept = _kept_log_probs(logits.expand(1, count, WORDS), drawn.kept_NW[None], 1.0)[0]
+            kept = _kept_logprobs(logits.expand(1, count, WORDS), drawn.kept_NW[None], 1.0)[0]
             taken = torch.where(drawn.kept_NW == drawn.words_N[:, None], kept, 0.0).sum(1)
-            torch.testing.assert_close(taken.detach(), drawn.log_probs_N, atol=1e-5, rtol=0)
+            torch.testing.assert_close(taken.detach(), drawn.logprobs_N, atol=1e-5, rtol=0)
         else:
             taken = logits.log_softmax(0)[drawn.words_N]
         mask = torch.ones(groups, samples, 1, dtype=torch.bool)

@@ -12,12 +12,12 @@ from partner_rl.algorithm.update_metrics import (
     GRAD_NORM,
     KL,
     KL_SENTENCE,
-    LOG_PROB_GAP,
-    LOG_PROB_GAP_MEAN,
-    LOG_PROB_GAP_P99,
+    LOGPROB_GAP,
+    LOGPROB_GAP_MEAN,
+    LOGPROB_GAP_P99,
     LOSS,
     SAMPLER_KL,
-    LogProbGap,
+    LogprobGap,
     StepMetrics,
     means,
     update_metrics,
@@ -25,12 +25,12 @@ from partner_rl.algorithm.update_metrics import (
 from tests.algorithm.toy import build_toy, toy_config
 
 
-def measured(gap: LogProbGap, **sums: tuple[float, float]) -> StepMetrics:
+def measured(gap: LogprobGap, **sums: tuple[float, float]) -> StepMetrics:
     return StepMetrics(dict(sums), gap)
 
 
 def test_sums_and_units_of_steps_and_learners_add_up():
-    near, far = LogProbGap(0.1, 0.05, 0.01, 100), LogProbGap(0.9, 0.6, 0.3, 300)
+    near, far = LogprobGap(0.1, 0.05, 0.01, 100), LogprobGap(0.9, 0.6, 0.3, 300)
     found = update_metrics(
         [
             [measured(near, kl=(3.0, 30), loss=(1.0, 1)), measured(far, kl=(9.0, 10), loss=(3.0, 1))],
@@ -40,17 +40,17 @@ def test_sums_and_units_of_steps_and_learners_add_up():
     assert found[KL] == pytest.approx(12 / 100)
     assert found[LOSS] == pytest.approx(2.0)
     # Of the first step: later ones differ because the policy has moved.
-    assert (found[LOG_PROB_GAP], found[LOG_PROB_GAP_P99]) == (0.9, 0.6)
-    assert found[LOG_PROB_GAP_MEAN] == pytest.approx((0.01 * 100 + 0.3 * 300) / 400)
+    assert (found[LOGPROB_GAP], found[LOGPROB_GAP_P99]) == (0.9, 0.6)
+    assert found[LOGPROB_GAP_MEAN] == pytest.approx((0.01 * 100 + 0.3 * 300) / 400)
 
 
 def test_one_odd_token_does_not_break_the_limits_and_stale_weights_do():
     limits = GAP_LIMITS["bfloat16"]
     rounding = torch.full((1000,), 0.02)
     rounding[7] = 5.0
-    assert limits.hold(LogProbGap.of([rounding[:300], rounding[300:]]))
-    assert not limits.hold(LogProbGap.of([torch.full((1000,), 0.2)]))
-    assert not limits.hold(LogProbGap.of([torch.tensor([0.0, math.nan])]))
+    assert limits.hold(LogprobGap.of([rounding[:300], rounding[300:]]))
+    assert not limits.hold(LogprobGap.of([torch.full((1000,), 0.2)]))
+    assert not limits.hold(LogprobGap.of([torch.tensor([0.0, math.nan])]))
 
 
 def test_an_iteration_of_several_steps_logs_the_true_means(local_ray):

@@ -39,7 +39,7 @@ from partner_rl.evaluation.baselines.whole_response import (
 from partner_rl.models.loading import load_causal_lm, load_tokenizer
 from partner_rl.models.sources import resolve
 from partner_rl.policy.generate import Sampling, sample_actions
-from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
+from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
 from partner_rl.policy.model import load_policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.rewriter import Rewrite, Rewriter
@@ -346,16 +346,16 @@ def test_at_the_end_training_agrees_with_sampling(base_model: Path, lora: LoraSe
         )
         for state, group in zip(states, drawn, strict=True)
     ]
-    out = action_log_probs(policy.model, pack_groups(groups, policy.vocabulary, policy.pad_id), policy.vocabulary, 1.0)
+    out = action_logprobs(policy.model, pack_groups(groups, policy.vocabulary, policy.pad_id), policy.vocabulary, 1.0)
     for g, group in enumerate(drawn):
         for k, sample in enumerate(group):
             assert sample.action.position == len(states[g].span)
-            assert sample.log_probs[0] == 0.0
-            trained = out.log_probs_GKT[g, k][out.mask_GKT[g, k]]
-            torch.testing.assert_close(trained, torch.tensor(sample.log_probs), atol=1e-4, rtol=0)
+            assert sample.logprobs[0] == 0.0
+            trained = out.logprobs_GKT[g, k][out.mask_GKT[g, k]]
+            torch.testing.assert_close(trained, torch.tensor(sample.logprobs), atol=1e-4, rtol=0)
     # Nothing is left to choose: no entropy, and no gradient through it that is not a number.
     assert out.position_entropy_G.abs().max() == 0.0
-    out.log_probs_GKT.sum().backward()
+    out.logprobs_GKT.sum().backward()
     assert all(p.grad.isfinite().all() for p in policy.model.parameters() if p.grad is not None)
 
 

@@ -12,7 +12,7 @@ from partner_rl.models.loading import load_tokenizer
 from partner_rl.models.sources import resolve
 from partner_rl.policy import model
 from partner_rl.policy.generate import PromptRows, Sampling, sample_actions, sample_prompts
-from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
+from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
 from partner_rl.policy.model import Policy, load_policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.positions import noop_position
@@ -42,9 +42,9 @@ def sampled(policy: Policy, prompts: list[PromptRows]):
     return sample_prompts(policy, prompts, Sampling(0.8), torch.Generator().manual_seed(4))
 
 
-def invert(log_probs_V: torch.Tensor, uniform: float) -> int:
+def invert(logprobs_V: torch.Tensor, uniform: float) -> int:
     """The word at which the cumulative distribution passes a number."""
-    cumulative_V = log_probs_V.exp().double().cumsum(0)
+    cumulative_V = logprobs_V.exp().double().cumsum(0)
     return int((cumulative_V <= uniform * cumulative_V[-1]).sum())
 
 
@@ -62,9 +62,9 @@ def plain_samples(policy: Policy) -> list[tuple[int, list[int], list[float]]]:
         prompts, torch.rand(len(prompts), generator=generator, dtype=torch.float64), strict=True
     ):
         valid = vocabulary.valid_positions(prompt.num_sentences)[None]
-        log_probs = vocabulary.position_log_probs(logits_after(list(prompt.prompt)), valid, 0.8)[0]
-        position = invert(log_probs, float(uniform))
-        rows.append((position, [], [float(log_probs[position])]))
+        logprobs = vocabulary.position_logprobs(logits_after(list(prompt.prompt)), valid, 0.8)[0]
+        position = invert(logprobs, float(uniform))
+        rows.append((position, [], [float(logprobs[position])]))
     for _ in range(policy.settings.max_new_tokens):
         live = [
             i
@@ -74,9 +74,9 @@ def plain_samples(policy: Policy) -> list[tuple[int, list[int], list[float]]]:
         for i, uniform in zip(live, torch.rand(len(live), generator=generator, dtype=torch.float64), strict=True):
             position, tokens, values = rows[i]
             ids = [*prompts[i].prompt, vocabulary.first_position_id + position, *tokens]
-            log_probs = vocabulary.word_logits(logits_after(ids), 0.8).log_softmax(-1)[0]
-            tokens.append(invert(log_probs, float(uniform)))
-            values.append(float(log_probs[tokens[-1]]))
+            logprobs = vocabulary.word_logits(logits_after(ids), 0.8).log_softmax(-1)[0]
+            tokens.append(invert(logprobs, float(uniform)))
+            values.append(float(logprobs[tokens[-1]]))
     return rows
 
 
@@ -84,10 +84,10 @@ def plain_samples(policy: Policy) -> list[tuple[int, list[int], list[float]]]:
 def test_the_decoder_draws_what_a_plain_one_draws(architecture: str):
     policy = build(architecture)
     found = [sample for group in sampled(policy, prompts_of(policy, SAMPLES)) for sample in group]
-    for sample, (position, tokens, log_probs) in zip(found, plain_samples(policy), strict=True):
+    for sample, (position, tokens, logprobs) in zip(found, plain_samples(policy), strict=True):
         assert sample.action.position == position
         assert list(sample.action.tokens) == tokens
-        assert sample.log_probs == pytest.approx(log_probs, abs=1e-4)
+        assert sample.logprobs == pytest.approx(logprobs, abs=1e-4)
 
 
 def test_rows_that_end_leave_the_others_as_they_are():
@@ -102,9 +102,9 @@ def test_rows_that_end_leave_the_others_as_they_are():
     found = [sample for group in sampled(ending, prompts_of(policy, SAMPLES)) for sample in group]
     lengths = {len(sample.action.tokens) for sample in found}
     assert len(lengths) > 2, lengths
-    for sample, (position, tokens, log_probs) in zip(found, plain_samples(ending), strict=True):
+    for sample, (position, tokens, logprobs) in zip(found, plain_samples(ending), strict=True):
         assert (sample.action.position, list(sample.action.tokens)) == (position, tokens)
-        assert sample.log_probs == pytest.approx(log_probs, abs=1e-4)
+        assert sample.logprobs == pytest.approx(logprobs, abs=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["random:gpt2", "random:llama"])
@@ -116,7 +116,7 @@ def test_a_likeliest_action_beside_them_changes_no_sample(architecture: str):
     assert [[s.action for s in group[:-1]] for group in beside] == [[s.action for s in group] for group in without]
     assert [group[-1].action for group in beside] == [group[0].action for group in greedy]
     for group, (alone,) in zip(beside, greedy, strict=True):
-        assert group[-1].log_probs == pytest.approx(alone.log_probs, abs=1e-4)
+        assert group[-1].logprobs == pytest.approx(alone.logprobs, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -136,20 +136,19 @@ def test_a_compiled_step_draws_the_same(device: str, compiler: str, monkeypatch:
     for group, expected in zip(draw(compiled), draw(plain), strict=True):
         assert [s.action for s in group] == [s.action for s in expected]
         for sample, other in zip(group, expected, strict=True):
-            assert sample.log_probs == pytest.approx(other.log_probs, abs=1e-4)
+            assert sample.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["random:gpt2", "random:llama"])
 @torch.no_grad()
-def test_flex_attention_gives_the_same_log_probs(architecture: str):
+def test_flex_attention_gives_the_same_logprobs(architecture: str):
     policy = build(architecture)
     prompts = prompts_of(policy, SAMPLES)
     actions = [tuple(sample.action for sample in group) for group in sampled(policy, prompts)]
     groups = [PromptGroup(p.prompt, p.num_sentences, a) for p, a in zip(prompts, actions, strict=True)]
     packed = pack_groups(groups, policy.vocabulary, policy.pad_id)
     dense, flex = (
-        action_log_probs(policy.model, packed, policy.vocabulary, 0.8, flex=flex).log_probs_GKT
-        for flex in (False, True)
+        action_logprobs(policy.model, packed, policy.vocabulary, 0.8, flex=flex).logprobs_GKT for flex in (False, True)
     )
     torch.testing.assert_close(flex, dense, atol=1e-4, rtol=0)
 
@@ -183,7 +182,7 @@ def test_flex_attention_gives_the_same_gradient(tmp_path: Path):
     gradients = []
     for flex in (False, True):
         policy.model.zero_grad()
-        action_log_probs(policy.model, packed, policy.vocabulary, 0.8, flex=flex).log_probs_GKT.sum().backward()
+        action_logprobs(policy.model, packed, policy.vocabulary, 0.8, flex=flex).logprobs_GKT.sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in policy.model.parameters()]))
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-2, rtol=1e-2)
 

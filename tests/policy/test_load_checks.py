@@ -12,7 +12,7 @@ from partner_rl.config.section import LoraSection
 from partner_rl.models.loading import load_tokenizer
 from partner_rl.policy import position_rows
 from partner_rl.policy.generate import Sampling, sample_actions
-from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
+from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
 from partner_rl.policy.model import Policy, load_policy, save_policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.policy.shared_prompt import SharedPromptCache
@@ -33,10 +33,10 @@ def load(folder: Path, **settings: object) -> Policy:
     return load_policy(folder, PolicyConfig(max_new_tokens=6, **settings), WINDOW)
 
 
-def log_probs(policy: Policy, group: PromptGroup) -> torch.Tensor:
+def logprobs(policy: Policy, group: PromptGroup) -> torch.Tensor:
     with torch.no_grad():
         packed = pack_groups([group], policy.vocabulary, policy.pad_id)
-        return action_log_probs(policy.model, packed, policy.vocabulary, 1.0).log_probs_GKT
+        return action_logprobs(policy.model, packed, policy.vocabulary, 1.0).logprobs_GKT
 
 
 def drawn(policy: Policy, samples: int = 6):
@@ -61,21 +61,21 @@ def move(policy: Policy) -> None:
 def test_sampling_training_reference_and_export_agree(architecture: str, tmp_path: Path):
     policy = load(build(architecture, tmp_path / "plain"), lora=LORA)
     group = group_of(policy, drawn(policy))
-    fresh = log_probs(policy, group)
+    fresh = logprobs(policy, group)
     with policy.adapters_off():
-        torch.testing.assert_close(log_probs(policy, group), fresh, atol=1e-4, rtol=0)
+        torch.testing.assert_close(logprobs(policy, group), fresh, atol=1e-4, rtol=0)
     move(policy)
     samples = drawn(policy)
-    moved = log_probs(policy, group_of(policy, samples))
+    moved = logprobs(policy, group_of(policy, samples))
     for k, sample in enumerate(samples):
-        found = moved[0, k, : len(sample.log_probs)]
-        torch.testing.assert_close(found, torch.tensor(sample.log_probs), atol=1e-3, rtol=0)
-    trained = log_probs(policy, group)
+        found = moved[0, k, : len(sample.logprobs)]
+        torch.testing.assert_close(found, torch.tensor(sample.logprobs), atol=1e-3, rtol=0)
+    trained = logprobs(policy, group)
     assert not torch.allclose(trained, fresh, atol=0.05)
     with policy.adapters_off():
-        torch.testing.assert_close(log_probs(policy, group), fresh, atol=1e-4, rtol=0)
+        torch.testing.assert_close(logprobs(policy, group), fresh, atol=1e-4, rtol=0)
     save_policy(policy, tmp_path / "export")
-    torch.testing.assert_close(log_probs(load(tmp_path / "export"), group), trained, atol=1e-3, rtol=0)
+    torch.testing.assert_close(logprobs(load(tmp_path / "export"), group), trained, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("architecture", ["gemma", "gemma3_text"])

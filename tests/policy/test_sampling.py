@@ -21,25 +21,25 @@ def everything_drawn(values: torch.Tensor, greedy: torch.Tensor | None = None, t
 
 def drawn(values: torch.Tensor, greedy: torch.Tensor | None = None, top_p: float = 1.0, top_k: int = 0):
     result = everything_drawn(values, greedy, top_p, top_k)
-    return result.words_N, result.log_probs_N
+    return result.words_N, result.logprobs_N
 
 
 @pytest.mark.parametrize("words", [3, 512, 1300, 2048])
 def test_a_word_is_where_the_cumulative_distribution_passes_the_uniform_number(words):
     values = logits(200, words)
-    found, log_probs = drawn(values)
+    found, logprobs = drawn(values)
     uniform = torch.rand(200, 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     cumulative = values.double().softmax(1).cumsum(1)
     assert found.tolist() == (cumulative <= uniform).sum(1).tolist()
-    torch.testing.assert_close(log_probs, values.log_softmax(1).gather(1, found[:, None])[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logprobs, values.log_softmax(1).gather(1, found[:, None])[:, 0], atol=1e-5, rtol=0)
 
 
 def test_words_without_weight_are_never_drawn_even_at_the_ends():
     values = torch.full((2000, 1100), float("-inf"))
     values[:, [1, 600, 1030]] = 0.0
-    found, log_probs = drawn(values)
+    found, logprobs = drawn(values)
     assert set(found.tolist()) == {1, 600, 1030}
-    torch.testing.assert_close(log_probs, torch.full((2000,), -torch.tensor(3.0).log().item()))
+    torch.testing.assert_close(logprobs, torch.full((2000,), -torch.tensor(3.0).log().item()))
 
 
 def test_a_uniform_number_next_to_one_draws_the_last_word_with_weight(monkeypatch):
@@ -53,11 +53,11 @@ def test_a_uniform_number_next_to_one_draws_the_last_word_with_weight(monkeypatc
 def test_likeliest_rows_use_no_random_numbers():
     values = logits(6, 700)
     greedy = torch.tensor([True, False, True, False, False, True])
-    found, log_probs = drawn(values, greedy)
+    found, logprobs = drawn(values, greedy)
     alone, _ = drawn(values[~greedy])
     assert found[~greedy].tolist() == alone.tolist()
     assert found[greedy].tolist() == values.argmax(1)[greedy].tolist()
-    assert log_probs[greedy].tolist() == pytest.approx(values.log_softmax(1).max(1).values[greedy].tolist(), abs=1e-5)
+    assert logprobs[greedy].tolist() == pytest.approx(values.log_softmax(1).max(1).values[greedy].tolist(), abs=1e-5)
 
 
 def test_truncation_tells_what_it_drew_from_and_renormalises_over_it():
@@ -74,7 +74,7 @@ def test_truncation_tells_what_it_drew_from_and_renormalises_over_it():
         among_kept = values[:, order[:count]].log_softmax(1)
         place_N = (result.kept_NW == result.words_N[:, None]).int().argmax(1)
         expected = among_kept.gather(1, place_N[:, None])[:, 0]
-        torch.testing.assert_close(result.log_probs_N, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(result.logprobs_N, expected, atol=1e-5, rtol=0)
     assert set(drawn(values, top_p=1e-6)[0].tolist()) == {order[0]}
     assert everything_drawn(values).kept_NW is None
 
@@ -91,8 +91,8 @@ def test_truncation_never_keeps_banned_words_and_pads_rows_that_keep_fewer():
 
 def test_a_likeliest_row_beside_truncated_ones_has_the_log_probability_of_the_whole_distribution():
     values = logits(2, 300)
-    found, log_probs = drawn(values, torch.tensor([True, False]), top_k=2)
-    assert log_probs[0].item() == pytest.approx(values[0].log_softmax(0).max().item(), abs=1e-5)
+    found, logprobs = drawn(values, torch.tensor([True, False]), top_k=2)
+    assert logprobs[0].item() == pytest.approx(values[0].log_softmax(0).max().item(), abs=1e-5)
     assert found[0].item() == values[0].argmax().item()
 
 

@@ -12,7 +12,7 @@ from partner_rl.models.loading import load_causal_lm, load_tokenizer
 from partner_rl.models.sources import resolve
 from partner_rl.policy.actions import ActionTokens, decode_action, encode_action
 from partner_rl.policy.generate import Sampling, sample_actions
-from partner_rl.policy.logprobs import PromptGroup, action_log_probs, action_logits, log_probs_of, pack_groups
+from partner_rl.policy.logprobs import PromptGroup, action_logits, action_logprobs, logprobs_of, pack_groups
 from partner_rl.policy.model import Policy, load_policy, save_policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.positions import noop_position, position_mask
@@ -48,21 +48,21 @@ def groups_of(policy: Policy, samples) -> list[PromptGroup]:
     ]
 
 
-def log_probs(policy: Policy, groups: list[PromptGroup]):
+def logprobs(policy: Policy, groups: list[PromptGroup]):
     packed = pack_groups(groups, policy.vocabulary, policy.pad_id)
-    return action_log_probs(policy.model, packed, policy.vocabulary, policy.settings.temperature)
+    return action_logprobs(policy.model, packed, policy.vocabulary, policy.settings.temperature)
 
 
 @pytest.mark.parametrize("architecture", ["random:gpt2", "random:llama"])
 @pytest.mark.parametrize("lora", [None, LoraSection(rank=4)], ids=["full", "lora"])
-def test_training_log_probs_equal_sampling_log_probs(architecture, lora):
+def test_training_logprobs_equal_sampling_logprobs(architecture, lora):
     policy = build(architecture, lora)
     samples = draw(policy)
-    out = log_probs(policy, groups_of(policy, samples))
+    out = logprobs(policy, groups_of(policy, samples))
     for g, group in enumerate(samples):
         for k, sample in enumerate(group):
-            trained = out.log_probs_GKT[g, k][out.mask_GKT[g, k]]
-            torch.testing.assert_close(trained, torch.tensor(sample.log_probs), atol=1e-4, rtol=0)
+            trained = out.logprobs_GKT[g, k][out.mask_GKT[g, k]]
+            torch.testing.assert_close(trained, torch.tensor(sample.logprobs), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -72,25 +72,25 @@ def test_both_renormalise_over_the_words_that_truncation_kept(sampling):
     policy = build("random:llama")
     samples = draw(policy, sampling=sampling)
     groups = groups_of(policy, samples)
-    out, whole = log_probs(policy, groups), log_probs(policy, [replace(g, kept=None) for g in groups])
+    out, whole = logprobs(policy, groups), logprobs(policy, [replace(g, kept=None) for g in groups])
     for g, group in enumerate(samples):
         for k, sample in enumerate(group):
             exists = out.mask_GKT[g, k]
-            trained = out.log_probs_GKT[g, k][exists]
-            torch.testing.assert_close(trained, torch.tensor(sample.log_probs), atol=1e-4, rtol=0)
+            trained = out.logprobs_GKT[g, k][exists]
+            torch.testing.assert_close(trained, torch.tensor(sample.logprobs), atol=1e-4, rtol=0)
             assert all(word in kept for word, kept in zip(sample.action.tokens, sample.kept, strict=True))
             # The position is drawn from all of them, the tokens from a part.
-            assert trained[0].item() == pytest.approx(whole.log_probs_GKT[g, k, 0].item(), abs=1e-5)
-            assert (trained[1:] > whole.log_probs_GKT[g, k][exists][1:]).all()
+            assert trained[0].item() == pytest.approx(whole.logprobs_GKT[g, k, 0].item(), abs=1e-5)
+            assert (trained[1:] > whole.logprobs_GKT[g, k][exists][1:]).all()
 
 
-def test_truncated_log_probs_have_the_gradient_of_the_renormalised_distribution():
+def test_truncated_logprobs_have_the_gradient_of_the_renormalised_distribution():
     policy = build("random:llama")
     groups = groups_of(policy, draw(policy, sampling=Sampling(0.8, top_k=5)))
     packed = pack_groups(groups, policy.vocabulary, policy.pad_id)
     logits = action_logits(policy.model, packed).detach().requires_grad_()
-    out = log_probs_of(logits, packed, policy.vocabulary, 0.8)
-    (gradient,) = torch.autograd.grad(out.log_probs_GKT[:, :, 1:].sum(), logits)
+    out = logprobs_of(logits, packed, policy.vocabulary, 0.8)
+    (gradient,) = torch.autograd.grad(out.logprobs_GKT[:, :, 1:].sum(), logits)
     is_kept = torch.zeros_like(gradient, dtype=torch.bool)
     for g, group in enumerate(groups):
         for column, kept in enumerate(words for action in group.kept for words in action):
@@ -112,7 +112,7 @@ def test_the_divergence_of_whole_distributions_is_their_kl(sampling):
         parameter.mul_(1.3)
     reference = action_logits(other.model, packed)
     logits = action_logits(policy.model, packed)
-    found = action_log_probs(policy.model, packed, policy.vocabulary, 0.8, reference_logits=reference).divergence_GKT
+    found = action_logprobs(policy.model, packed, policy.vocabulary, 0.8, reference_logits=reference).divergence_GKT
     ours, theirs = (policy.vocabulary.word_logits(each[:, 1:], 0.8).log_softmax(-1) for each in (logits, reference))
     for g, group in enumerate(groups):
         column = 0
@@ -128,7 +128,7 @@ def test_the_divergence_of_whole_distributions_is_their_kl(sampling):
                 assert found[g, k, 1 + t].item() == pytest.approx(kl.item(), abs=1e-4)
                 column += 1
     assert (found[:, :, 0] > 0).all()
-    same = action_log_probs(policy.model, packed, policy.vocabulary, 0.8, reference_logits=logits).divergence_GKT
+    same = action_logprobs(policy.model, packed, policy.vocabulary, 0.8, reference_logits=logits).divergence_GKT
     assert same[:, :, 0].abs().max().item() < 1e-5
 
 
@@ -140,7 +140,7 @@ def test_a_shared_prompt_changes_neither_loss_nor_gradient(architecture):
 
     def loss_and_gradient(batch):
         policy.model.zero_grad()
-        loss = log_probs(policy, batch).log_probs_GKT.sum()
+        loss = logprobs(policy, batch).logprobs_GKT.sum()
         loss.backward()
         return loss.detach(), torch.cat([p.grad.flatten() for p in policy.model.parameters()])
 
@@ -156,8 +156,8 @@ def test_the_position_distribution_covers_valid_positions_only_and_sums_to_one()
         prompt = tuple(encode_prompt(policy.tokenizer, state, policy.settings))
         valid = position_mask(len(state.span), WINDOW).nonzero()[0]
         actions = tuple(ActionTokens(int(p), ()) for p in valid)
-        out = log_probs(policy, [PromptGroup(prompt, len(state.span), actions)])
-        assert out.log_probs_GKT[0, :, 0].exp().sum().item() == pytest.approx(1.0, abs=1e-5)
+        out = logprobs(policy, [PromptGroup(prompt, len(state.span), actions)])
+        assert out.logprobs_GKT[0, :, 0].exp().sum().item() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_sampled_positions_are_valid_and_a_noop_has_no_sentence():
@@ -165,7 +165,7 @@ def test_sampled_positions_are_valid_and_a_noop_has_no_sentence():
     for state, group in zip(STATES, draw(policy, samples=64), strict=True):
         for sample in group:
             assert position_mask(len(state.span), WINDOW)[sample.action.position]
-            assert len(sample.log_probs) == 1 + len(sample.action.tokens)
+            assert len(sample.logprobs) == 1 + len(sample.action.tokens)
             if sample.action.position == noop_position(WINDOW):
                 assert sample.action.tokens == ()
             else:
@@ -185,7 +185,7 @@ def test_sampled_frequencies_follow_the_log_probabilities():
     samples = sample_actions(policy, STATES[:1], 2000, Sampling(), torch.Generator().manual_seed(1))[0]
     position = samples[0].action.position
     share = sum(s.action.position == position for s in samples) / len(samples)
-    expected = float(torch.tensor(samples[0].log_probs[0]).exp())
+    expected = float(torch.tensor(samples[0].logprobs[0]).exp())
     assert share == pytest.approx(expected, abs=0.04)
 
 
@@ -225,7 +225,7 @@ def test_an_exported_policy_scores_the_same(tmp_path, lora):
     save_policy(policy, tmp_path)
     exported = load_policy(tmp_path, policy.settings.model_copy(update={"lora": None}), WINDOW)
     torch.testing.assert_close(
-        log_probs(exported, groups).log_probs_GKT, log_probs(policy, groups).log_probs_GKT, atol=1e-3, rtol=0
+        logprobs(exported, groups).logprobs_GKT, logprobs(policy, groups).logprobs_GKT, atol=1e-3, rtol=0
     )
 
 
@@ -233,19 +233,19 @@ def test_an_exported_policy_scores_the_same(tmp_path, lora):
 def test_without_its_adapters_a_policy_is_what_it_was(architecture):
     policy = build(architecture, LoraSection(rank=4))
     groups = groups_of(policy, draw(policy))
-    start = log_probs(policy, groups).log_probs_GKT.detach()
+    start = logprobs(policy, groups).logprobs_GKT.detach()
     with torch.no_grad():
         for parameter in policy.model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1)
-    assert not torch.allclose(log_probs(policy, groups).log_probs_GKT, start, atol=1e-2)
+    assert not torch.allclose(logprobs(policy, groups).logprobs_GKT, start, atol=1e-2)
     with policy.adapters_off():
-        torch.testing.assert_close(log_probs(policy, groups).log_probs_GKT, start, atol=1e-5, rtol=0)
+        torch.testing.assert_close(logprobs(policy, groups).logprobs_GKT, start, atol=1e-5, rtol=0)
 
 
 def test_adapters_train_the_position_tokens():
     policy = build("random:llama", LoraSection(rank=4))
-    log_probs(policy, groups_of(policy, draw(policy))).log_probs_GKT[:, :, 0].sum().backward()
+    logprobs(policy, groups_of(policy, draw(policy))).logprobs_GKT[:, :, 0].sum().backward()
     gradients = {n: p.grad for n, p in policy.model.named_parameters() if p.requires_grad and "rows" in n}
     assert len(gradients) == 1
     assert all(g.abs().sum() > 0 for g in gradients.values())
@@ -340,8 +340,8 @@ def test_an_empty_group_is_refused():
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_memory_saving_log_probs_equal_plain_autograd(temperature):
-    from partner_rl.policy.logprobs import _TargetLogProbs
+def test_memory_saving_logprobs_equal_plain_autograd(temperature):
+    from partner_rl.policy.logprobs import _TargetLogprobs
 
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 5, 11, generator=generator, requires_grad=True)
@@ -352,7 +352,7 @@ def test_memory_saving_log_probs_equal_plain_autograd(temperature):
         plain.masked_fill(torch.arange(11) < 2, float("-inf")).log_softmax(-1).gather(2, targets[:, :, None])[..., 0]
     )
     (expected,) = torch.autograd.grad((plain * weights).sum(), logits)
-    ours = _TargetLogProbs.apply(logits, targets, [0, 1], temperature)
+    ours = _TargetLogprobs.apply(logits, targets, [0, 1], temperature)
     (gradient,) = torch.autograd.grad((ours * weights).sum(), logits)
     torch.testing.assert_close(ours, plain)
     torch.testing.assert_close(gradient, expected)
@@ -367,11 +367,11 @@ def test_bfloat16_stays_near_and_keeps_float32_weights(device):
     samples = sample_actions(policy, STATES, 6, Sampling(), generator)
     packed = pack_groups(groups_of(policy, samples), policy.vocabulary, policy.pad_id).to(device)
     with policy.autocast():
-        out = action_log_probs(policy.model, packed, policy.vocabulary, 1.0)
-    assert torch.isfinite(out.log_probs_GKT).all()
-    out.log_probs_GKT.sum().backward()
+        out = action_logprobs(policy.model, packed, policy.vocabulary, 1.0)
+    assert torch.isfinite(out.logprobs_GKT).all()
+    out.logprobs_GKT.sum().backward()
     gaps = [
-        (out.log_probs_GKT[g, k][out.mask_GKT[g, k]].detach().cpu() - torch.tensor(sample.log_probs)).abs().max().item()
+        (out.logprobs_GKT[g, k][out.mask_GKT[g, k]].detach().cpu() - torch.tensor(sample.logprobs)).abs().max().item()
         for g, group in enumerate(samples)
         for k, sample in enumerate(group)
     ]

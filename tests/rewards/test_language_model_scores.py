@@ -35,8 +35,8 @@ def naive(lm: LanguageModel, context: Tokens, target: Tokens) -> list[float]:
     """Log-probabilities by the model's own full forward pass, one sequence, no padding, no cache."""
     with torch.inference_mode():
         logits_TV = lm.model(input_ids=torch.tensor([context + target])).logits[0]
-    log_probs_TV = logits_TV.log_softmax(-1)
-    return [float(log_probs_TV[len(context) - 1 + i, token]) for i, token in enumerate(target)]
+    logprobs_TV = logits_TV.log_softmax(-1)
+    return [float(logprobs_TV[len(context) - 1 + i, token]) for i, token in enumerate(target)]
 
 
 def rows(lm: LanguageModel, texts: Sequence[str]) -> tuple[list[Tokens], list[Tokens]]:
@@ -45,21 +45,21 @@ def rows(lm: LanguageModel, texts: Sequence[str]) -> tuple[list[Tokens], list[To
     return [FORWARD_PROMPT.context(lm, a, 40) for a, _ in pairs], [lm.encode(b, 30) for _, b in pairs]
 
 
-def test_log_probs_equal_the_naive_ones(lm: LanguageModel, texts: tuple[str, ...]):
+def test_logprobs_equal_the_naive_ones(lm: LanguageModel, texts: tuple[str, ...]):
     contexts, targets = rows(lm, texts)
-    found = lm.log_probs(contexts, targets)
-    for context, target, log_probs in zip(contexts, targets, found, strict=True):
-        np.testing.assert_allclose(log_probs, naive(lm, context, target), atol=TOLERANCE)
+    found = lm.logprobs(contexts, targets)
+    for context, target, logprobs in zip(contexts, targets, found, strict=True):
+        np.testing.assert_allclose(logprobs, naive(lm, context, target), atol=TOLERANCE)
 
 
 def test_sharing_beginnings_changes_nothing(lm: LanguageModel, texts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
     contexts, targets = rows(lm, texts)
-    expected = lm.unshared_log_probs(contexts, targets)
+    expected = lm.unshared_logprobs(contexts, targets)
     for tree_tokens, least_shared, tokens_per_pass in ((512, 0.2, 4096), (60, 0.0, 300), (512, 0.0, 4096), (1, 1.0, 1)):
         monkeypatch.setattr(language_model, "TREE_TOKENS", tree_tokens)
         monkeypatch.setattr(language_model, "LEAST_SHARED", least_shared)
         monkeypatch.setattr(language_model, "TOKENS_PER_PASS", tokens_per_pass)
-        for shared, alone in zip(lm.log_probs(contexts, targets), expected, strict=True):
+        for shared, alone in zip(lm.logprobs(contexts, targets), expected, strict=True):
             np.testing.assert_allclose(shared, alone, atol=TOLERANCE)
 
 
@@ -70,25 +70,25 @@ def test_shared_beginnings_are_computed_once(lm: LanguageModel, monkeypatch: pyt
     read: list[int] = []
     body = lm._body
     monkeypatch.setattr(lm, "_body", lambda **kwargs: read.append(kwargs["input_ids"].numel()) or body(**kwargs))
-    found = lm.log_probs(contexts, [target] * 3)
+    found = lm.logprobs(contexts, [target] * 3)
     in_common = len(lm.encode(" " + response.strip())) - 1
     assert sum(read) <= sum(len(context) + len(target) for context in contexts) - 2 * in_common
-    for context, log_probs in zip(contexts, found, strict=True):
-        np.testing.assert_allclose(log_probs, naive(lm, context, target), atol=TOLERANCE)
+    for context, logprobs in zip(contexts, found, strict=True):
+        np.testing.assert_allclose(logprobs, naive(lm, context, target), atol=TOLERANCE)
 
 
 def test_chunks_of_the_head_change_nothing(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     context, target = (lm.start,), lm.encode("Nobody talks to me, and I eat alone every day.")
-    expected = lm.log_probs([context], [target])[0]
+    expected = lm.logprobs([context], [target])[0]
     monkeypatch.setattr(language_model, "HEAD_ROWS", 3)
-    np.testing.assert_allclose(lm.log_probs([context], [target])[0], expected, atol=TOLERANCE)
+    np.testing.assert_allclose(lm.logprobs([context], [target])[0], expected, atol=TOLERANCE)
 
 
 def test_fluency_is_the_inverse_perplexity_of_all_tokens(lm: LanguageModel, texts: tuple[str, ...]):
     found = FluencyScorer(lm, 50).score([(text,) for text in texts])
     for text, value in zip(texts, found[:, 0], strict=True):
-        log_probs = naive(lm, (lm.start,), lm.encode(text.strip(), 50))
-        assert value == pytest.approx(math.exp(sum(log_probs) / len(log_probs)), abs=TOLERANCE)
+        logprobs = naive(lm, (lm.start,), lm.encode(text.strip(), 50))
+        assert value == pytest.approx(math.exp(sum(logprobs) / len(logprobs)), abs=TOLERANCE)
     assert found.dtype == np.float32
 
 
@@ -126,11 +126,11 @@ def test_fluency_of_new_tokens_leaves_repeats_out(lm: LanguageModel):
     text = "Nobody at work talks to me."
     (plain, new, repeated) = FluencyScorer(lm, 100).score([(f"{text} {text}",)])[0]
     tokens = lm.encode(f"{text} {text}", 100)
-    log_probs_T = np.array(naive(lm, (lm.start,), tokens))
+    logprobs_T = np.array(naive(lm, (lm.start,), tokens))
     repeated_T = repeated_tokens(tokens)
     assert 0.3 < repeated == pytest.approx(repeated_T.mean())
-    assert plain == pytest.approx(np.exp(log_probs_T.mean()), abs=TOLERANCE)
-    assert new == pytest.approx(np.exp(log_probs_T[~repeated_T].mean()), abs=TOLERANCE)
+    assert plain == pytest.approx(np.exp(logprobs_T.mean()), abs=TOLERANCE)
+    assert new == pytest.approx(np.exp(logprobs_T[~repeated_T].mean()), abs=TOLERANCE)
 
 
 def test_fluency_of_a_sure_model_is_one_and_of_nothing_is_zero(model_cache: Path):

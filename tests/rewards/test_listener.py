@@ -125,7 +125,7 @@ def test_the_backward_listener_takes_off_what_a_post_is_likely_anyway():
         def encode(self, text: str, max_tokens: int | None = None) -> tuple[int, ...]:
             return tuple(map(ord, text))[:max_tokens]
 
-        def log_probs(self, contexts, targets) -> list[FloatArray]:
+        def logprobs(self, contexts, targets) -> list[FloatArray]:
             found = []
             for context, target in zip(contexts, targets, strict=True):
                 common, heard = chr(target[-1]) == "c", chr(target[-1]) in map(chr, context[-12:-10])

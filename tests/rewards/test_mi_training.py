@@ -119,9 +119,9 @@ def test_the_contrastive_loss_and_its_gradients_are_those_of_its_formula(
     sums = []
     for row in rows:
         ids = torch.tensor([row.context + row.target])
-        log_probs = lm.model(input_ids=ids).logits[0].log_softmax(-1)
+        logprobs = lm.model(input_ids=ids).logits[0].log_softmax(-1)
         start = len(row.context)
-        sums.append(sum(log_probs[start + t - 1, token] for t, token in enumerate(row.target)))
+        sums.append(sum(logprobs[start + t - 1, token] for t, token in enumerate(row.target)))
     log_p_true, log_p_wrong = torch.stack(sums).chunk(2)
     tokens = sum(len(row.target) for row in true)
     formula = -log_p_true.sum() / tokens - 0.3 * (log_p_true - log_p_wrong).sigmoid().log().mean()

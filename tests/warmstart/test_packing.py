@@ -9,10 +9,10 @@ import torch
 
 from partner_rl.config.section import LoraSection
 from partner_rl.policy.actions import decode_action
-from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
+from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
 from partner_rl.policy.model import Policy
 from partner_rl.types import EditAction, RewriteState
-from partner_rl.warmstart.packing import TokenExample, encode_example, pack_rows, row_log_probs
+from partner_rl.warmstart.packing import TokenExample, encode_example, pack_rows, row_logprobs
 from partner_rl.warmstart.pairs import WarmStartExample
 from tests.warmstart.toy import SETTINGS, gradients, tiny_policy, toy_rows
 
@@ -31,7 +31,7 @@ def build(folder: Path, architecture: str, lora: LoraSection | None = None) -> P
 
 
 def loss_of(policy: Policy, rows: list[list[TokenExample]]) -> torch.Tensor:
-    scored = row_log_probs(policy.model, pack_rows(rows, policy.vocabulary, policy.pad_id), policy.vocabulary)
+    scored = row_logprobs(policy.model, pack_rows(rows, policy.vocabulary, policy.pad_id), policy.vocabulary)
     return -scored.log_chosen_E.sum() - scored.log_tokens_N.sum()
 
 
@@ -39,8 +39,8 @@ def reference_loss(policy: Policy, example: TokenExample) -> torch.Tensor:
     """An example alone, by the code that RL trains with."""
     group = PromptGroup(example.prompt, example.num_sentences, (example.action,))
     packed = pack_groups([group], policy.vocabulary, policy.pad_id)
-    scored = action_log_probs(policy.model, packed, policy.vocabulary, 1.0)
-    return -(scored.log_probs_GKT * scored.mask_GKT).sum()
+    scored = action_logprobs(policy.model, packed, policy.vocabulary, 1.0)
+    return -(scored.logprobs_GKT * scored.mask_GKT).sum()
 
 
 @ARCHITECTURES
@@ -69,7 +69,7 @@ def test_an_example_does_not_see_its_neighbours(tmp_path: Path, architecture: st
     first, second, third = toy_rows(policy, 3)
 
     def scores(rows: list[list[TokenExample]]) -> torch.Tensor:
-        return row_log_probs(policy.model, pack_rows(rows, policy.vocabulary, 0), policy.vocabulary).log_chosen_E
+        return row_logprobs(policy.model, pack_rows(rows, policy.vocabulary, 0), policy.vocabulary).log_chosen_E
 
     together = scores([[first, second, third]])
     torch.testing.assert_close(scores([[third, second, first]]).flip(0), together, atol=1e-5, rtol=0)
@@ -97,7 +97,7 @@ def test_the_layout_of_a_row(tmp_path: Path) -> None:
 def test_all_positions_of_a_window_sum_to_one_and_the_others_are_impossible(tmp_path: Path) -> None:
     policy = tiny_policy(tmp_path, architecture="llama")
     packed = pack_rows([toy_rows(policy, 6)], policy.vocabulary, policy.pad_id)
-    scored = row_log_probs(policy.model, packed, policy.vocabulary)
+    scored = row_logprobs(policy.model, packed, policy.vocabulary)
     torch.testing.assert_close(scored.log_positions_EA.exp().sum(1), torch.ones(6))
     assert torch.isinf(scored.log_positions_EA[~packed.valid_EA]).all()
 

@@ -32,7 +32,7 @@ from partner_rl.algorithm.state import TrainingState
 from partner_rl.config.load import load_config
 from partner_rl.models.sources import find_model, resolve
 from partner_rl.policy.actions import ActionTokens
-from partner_rl.policy.logprobs import PromptGroup, action_log_probs, pack_groups
+from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
 from partner_rl.policy.model import load_policy, save_policy
 from partner_rl.types import PartnerError
 
@@ -104,8 +104,8 @@ def kept_by_autograd(config, folder) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), policy.autocast():
-        result = action_log_probs(policy.model, packed, policy.vocabulary, 1.0)
-    assert result.log_probs_GKT.requires_grad
+        result = action_logprobs(policy.model, packed, policy.vocabulary, 1.0)
+    assert result.logprobs_GKT.requires_grad
     return sum(kept.values())
 
 
