@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from partner_rl.evaluation.resampling import Bools, Floats, Statistic
 from partner_rl.evaluation.text_metrics import sentence_key
-from partner_rl.text.words import content_words
+from partner_rl.text.words import ngrams, words_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -39,8 +39,7 @@ def _tokens(rows_N: Iterable[Iterable[Hashable]]) -> _Tokens:
 
 
 def _ngrams(response: str, n: int) -> list[tuple[str, ...]]:
-    words = content_words(response)
-    return [words[start : start + n] for start in range(len(words) - n + 1)]
+    return ngrams(words_of(response), n)
 
 
 def ngrams_a_response(responses_N: Sequence[str], n: int) -> float:

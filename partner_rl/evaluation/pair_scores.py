@@ -15,7 +15,6 @@ from partner_rl.evaluation.listener_accuracy import listener_hits
 from partner_rl.evaluation.resampling import Bools, Floats
 from partner_rl.evaluation.system import System
 from partner_rl.evaluation.text_metrics import Embed, discloses, edit_rates, self_bleu, similarities
-from partner_rl.text.words import spaced_words
 from partner_rl.types import MECHANISMS, PartnerError, ScoreRequest
 from rewards.empathy import NAME as EMPATHY
 from rewards.fluency import NAME as FLUENCY
@@ -169,7 +168,7 @@ def score_pairs(system: System, sources: Sources, batch_size: int, progress: Pro
         listener_N=listener_hits(seekers, [written_sentences(request) for request in requests], sources.embed),
         self_bleu_N=np.array(self_bleu(rewrites)),
         edit_rate_N=np.array(edit_rates([request.original_response for request in requests], rewrites)),
-        length_N=np.array([float(len(spaced_words(rewrite))) for rewrite in rewrites]),
+        length_N=np.array([float(len(rewrite.split())) for rewrite in rewrites]),
         unchanged_N=np.array([request.rewritten_response == request.original_response for request in requests]),
         **columns,
     )

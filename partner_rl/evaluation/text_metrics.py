@@ -16,12 +16,12 @@ from rapidfuzz.distance import Levenshtein
 from sacrebleu.metrics.bleu import BLEU
 
 from partner_rl.text.self_disclosure import speaks_of_itself
-from partner_rl.text.words import content_words, spaced_words
+from partner_rl.text.words import words_of
 
 
 def sentence_key(sentence: str) -> str:
     """What makes two sentences the same: their words without case and punctuation, or the text when it has no words."""
-    return " ".join(content_words(sentence)) or sentence.strip()
+    return " ".join(words_of(sentence)) or sentence.strip()
 
 
 def distinct_sentences(sentences: Sequence[str]) -> float | None:
@@ -88,7 +88,7 @@ def distinct_n(responses: Sequence[str], n: int) -> float:
     """
     if n < 1:
         raise ValueError(f"distinct_n: n is {n}, must be at least 1")
-    ngrams = [words[i : i + n] for words in map(content_words, responses) for i in range(len(words) - n + 1)]
+    ngrams = [words[i : i + n] for words in map(words_of, responses) for i in range(len(words) - n + 1)]
     return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
@@ -113,10 +113,10 @@ def edit_rates(originals_N: Sequence[str], rewrites_N: Sequence[str]) -> list[fl
         raise ValueError(f"edit_rate: {len(originals_N)} originals but {len(rewrites_N)} rewrites")
     rates = []
     for row, (original, rewrite) in enumerate(zip(originals_N, rewrites_N, strict=True)):
-        words = spaced_words(original)
+        words = original.split()
         if not words:
             raise ValueError(f"edit_rate: the original of row {row} has no word")
-        rates.append(Levenshtein.distance(words, spaced_words(rewrite)) / len(words))
+        rates.append(Levenshtein.distance(words, rewrite.split()) / len(words))
     return rates
 
 
@@ -126,7 +126,7 @@ def mean_length(responses_N: Sequence[str]) -> float:
     Raises:
         ValueError: There is no response.
     """
-    return mean([float(len(spaced_words(response))) for response in responses_N], "length")
+    return mean([float(len(response.split())) for response in responses_N], "length")
 
 
 def mean(values_N: Sequence[float], name: str) -> float:
@@ -179,7 +179,7 @@ def self_bleu(responses_N: Sequence[str], seed: int = 0) -> list[float]:
     Returns:
         One score a response; 0 for the only one and for a response without words.
     """
-    texts = [" ".join(content_words(response)) for response in responses_N]
+    texts = [" ".join(words_of(response)) for response in responses_N]
     order = np.random.default_rng(seed).permutation(len(texts))
     count = min(REFERENCES, len(texts) - 1)
     bleu = BLEU(tokenize="none", effective_order=True)

@@ -9,29 +9,17 @@ from collections.abc import Iterable
 from typing import Final
 
 _WORD: Final = re.compile(r"\w+(?:['’]\w+)*")
+_HASH_BYTES: Final = 6
+"""A million different pairs collide about twice."""
 
 
-def content_words(text: str) -> tuple[str, ...]:
+def words_of(text: str) -> tuple[str, ...]:
     """The words of a text, case folded, without punctuation; a contraction such as "don't" is one word.
 
     Both apostrophes, `'` and `’`, count as the same, so that a keyboard does not make a word distinct.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     return tuple(word.replace("’", "'") for word in _WORD.findall(folded))
-
-
-def spaced_words(text: str) -> tuple[str, ...]:
-    """The words of a text as white space separates them, case and punctuation kept: what an edit changes."""
-    return tuple(text.split())
-
-
-_HASH_BYTES: Final = 6
-"""A million different pairs collide about twice."""
-
-
-def words_of(text: str) -> tuple[str, ...]:
-    """The text's words without case and punctuation: what makes two sentences the same."""
-    return tuple(_WORD.findall(text.casefold()))
 
 
 def ngrams(words: tuple[str, ...], n: int) -> list[tuple[str, ...]]:

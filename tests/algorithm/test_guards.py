@@ -87,7 +87,7 @@ def test_counts_of_an_iteration_in_closed_form() -> None:
 
 
 def test_words_ignore_case_and_punctuation() -> None:
-    assert words_of("Don’t — GO, it's 5!") == ("don’t", "go", "it's", "5")
+    assert words_of("Don’t — GO, it's 5!") == ("don't", "go", "it's", "5")
     assert words_of("🙂 …") == ()
 
 

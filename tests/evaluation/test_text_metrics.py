@@ -23,7 +23,7 @@ from partner_rl.evaluation.text_metrics import (
     share_unchanged,
     specificity,
 )
-from partner_rl.text.words import content_words
+from partner_rl.text.words import words_of
 
 
 def test_change_in_empathy_is_the_mean_of_the_changes() -> None:
@@ -110,8 +110,8 @@ def test_share_unchanged_and_length() -> None:
     assert mean_length(["one two", "one two three four"]) == 3.0
 
 
-def test_content_words_fold_case_and_keep_contractions() -> None:
-    assert content_words("Don’t WORRY — it's ok…") == ("don't", "worry", "it's", "ok")
+def test_words_fold_case_and_keep_contractions() -> None:
+    assert words_of("Don’t WORRY — it's ok…") == ("don't", "worry", "it's", "ok")
 
 
 def numbered(texts: Sequence[str]) -> npt.NDArray[np.float64]:
