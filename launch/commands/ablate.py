@@ -134,9 +134,11 @@ def _is_finished(planned: PlannedRun, path: Path) -> bool:
 
 def _check_inputs(full: PlannedRun, folder: Path) -> None:
     """Of the full run, whose models the others share."""
-    from launch.preflight.inputs import require_inputs, run_wish
+    from launch.preflight.inputs import require_inputs, run_request
 
-    require_inputs(full.config, run_wish(full.config, evaluates=True, resumed=RunFolder(folder / full.ablation.name)))
+    require_inputs(
+        full.config, run_request(full.config, evaluates=True, resumed=RunFolder(folder / full.ablation.name))
+    )
 
 
 def _show_first(full: PlannedRun, folder: Path) -> None:

@@ -76,11 +76,11 @@ def train_seq2seq_command(
     check_outputs([NewFolder(output, SEQ2SEQ)], input_paths(config))
     if dry_run:
         from launch.preflight.dry_run import show_training
-        from launch.preflight.inputs import training_wish
+        from launch.preflight.inputs import training_request
         from launch.resources.memory import seq2seq_memory
 
         return show_training(
-            config, training_wish("models.policy"), {output: "sequence-to-sequence model and report"}, seq2seq_memory
+            config, training_request("models.policy"), {output: "sequence-to-sequence model and report"}, seq2seq_memory
         )
     splits = training_splits(config, "models.policy")
     train, dev = _whole_rewrites(config, splits)

@@ -30,12 +30,12 @@ def command(
     Example: `partner-rl doctor --preset cluster models.policy=hf:microsoft/DialoGPT-small`
     """
     from launch.preflight.gather import gather
-    from launch.preflight.inputs import doctor_wish
+    from launch.preflight.inputs import doctor_request
     from partner_rl.config.load import load_config
 
     config = load_config(preset, overrides or [])
     with err.status("Looking around"):
-        config, facts = gather(config, doctor_wish(config))
+        config, facts = gather(config, doctor_request(config))
     rows = check_all(config, facts)
     if as_json:
         out.print_json(json.dumps(_as_json(facts, rows)))

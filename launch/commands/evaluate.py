@@ -72,14 +72,14 @@ def command(
         what = "--with-posts" if with_posts else "--human-sheet"
         raise PartnerError(f"{what} writes texts, which {REDACT_KEY} forbids: leave one of the two out")
     # What computes is loaded when it is known what is wanted.
-    from launch.preflight.inputs import evaluation_wish, require_inputs
+    from launch.preflight.inputs import evaluation_request, require_inputs
     from launch.training.evaluation import Wish, evaluate
     from partner_rl.config.inputs import input_paths
     from partner_rl.evaluation.baselines.registry import baseline_names
     from partner_rl.evaluation.human_sheet import key_path
     from partner_rl.evaluation.report_files import KIND
 
-    reads = evaluation_wish(evaluated, () if baselines is None else baseline_names(baselines))
+    reads = evaluation_request(evaluated, () if baselines is None else baseline_names(baselines))
 
     wish = Wish(
         split="dev" if split == "dev" else "test",

@@ -1,6 +1,6 @@
 """What a job of `partner-rl submit` runs.
 
-`python -m launch.commands.job_entry --storage DIR [--sealed NAME] -- COMMAND…`
+`python -m launch.commands.job_entry --storage DIR [--secrets NAME] -- COMMAND…`
 
 It checks the storage, takes the submitter's variables out of the cluster's store, and becomes `partner-rl COMMAND…`.
 """
@@ -17,7 +17,7 @@ import typer
 
 from launch import cli
 from launch.console import err
-from launch.jobs.secrets import unseal
+from launch.jobs.secrets import take_variables
 from partner_rl.types import PartnerError
 
 app = typer.Typer(add_completion=False)
@@ -27,12 +27,12 @@ app = typer.Typer(add_completion=False)
 def run(
     context: typer.Context,
     storage: Annotated[Path, typer.Option(help="Where run folders go.")],
-    sealed: Annotated[str, typer.Option(help="Package of the submitter's variables.")] = "",
+    secrets: Annotated[str, typer.Option(help="Package of the submitter's variables.")] = "",
 ) -> None:
     """Prepares the process and runs the command."""
     check_storage(storage)
-    if sealed:
-        os.environ.update(unseal(sealed))
+    if secrets:
+        os.environ.update(take_variables(secrets))
     cli.main(context.args)
 
 

@@ -43,11 +43,11 @@ def command(
 
         also = [("rewrites.jsonl", "rewrites of held-out pairs"), ("summary.json", "scores before and after")]
         return show_new_run(config, "quickstart", also, evaluates=True)
-    from launch.preflight.inputs import require_inputs, run_wish
-    from launch.preflight.surroundings import check_room
+    from launch.preflight.environment import check_capacity
+    from launch.preflight.inputs import require_inputs, run_request
 
-    check_room(config)
-    require_inputs(config, run_wish(config, evaluates=True))
+    check_capacity(config)
+    require_inputs(config, run_request(config, evaluates=True))
     run = RunFolder.create(config, default_name="quickstart")
     quickstart(config, run)
     out.print(f"run folder: {run.path}", soft_wrap=True)

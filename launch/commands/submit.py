@@ -16,7 +16,7 @@ import typer
 
 from launch.commands.submit_arguments import complete
 from launch.console import err, out
-from launch.jobs.environment import check_arguments, variables_to_send
+from launch.jobs.variables import check_arguments, variables_to_send
 from launch.jobs.working_dir import EXCLUDED, check_tree
 from launch.run_folder.provenance import COMMIT_VARIABLE, named_commit
 from partner_rl.types import PartnerError
@@ -54,15 +54,15 @@ class Job:
     gpus: float
     commit: str | None
 
-    def entrypoint(self, sealed: str | None) -> str:
+    def entrypoint(self, package: str | None) -> str:
         """The job's command line.
 
         Args:
-            sealed: Name of the package of variables, if there are any.
+            package: Name of the package of secrets, if there are any.
         """
-        sealing = [] if sealed is None else ["--sealed", sealed]
+        given = [] if package is None else ["--secrets", package]
         return shlex.join(
-            ["python", "-m", "launch.commands.job_entry", "--storage", self.storage, *sealing, "--", *self.arguments]
+            ["python", "-m", "launch.commands.job_entry", "--storage", self.storage, *given, "--", *self.arguments]
         )
 
     @property
@@ -174,7 +174,7 @@ def submit(job: Job, address: str | None, *, wait: bool) -> None:
     """
     from launch.jobs.client import connect, one_line_errors
     from launch.jobs.follow import follow
-    from launch.jobs.secrets import seal
+    from launch.jobs.secrets import store_variables
 
     # Ray would warn of each folder that it leaves behind by itself; those are among ours.
     os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""
@@ -186,9 +186,9 @@ def submit(job: Job, address: str | None, *, wait: bool) -> None:
             "would be handed over: start it with RAY_AUTH_MODE=token, or unset them here"
         )
     with one_line_errors(cluster.address):
-        sealed = seal(cluster.client, job.variables) if job.variables else None
+        package = store_variables(cluster.client, job.variables) if job.variables else None
         cluster.client.submit_job(
-            entrypoint=job.entrypoint(sealed),
+            entrypoint=job.entrypoint(package),
             submission_id=job.job_id,
             runtime_env=job.runtime_env,
             metadata=job.metadata,

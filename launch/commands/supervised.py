@@ -51,11 +51,11 @@ def training_splits(config: RunConfig, key: str) -> Splits:
     """
     import torch
 
-    from launch.preflight.inputs import require_inputs, training_wish
+    from launch.preflight.inputs import require_inputs, training_request
     from launch.resources.plan import machine_cores
     from launch.training.phases import load_splits
 
-    require_inputs(config, training_wish(key))
+    require_inputs(config, training_request(key))
     # `accelerate launch` starts several processes on one machine.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(config.resources.driver_threads or max(1, machine_cores() // processes))

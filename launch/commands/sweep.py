@@ -74,7 +74,7 @@ def _show(sweep: Sweep) -> None:
     """What would run, and on what; starts and writes nothing."""
     from launch.preflight.dry_run import Write, show_run
     from launch.preflight.gather import disk_facts
-    from launch.preflight.inputs import inputs_of_all, model_facts, run_wish
+    from launch.preflight.inputs import inputs_of_all, model_facts, run_request
     from launch.resources.memory import GIB
     from launch.sweep.session import left_to_do, shared_keys
     from launch.sweep.sizing import shares
@@ -106,10 +106,10 @@ def _show(sweep: Sweep) -> None:
         Write(folder.path / "report.md", "the report, also as report.html, report.json, trials.parquet, figures/"),
         Write(folder.chosen, "the chosen configuration"),
     ]
-    facts = [fact for config, wish in inputs_of_all(sweep.tried) for fact in model_facts(config, wish)]
+    facts = [fact for config, request in inputs_of_all(sweep.tried) for fact in model_facts(config, request)]
     problems = tuple({(fact.key, fact.name): fact for fact in facts if fact.problem}.values())
-    wish = replace(run_wish(sweep.placed, output=folder.path), files=problems)
-    show_run(sweep.placed, wish, writes, plan=size.session)
+    request = replace(run_request(sweep.placed, output=folder.path), files=problems)
+    show_run(sweep.placed, request, writes, plan=size.session)
 
 
 def _print(found: Outcome, sweep: Sweep) -> None:

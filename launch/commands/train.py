@@ -48,13 +48,13 @@ def command(
         config = load_config(preset, [*(overrides or []), *redaction(redact)])
     if dry_run:
         return _show(config, Path(preset).stem, resume)
-    from launch.preflight.inputs import require_inputs, run_wish
-    from launch.preflight.surroundings import check_room
+    from launch.preflight.environment import check_capacity
+    from launch.preflight.inputs import require_inputs, run_request
 
-    check_room(config, scores_all=False)
+    check_capacity(config, scores_all=False)
     if smoke:
         return _smoke(config)
-    require_inputs(config, run_wish(config, resumed=None if resume is None else run))
+    require_inputs(config, run_request(config, resumed=None if resume is None else run))
     if resume is None:
         run = RunFolder.create(config, default_name=Path(preset).stem)
     from launch.training.train import train

@@ -86,11 +86,11 @@ def command(
     check_outputs([NewFolder(output, KIND)], input_paths(config))
     if dry_run:
         from launch.preflight.dry_run import show_training
-        from launch.preflight.inputs import warm_start_wish
+        from launch.preflight.inputs import warm_start_request
         from launch.resources.memory import warm_start_memory
 
         files = {output: "warm-started policy and report", work: "state while it trains"}
-        return show_training(config, warm_start_wish(config), files, warm_start_memory)
+        return show_training(config, warm_start_request(config), files, warm_start_memory)
     warm_start(config, output)
 
 
@@ -128,10 +128,10 @@ def _to_resume(output: Path, overrides: Sequence[str]) -> RunConfig:
 
 def _inputs(config: RunConfig) -> tuple[NamedInput, ...]:
     """What a warm start reads."""
-    from launch.preflight.inputs import warm_start_wish
+    from launch.preflight.inputs import warm_start_request
     from launch.run_folder.fingerprints import inputs_of
 
-    return inputs_of(config, warm_start_wish(config).keys)
+    return inputs_of(config, warm_start_request(config).keys)
 
 
 def _settle(config: RunConfig, work: Path, splits: Splits | None) -> None:
@@ -161,10 +161,10 @@ def _given(data: Path | None, rewards: Path | None) -> Iterator[Assignment]:
 
 def warm_start(config: RunConfig, output: Path) -> None:
     """Trains, measures and writes the output folder; Ctrl-C leaves a state to resume from."""
-    from launch.preflight.inputs import require_inputs, warm_start_wish
+    from launch.preflight.inputs import require_inputs, warm_start_request
 
     state = _process(config)
-    require_inputs(config, warm_start_wish(config))
+    require_inputs(config, warm_start_request(config))
     with _main_process_talks(state):
         _train_and_write(config, output, state)
 

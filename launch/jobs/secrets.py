@@ -23,7 +23,7 @@ _PROTOCOL: Final = "gcs"
 _OK: Final = 200
 
 
-def seal(client: JobSubmissionClient, variables: Mapping[str, str]) -> str:
+def store_variables(client: JobSubmissionClient, variables: Mapping[str, str]) -> str:
     """Puts variables into the cluster's store; returns the package's name.
 
     Raises:
@@ -41,11 +41,11 @@ def seal(client: JobSubmissionClient, variables: Mapping[str, str]) -> str:
     return name
 
 
-def unseal(name: str) -> dict[str, str]:
+def take_variables(name: str) -> dict[str, str]:
     """Takes variables out of the store of the cluster that this job runs on; a second time they are gone.
 
     Args:
-        name: What `seal` returned.
+        name: What `store_variables` returned.
 
     Raises:
         PartnerError: They are not there.

@@ -16,7 +16,7 @@ _packing = logging.getLogger(f"{__name__}.packing")
 # Ray tells at each packing which ignore files it has found, and which path it came to a stop at.
 _packing.setLevel(logging.CRITICAL)
 
-_OURS: Final = Path("launch", "jobs", "entry.py")
+_OURS: Final = Path("launch", "commands", "job_entry.py")
 """Tells a working directory that brings our packages along."""
 
 LIMIT_BYTES: Final = 500 * 2**20

@@ -156,11 +156,11 @@ def check_token(config: RunConfig, facts: Facts) -> Iterator[Row]:
         yield Row("authentication", "warning", "without a token anybody who reaches the cluster runs code on it", hint)
 
 
-def check_surroundings(config: RunConfig, facts: Facts) -> Iterator[Row]:
+def check_environment(config: RunConfig, facts: Facts) -> Iterator[Row]:
     """Folders of the user and of the system, and variables."""
-    for problem in facts.surroundings:
+    for problem in facts.environment:
         found, _, hint = problem.partition("; ")
-        yield Row("surroundings", "problem", found, hint)
+        yield Row("environment", "problem", found, hint)
 
 
 def check_gpu_memory(config: RunConfig, facts: Facts) -> Iterator[Row]:
@@ -367,7 +367,7 @@ CHECKS: Final[tuple[Callable[[RunConfig, Facts], Iterator[Row]], ...]] = (
     check_device,
     check_cluster,
     check_token,
-    check_surroundings,
+    check_environment,
     check_gpu_memory,
     check_memory,
     check_shared_memory,

@@ -22,7 +22,7 @@ from launch.options import given_options
 from launch.preflight.checks import Row, check_all, has_problem
 from launch.preflight.facts import Facts, ModelFact
 from launch.preflight.gather import EstimateMemory, gather
-from launch.preflight.inputs import DATA, EXPORT, Wish, run_wish
+from launch.preflight.inputs import DATA, EXPORT, CheckRequest, run_request
 from launch.preflight.show import print_processes, print_rows
 from launch.resources.memory import (
     ENCODER,
@@ -65,7 +65,7 @@ class Write:
 
 def show_run(
     config: RunConfig,
-    wish: Wish,
+    request: CheckRequest,
     writes: Sequence[Write] | Callable[[Shapes], Sequence[Write]],
     *,
     plan: Plan | None = None,
@@ -75,7 +75,7 @@ def show_run(
 
     Args:
         config: The run.
-        wish: What the command is about.
+        request: What the command is about.
         writes: What it would write; or a function of the models' sizes that tells.
         plan: Its processes; None for those of the run.
         memory: Estimates what they need.
@@ -83,7 +83,7 @@ def show_run(
     Raises:
         PartnerError: Something would make the command fail.
     """
-    placed, facts = gather(config, wish, plan, memory)
+    placed, facts = gather(config, request, plan, memory)
     typer.echo(config_yaml(placed), nl=False)
     shapes = {model.key: model.shape for model in facts.models}
     files = writes(shapes) if callable(writes) else writes
@@ -113,7 +113,7 @@ def show_stage(
     config = RunConfig(resources=ResourcesConfig(address=address))
     if source is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
-    wish = Wish(
+    request = CheckRequest(
         keys=frozenset() if source is None else frozenset({DATA}),
         files=tuple(files),
         needs_labels=False,
@@ -121,7 +121,7 @@ def show_stage(
         is_run=False,
         output=next((path.parent for path in outputs), None),
     )
-    config, facts = gather(config, wish, _workers(resources))
+    config, facts = gather(config, request, _workers(resources))
     typer.echo(dump_yaml(given_options()), nl=False)
     _show(config, facts, writes_of(outputs))
 
@@ -226,7 +226,7 @@ def show_new_run(
     def writes(shapes: Shapes) -> list[Write]:
         return [*training(shapes), *(Write(folder / name, what) for name, what in also)]
 
-    show_run(config, run_wish(config, evaluates=evaluates), writes)
+    show_run(config, run_request(config, evaluates=evaluates), writes)
 
 
 def show_resumed_run(config: RunConfig, run: RunFolder) -> None:
@@ -236,47 +236,49 @@ def show_resumed_run(config: RunConfig, run: RunFolder) -> None:
         config: The run's own configuration.
         run: Its folder.
     """
-    show_run(config, run_wish(config, resumed=run), run_writes(config, run.path, is_new=False))
+    show_run(config, run_request(config, resumed=run), run_writes(config, run.path, is_new=False))
 
 
-def show_training(config: RunConfig, wish: Wish, outputs: Mapping[Path, str], memory: EstimateMemory) -> None:
+def show_training(
+    config: RunConfig, request: CheckRequest, outputs: Mapping[Path, str], memory: EstimateMemory
+) -> None:
     """A command that trains one model in its own process.
 
     Args:
         config: The configuration.
-        wish: What it reads.
+        request: What it reads.
         outputs: What it writes, by file or folder.
         memory: Estimates what it needs.
     """
     config = config.model_copy(update={"warmstart": config.warmstart.model_copy(update={"checkpoint": None})})
-    show_run(config, _writing(wish, outputs), writes_of(outputs), plan=driver_plan(config), memory=memory)
+    show_run(config, _writing(request, outputs), writes_of(outputs), plan=driver_plan(config), memory=memory)
 
 
 def show_scoring(
-    config: RunConfig, wish: Wish, outputs: Mapping[Path, str], *, source: str | None, plan: Plan | None
+    config: RunConfig, request: CheckRequest, outputs: Mapping[Path, str], *, source: str | None, plan: Plan | None
 ) -> None:
     """A command that scores texts with the reward models.
 
     Args:
         config: The configuration.
-        wish: What it reads, but for the texts.
+        request: What it reads, but for the texts.
         outputs: What it writes, by file or folder; may be empty.
         source: The texts; None when they do not come from a file.
         plan: Its processes; None for those that score in its own process.
     """
     if source is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
-        wish = replace(wish, keys=wish.keys | {DATA})
-    wish = _writing(wish, outputs)
-    show_run(config, wish, writes_of(outputs), plan=plan or driver_plan(config), memory=run_memory)
+        request = replace(request, keys=request.keys | {DATA})
+    request = _writing(request, outputs)
+    show_run(config, request, writes_of(outputs), plan=plan or driver_plan(config), memory=run_memory)
 
 
-def show_evaluation(config: RunConfig, wish: Wish, outputs: Mapping[Path, str]) -> None:
+def show_evaluation(config: RunConfig, request: CheckRequest, outputs: Mapping[Path, str]) -> None:
     """An evaluation of finished runs.
 
     Args:
         config: The first run's configuration, whose pairs and reward models are used for all.
-        wish: What it reads.
+        request: What it reads.
         outputs: What it writes, by file or folder.
     """
 
@@ -284,9 +286,9 @@ def show_evaluation(config: RunConfig, wish: Wish, outputs: Mapping[Path, str]) 
         return scoring_memory(placed, plan, {**shapes, POLICY: shapes.get(EXPORT)})
 
     _, plan = place_on_this_machine(config)
-    show_run(config, _writing(wish, outputs), writes_of(outputs), plan=plan.for_scoring(), memory=memory)
+    show_run(config, _writing(request, outputs), writes_of(outputs), plan=plan.for_scoring(), memory=memory)
 
 
-def _writing(wish: Wish, outputs: Mapping[Path, str]) -> Wish:
+def _writing(request: CheckRequest, outputs: Mapping[Path, str]) -> CheckRequest:
     """With the folder of the first output, on whose disk there must be room."""
-    return replace(wish, output=next(iter(outputs)).parent if outputs else None)
+    return replace(request, output=next(iter(outputs)).parent if outputs else None)

@@ -165,7 +165,7 @@ class Facts:
         plan_problem: Why there is no plan; empty otherwise.
         memory: What each process needs.
         models: Models and checkpoints.
-        surroundings: What is wrong with the user's folders and variables (`launch.preflight.surroundings`).
+        environment: What is wrong with the user's folders and variables (`launch.preflight.environment`).
         corpus: The data; None for a command that reads none.
         disk: The folder of the results.
         disk_needed: Bytes that the run will write there, where that is known.
@@ -183,4 +183,4 @@ class Facts:
     disk: Disk
     disk_needed: int | None
     wandb: Wandb | None
-    surroundings: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()

@@ -19,9 +19,9 @@ from urllib.request import urlopen
 
 from packaging.requirements import Requirement
 
+from launch.preflight.environment import environment_problems
 from launch.preflight.facts import Cluster, Disk, Facts, Gpu, Machine, ModelFact, Package, Wandb
-from launch.preflight.inputs import Wish, corpus_facts, input_fact, model_facts
-from launch.preflight.surroundings import surrounding_problems
+from launch.preflight.inputs import CheckRequest, corpus_facts, input_fact, model_facts
 from launch.resources.memory import (
     ENCODER,
     POLICY,
@@ -50,13 +50,13 @@ _MEMORY_USED: Final = Path("/sys/fs/cgroup/memory.current")
 
 
 def gather(
-    config: RunConfig, wish: Wish, plan: Plan | None = None, memory: EstimateMemory = run_memory
+    config: RunConfig, request: CheckRequest, plan: Plan | None = None, memory: EstimateMemory = run_memory
 ) -> tuple[RunConfig, Facts]:
     """The facts of a command.
 
     Args:
         config: The run as it was asked for.
-        wish: What the command is about.
+        request: What the command is about.
         plan: Its processes; None for those of the run.
         memory: Estimates what they need.
 
@@ -65,9 +65,9 @@ def gather(
     """
     machine = machine_facts()
     config = share_local_gpu(config, len(machine.gpus))
-    plan, problem = (plan, "") if plan is not None else _plan(config, machine, scores_all=wish.scores_all)
+    plan, problem = (plan, "") if plan is not None else _plan(config, machine, scores_all=request.scores_all)
     cluster = cluster_facts(config, plan)
-    models = model_facts(config, wish)
+    models = model_facts(config, request)
     shapes = _policy_shape(sizes(config, models))
     return config, Facts(
         machine=machine,
@@ -77,11 +77,11 @@ def gather(
         plan_problem=problem,
         memory=() if plan is None else tuple(memory(config, plan, shapes)),
         models=models,
-        surroundings=tuple(surrounding_problems(config)),
-        corpus=corpus_facts(config, needs_labels=wish.needs_labels) if wish.reads_data else None,
-        disk=disk_facts(wish.output or Path(config.runs_dir)),
-        disk_needed=run_bytes(config, shapes) if wish.is_run else None,
-        wandb=_wandb(config.tracking) if wish.tracks else None,
+        environment=tuple(environment_problems(config)),
+        corpus=corpus_facts(config, needs_labels=request.needs_labels) if request.reads_data else None,
+        disk=disk_facts(request.output or Path(config.runs_dir)),
+        disk_needed=run_bytes(config, shapes) if request.is_run else None,
+        wandb=_wandb(config.tracking) if request.tracks else None,
     )
 
 
@@ -255,7 +255,7 @@ def _wandb(tracking: TrackingConfig) -> Wandb | None:
     try:
         return wandb_facts(tracking)
     except PartnerError:
-        # `surrounding_problems` tells.
+        # `environment_problems` tells.
         return None
 
 

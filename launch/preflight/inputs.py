@@ -46,7 +46,7 @@ EXPORT: Final = "export"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class CheckRequest:
     """Which facts a command is about.
 
     Attributes:
@@ -73,9 +73,9 @@ class Wish:
         return DATA in self.keys
 
 
-def run_wish(
+def run_request(
     config: RunConfig, *, evaluates: bool = False, resumed: RunFolder | None = None, output: Path | None = None
-) -> Wish:
+) -> CheckRequest:
     """A training run.
 
     Args:
@@ -91,32 +91,32 @@ def run_wish(
         keys |= {POLICY, EXAMPLES}
     if config.guards.judge_every is not None:
         keys |= {JUDGE}
-    return Wish(frozenset(keys), scores_all=evaluates, output=output)
+    return CheckRequest(frozenset(keys), scores_all=evaluates, output=output)
 
 
-def doctor_wish(config: RunConfig) -> Wish:
+def doctor_request(config: RunConfig) -> CheckRequest:
     """A training run, and whatever else the configuration names for its evaluation."""
-    return Wish(run_wish(config, evaluates=True).keys | {JUDGE, SEQ2SEQ})
+    return CheckRequest(run_request(config, evaluates=True).keys | {JUDGE, SEQ2SEQ})
 
 
-def warm_start_wish(config: RunConfig) -> Wish:
+def warm_start_request(config: RunConfig) -> CheckRequest:
     """A warm start by itself, which measures rewrites where a classifier is named."""
     keys = {POLICY, EXAMPLES, EMPATHY}
     if config.warmstart.data is None or config.rewards.empathy.checkpoint is not None:
         keys |= {DATA}
-    return Wish(frozenset(keys), tracks=False, is_run=False)
+    return CheckRequest(frozenset(keys), tracks=False, is_run=False)
 
 
-def training_wish(key: str) -> Wish:
+def training_request(key: str) -> CheckRequest:
     """The training of one model.
 
     Args:
         key: Names the model that it starts from.
     """
-    return Wish(frozenset({key, DATA} | ({EXAMPLES} if key == POLICY else set())), tracks=False, is_run=False)
+    return CheckRequest(frozenset({key, DATA} | ({EXAMPLES} if key == POLICY else set())), tracks=False, is_run=False)
 
 
-def scoring_wish(config: RunConfig, names: Iterable[str], run: Path | None) -> Wish:
+def scoring_request(config: RunConfig, names: Iterable[str], run: Path | None) -> CheckRequest:
     """Texts that reward models score.
 
     Args:
@@ -127,10 +127,10 @@ def scoring_wish(config: RunConfig, names: Iterable[str], run: Path | None) -> W
     names = tuple(names)
     files = () if run is None else own_classifiers(config, run, names)
     keys = reward_keys(config, names)
-    return Wish(keys - {DATA}, files, needs_labels=False, tracks=False, is_run=False)
+    return CheckRequest(keys - {DATA}, files, needs_labels=False, tracks=False, is_run=False)
 
 
-def evaluation_wish(runs: Sequence[EvaluatedRun], baselines: Sequence[str]) -> Wish:
+def evaluation_request(runs: Sequence[EvaluatedRun], baselines: Sequence[str]) -> CheckRequest:
     """An evaluation of finished runs.
 
     Args:
@@ -146,7 +146,7 @@ def evaluation_wish(runs: Sequence[EvaluatedRun], baselines: Sequence[str]) -> W
     keys = {DATA, ENCODER, JUDGE} | reward_keys(first.config)
     keys |= ({POLICY} if baselines else set()) | ({SEQ2SEQ} if "seq2seq" in baselines else set())
     own = own_classifiers(first.config, first.folder.path, ("empathy", "coherence"))
-    return Wish(frozenset(keys), (*files, *own), needs_labels=False, is_run=False)
+    return CheckRequest(frozenset(keys), (*files, *own), needs_labels=False, is_run=False)
 
 
 def own_classifiers(config: RunConfig, run: Path, names: Iterable[str]) -> tuple[ModelFact, ...]:
@@ -180,12 +180,12 @@ def reward_keys(config: RunConfig, names: Iterable[str] | None = None, *, scores
     return frozenset(key for name in names for key in input_keys(config, name))
 
 
-def require_inputs(config: RunConfig, wish: Wish) -> None:
+def require_inputs(config: RunConfig, request: CheckRequest) -> None:
     """Refuses, before anything is computed or written, a command that an input would fail; fetches absent models.
 
     Args:
         config: The configuration.
-        wish: What the command is about.
+        request: What the command is about.
 
     Raises:
         PartnerError: An input is absent, damaged or of another kind; a model cannot be fetched; there is no such
@@ -194,10 +194,10 @@ def require_inputs(config: RunConfig, wish: Wish) -> None:
     from launch.resources.device import device_of
 
     device_of(config)
-    folder = wish.output or Path(config.runs_dir)
-    if wish.is_run and not can_be_written(folder):
+    folder = request.output or Path(config.runs_dir)
+    if request.is_run and not can_be_written(folder):
         raise PartnerError(f"{folder} cannot be written to: name a folder of yours (runs_dir)")
-    for named in used_inputs(config, wish):
+    for named in used_inputs(config, request):
         fact = input_fact(named, config)
         if fact.state == "absent" and not fact.problem:
             from launch.console import progress
@@ -206,9 +206,9 @@ def require_inputs(config: RunConfig, wish: Wish) -> None:
                 resolve(named.name, config.models.cache, report)
             fact = input_fact(named, config)
         _require(fact)
-    require_files(wish.files)
-    if wish.reads_data:
-        corpus = corpus_facts(config, needs_labels=wish.needs_labels)
+    require_files(request.files)
+    if request.reads_data:
+        corpus = corpus_facts(config, needs_labels=request.needs_labels)
         if corpus.problem:
             raise PartnerError(f"{DATA}: {corpus.problem}")
 
@@ -223,7 +223,7 @@ def require_files(facts: Iterable[ModelFact]) -> None:
         _require(fact)
 
 
-def inputs_of_all(configs: Iterable[RunConfig]) -> Iterator[tuple[RunConfig, Wish]]:
+def inputs_of_all(configs: Iterable[RunConfig]) -> Iterator[tuple[RunConfig, CheckRequest]]:
     """Of runs that are evaluated those that name an input which none before has named, and what they read.
 
     Args:
@@ -231,11 +231,11 @@ def inputs_of_all(configs: Iterable[RunConfig]) -> Iterator[tuple[RunConfig, Wis
     """
     seen = set[NamedInput]()
     for config in configs:
-        wish = run_wish(config, evaluates=True)
-        named = {one for one in named_inputs(config) if one.key in wish.keys}
+        request = run_request(config, evaluates=True)
+        named = {one for one in named_inputs(config) if one.key in request.keys}
         if not named <= seen:
             seen |= named
-            yield config, wish
+            yield config, request
 
 
 def _require(fact: ModelFact) -> None:
@@ -243,14 +243,14 @@ def _require(fact: ModelFact) -> None:
         raise PartnerError(f"{fact.key}: {fact.problem}")
 
 
-def used_inputs(config: RunConfig, wish: Wish) -> tuple[NamedInput, ...]:
+def used_inputs(config: RunConfig, request: CheckRequest) -> tuple[NamedInput, ...]:
     """The inputs that a command uses and a configuration names, but for the corpus."""
-    return tuple(one for one in named_inputs(config) if one.key in wish.keys and one.kind is not Kind.CORPUS)
+    return tuple(one for one in named_inputs(config) if one.key in request.keys and one.kind is not Kind.CORPUS)
 
 
-def model_facts(config: RunConfig, wish: Wish) -> tuple[ModelFact, ...]:
+def model_facts(config: RunConfig, request: CheckRequest) -> tuple[ModelFact, ...]:
     """The inputs that a command loads, but for the corpus."""
-    return (*(input_fact(named, config) for named in used_inputs(config, wish)), *wish.files)
+    return (*(input_fact(named, config) for named in used_inputs(config, request)), *request.files)
 
 
 def option_fact(option: str, kind: Kind, name: Path | str, config: RunConfig | None = None) -> ModelFact:

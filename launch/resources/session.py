@@ -13,7 +13,7 @@ import torch
 from ray.exceptions import AuthenticationError
 
 from launch.resources.plan import DRIVER, Plan, machine_cores, resource_plan, share_local_gpu
-from launch.resources.wait_for_nodes import require_room
+from launch.resources.wait_for_nodes import require_capacity
 from partner_rl.cluster.local_ray import join_ray, start_ray
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
@@ -72,7 +72,7 @@ def ray_session(config: RunConfig, plan: Plan) -> Iterator[None]:
         raise PartnerError(f"Ray cannot be started on this machine: {reason}") from error
     try:
         if address is not None:
-            require_room(plan, config.resources.wait_for_nodes_s)
+            require_capacity(plan, config.resources.wait_for_nodes_s)
         yield
     finally:
         ray.shutdown()

@@ -47,7 +47,7 @@ def _resources(found: dict[str, float]) -> dict[str, float]:
     return {name: float(amount) for name, amount in found.items() if not name.startswith(_NODE_MARK)}
 
 
-def require_room(plan: Plan, wait_s: float, nodes: Callable[[], Sequence[Node]] = cluster_nodes) -> Placement:
+def require_capacity(plan: Plan, wait_s: float, nodes: Callable[[], Sequence[Node]] = cluster_nodes) -> Placement:
     """Checks that every actor of the plan finds a node, and waits for nodes if it is told to.
 
     While it waits, the cluster's autoscaler is asked for what the plan needs.

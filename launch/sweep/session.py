@@ -17,9 +17,9 @@ import torch
 from pydantic import JsonValue
 
 from launch.console import err, progress, typed_command
+from launch.preflight.environment import check_environment
 from launch.preflight.gather import machine_facts, run_bytes
-from launch.preflight.inputs import inputs_of_all, model_facts, require_inputs, run_wish
-from launch.preflight.surroundings import check_surroundings
+from launch.preflight.inputs import inputs_of_all, model_facts, require_inputs, run_request
 from launch.resources.memory import Shapes, run_memory
 from launch.resources.plan import Plan, machine_cores, resource_plan
 from launch.resources.session import ray_session
@@ -189,7 +189,7 @@ class Sweep:
     @property
     def _shapes(self) -> Shapes:
         """Sizes of the models, as far as they are here."""
-        return {fact.key: fact.shape for fact in model_facts(self.config, run_wish(self.config))}
+        return {fact.key: fact.shape for fact in model_facts(self.config, run_request(self.config))}
 
     def sized(self, trials: int) -> Sizing:
         """The resources of that many trials."""
@@ -215,7 +215,7 @@ class Sweep:
         Raises:
             PartnerError: There is no room for a single one, or the cluster cannot be reached.
         """
-        check_surroundings(self.config)
+        check_environment(self.config)
         size = self.sized(1)
         if self.config.resources.address is not None:
             with ray_session(self.placed, size.session):
@@ -297,7 +297,7 @@ def _inputs(sweep: Sweep, began: Fingerprints | None) -> list[NamedInput]:
     sweeps_corpus = any(key.startswith("data.") for key in swept)
     return [
         one
-        for one in inputs_of(sweep.config, run_wish(sweep.config).keys, changes)
+        for one in inputs_of(sweep.config, run_request(sweep.config).keys, changes)
         if one.key not in swept and not (one.kind is Kind.CORPUS and sweeps_corpus)
     ]
 
@@ -372,8 +372,8 @@ def run_sweep(sweep: Sweep, *, retry_failed: bool = False) -> Outcome:
     folder = sweep.folder
     if left_to_do(sweep, retry_failed=retry_failed).trials:
         sweep.check_room()
-        for config, wish in inputs_of_all([sweep.config, *sweep.tried]):
-            require_inputs(config, replace(wish, output=folder.path))
+        for config, request in inputs_of_all([sweep.config, *sweep.tried]):
+            require_inputs(config, replace(request, output=folder.path))
     if not folder.spec_file.exists():
         growing_folder(folder.path, KIND)
     with alone(folder.path, "running a sweep"):

@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from ray import tune
 from ray.exceptions import RayError, RayTaskError
 
-from launch.preflight.inputs import run_wish
+from launch.preflight.inputs import run_request
 from launch.resources.device import device_of
 from launch.resources.plan import DRIVER, Plan
 from launch.run_folder.fingerprints import InputError, check_present, inputs_of
@@ -237,7 +237,7 @@ def _train(setup: TrialSetup, sweep: SweepFolder, point: Point, report: Report, 
         if origin is not None:
             _adopt(sweep, run, config, origin)
         _set_threads(setup.plan)
-        check_present(inputs_of(config, run_wish(config, resumed=run).keys), sweep.resume_command)
+        check_present(inputs_of(config, run_request(config, resumed=run).keys), sweep.resume_command)
         splits = phases.load_splits(config)
         settle(run, config, splits)
         phases.require_rewritable(config, splits, setup.spec.split)

@@ -102,7 +102,7 @@ def test_keys_reach_the_driver_and_nobody_else(cluster):
 
     (entrypoint,) = [job["entrypoint"] for job in json.loads(raw) if job["submission_id"] == "keys"]
     package = next(word for word in entrypoint.split() if word.endswith(".zip"))
-    again = f"from launch.jobs.secrets import unseal; print(unseal({package!r}))"
+    again = f"from launch.jobs.secrets import take_variables; print(take_variables({package!r}))"
     late = {**cluster.environment, "RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
     taken = subprocess.run([sys.executable, "-c", again], env=late, cwd=ROOT, capture_output=True, text=True)
     assert "taken out before" in taken.stderr

@@ -80,10 +80,10 @@ def command(
     check_outputs([NewFolder(output, KIND)], input_paths(config))
     if dry_run:
         from launch.preflight.dry_run import show_training
-        from launch.preflight.inputs import training_wish
+        from launch.preflight.inputs import training_request
         from launch.resources.memory import judge_memory
 
-        return show_training(config, training_wish("models.reward_lm"), {output: "judge and report"}, judge_memory)
+        return show_training(config, training_request("models.reward_lm"), {output: "judge and report"}, judge_memory)
     splits = training_splits(config, "models.reward_lm")
     language_model = resolve(config.models.reward_lm, config.models.cache)
     with folder_when_whole(output, KIND) as temporary:

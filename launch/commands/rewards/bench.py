@@ -21,7 +21,7 @@ from partner_rl.config.section import MAX_PROCESSES
 from partner_rl.types import Example, PartnerError, ScoreRequest
 
 if TYPE_CHECKING:
-    from launch.preflight.inputs import Wish
+    from launch.preflight.inputs import CheckRequest
     from launch.resources.plan import Plan
     from rewards.scorer import RewardComponent
 
@@ -82,7 +82,7 @@ def command(
     Example: `partner-rl rewards bench --run runs/first --replicas 1,2,4`
     """
     from launch.commands.rewards.choice import chosen_config, chosen_names
-    from launch.preflight.inputs import require_inputs, scoring_wish
+    from launch.preflight.inputs import require_inputs, scoring_request
     from partner_rl.config.inputs import input_paths
     from partner_rl.storage.outputs import OutputFile, check_outputs
 
@@ -90,10 +90,10 @@ def command(
     config = chosen_config(run, preset, overrides or [], empathy, coherence)
     if json is not None:
         check_outputs([OutputFile(json, "--json")], [data, run, *input_paths(config)])
-    wish = scoring_wish(config, names, run)
+    request = scoring_request(config, names, run)
     if dry_run:
-        return _show(config, wish, max(counts), data, json)
-    require_inputs(config, wish)
+        return _show(config, request, max(counts), data, json)
+    require_inputs(config, request)
     requests = bench_requests(data, pairs, config.data.max_post_characters)
     results = _measure_all(config, run, names, counts, requests)
     report = bench_report(config, data, len(requests), results)
@@ -106,7 +106,7 @@ def command(
         out.print(f"figures: {json}", soft_wrap=True)
 
 
-def _show(config: RunConfig, wish: Wish, replicas: int, data: str, json: Path | None) -> None:
+def _show(config: RunConfig, request: CheckRequest, replicas: int, data: str, json: Path | None) -> None:
     import torch
 
     from launch.preflight.dry_run import show_scoring
@@ -114,7 +114,7 @@ def _show(config: RunConfig, wish: Wish, replicas: int, data: str, json: Path | 
 
     files = {} if json is None else {json: "figures"}
     plan = pool_plan(config, replicas, machine_cores(), torch.cuda.device_count())
-    show_scoring(config, wish, files, source=data, plan=plan)
+    show_scoring(config, request, files, source=data, plan=plan)
 
 
 def replica_counts(given: str) -> tuple[int, ...]:

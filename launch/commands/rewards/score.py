@@ -45,20 +45,20 @@ def command(
     Example: `partner-rl rewards score --input pairs.csv --output scores.jsonl --run runs/first`
     """
     from launch.commands.rewards.choice import chosen_components, chosen_config, chosen_names
-    from launch.preflight.inputs import require_inputs, scoring_wish
+    from launch.preflight.inputs import require_inputs, scoring_request
     from partner_rl.config.inputs import input_paths
     from partner_rl.evaluation.response_scores import ResponseScores
 
     names = chosen_names(only)
     config = _on_this_machine(chosen_config(run, preset, overrides or [], empathy, coherence))
     components = chosen_components(config, run, names)
-    limit, wish = config.data.max_post_characters, scoring_wish(config, names, run)
+    limit, request = config.data.max_post_characters, scoring_request(config, names, run)
     check_outputs([OutputFile(output)], [input, run, *input_paths(config)])
     if dry_run:
         from launch.preflight.dry_run import show_scoring
 
-        return show_scoring(config, wish, {output: "scores, one line a row"}, source=str(input), plan=None)
-    require_inputs(config, wish)
+        return show_scoring(config, request, {output: "scores, one line a row"}, source=str(input), plan=None)
+    require_inputs(config, request)
     with progress("Reading the pairs") as report:
         total = _count(input, limit, report)
     scores = ResponseScores(components, config)

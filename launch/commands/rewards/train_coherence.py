@@ -73,11 +73,11 @@ def command(
     check_outputs([NewFolder(output, KIND)], input_paths(config))
     if dry_run:
         from launch.preflight.dry_run import show_training
-        from launch.preflight.inputs import training_wish
+        from launch.preflight.inputs import training_request
         from launch.resources.memory import coherence_memory
 
         return show_training(
-            config, training_wish("models.encoder"), {output: "coherence classifier and report"}, coherence_memory
+            config, training_request("models.encoder"), {output: "coherence classifier and report"}, coherence_memory
         )
     splits = training_splits(config, "models.encoder")
     settings, device = config.reward_training, device_of(config)

@@ -53,11 +53,11 @@ def command(
     check_outputs([NewFolder(output, KIND)], input_paths(config))
     if dry_run:
         from launch.preflight.dry_run import show_training
-        from launch.preflight.inputs import training_wish
+        from launch.preflight.inputs import training_request
         from launch.resources.memory import empathy_memory
 
         return show_training(
-            config, training_wish("models.encoder"), {output: "empathy classifier and report"}, empathy_memory
+            config, training_request("models.encoder"), {output: "empathy classifier and report"}, empathy_memory
         )
     first = training_splits(config, "models.encoder")
     if not any(example.labels for example in first.test):

@@ -83,11 +83,11 @@ def command(
     check_outputs([NewFolder(output / name, _kind(name)) for name in chosen], input_paths(config))
     if dry_run:
         from launch.preflight.dry_run import show_training
-        from launch.preflight.inputs import training_wish
+        from launch.preflight.inputs import training_request
         from launch.resources.memory import dialogue_memory
 
         files = {output / name: f"{name} dialogue model and report" for name in chosen}
-        return show_training(config, training_wish("models.reward_lm"), files, dialogue_memory)
+        return show_training(config, training_request("models.reward_lm"), files, dialogue_memory)
     splits = training_splits(config, "models.reward_lm")
     for name in chosen:
         _train(name, config, splits, output / name)

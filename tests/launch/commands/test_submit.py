@@ -17,8 +17,8 @@ from launch.commands.jobs import command_of
 from launch.commands.submit import Job
 from launch.commands.submit_arguments import complete
 from launch.jobs.client import ADDRESS_VARIABLE, connect, one_line_errors
-from launch.jobs.environment import ALLOWED, check_arguments, variables_to_send
 from launch.jobs.follow import exit_status
+from launch.jobs.variables import ALLOWED, check_arguments, variables_to_send
 from launch.jobs.working_dir import EXCLUDED, check_tree
 from partner_rl.types import PartnerError
 from tests.helpers.command_line import ROOT, partner
@@ -95,8 +95,8 @@ def test_lists_in_commands_are_shown_whole():
 def test_the_entrypoint_keeps_arguments_whole():
     words = shlex.split(job().entrypoint("package.zip"))
     assert words[words.index("--") + 1 :] == list(job().arguments)
-    assert words[words.index("--sealed") + 1] == "package.zip"
-    assert "--sealed" not in job().entrypoint(None)
+    assert words[words.index("--secrets") + 1] == "package.zip"
+    assert "--secrets" not in job().entrypoint(None)
 
 
 def test_a_run_goes_to_the_storage_and_joins_the_jobs_cluster():

@@ -25,12 +25,12 @@ from launch.preflight.gather import (
     package_facts,
     wandb_facts,
 )
-from launch.preflight.inputs import corpus_facts, run_wish
+from launch.preflight.inputs import corpus_facts, run_request
 from launch.resources import session as session_module
 from launch.resources.placement import place
 from launch.resources.plan import resource_plan
 from launch.resources.session import join, ray_session
-from launch.resources.wait_for_nodes import cluster_nodes, require_room
+from launch.resources.wait_for_nodes import cluster_nodes, require_capacity
 from launch.training.smoke import smoke_config
 from partner_rl.config.load import load_config, preset_names, save_config
 from partner_rl.config.schema import RunConfig, TrackingConfig
@@ -272,7 +272,7 @@ def test_a_token_that_others_may_read_is_noticed(monkeypatch, tmp_path):
 def test_what_a_warm_start_replaces_is_not_looked_for(tiny_run):
     overrides = [f"warmstart.checkpoint={tiny_run / 'warm_start'}", "models.policy=hf:nobody/nothing"]
     config = load_config("smoke", overrides)
-    _, facts = gather(config, run_wish(config))
+    _, facts = gather(config, run_request(config))
     assert {"warmstart.checkpoint"} == {fact.key for fact in facts.models} - {"models.reward_lm", "models.encoder"}
     assert facts.memory[0].group == "driver"
     assert facts.disk_needed is not None
@@ -425,9 +425,9 @@ def test_a_run_waits_for_a_node_and_asks_for_it(joined, capsys):
 
     plan = resource_plan(load_config("smoke", ["resources.address=auto", *IMPOSSIBLE]), 2, 0)
     with pytest.raises(PartnerError, match="no room for the run after 1 s"):
-        require_room(plan, 1.0)
+        require_capacity(plan, 1.0)
     with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(require_room, plan, TIMEOUT_S)
+        waiting = thread.submit(require_capacity, plan, TIMEOUT_S)
         wait_until(lambda: bool(requested()))
         asked = requested()
         # Ray starts nodes in the main thread alone.

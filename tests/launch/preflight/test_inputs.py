@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.preflight.inputs import doctor_wish, model_facts, option_fact, require_inputs, run_wish
+from launch.preflight.inputs import doctor_request, model_facts, option_fact, require_inputs, run_request
 from partner_rl.config.inputs import kinds_by_key
 from partner_rl.config.load import Assignment, load_config
 from partner_rl.config.paths import Kind
@@ -141,14 +141,14 @@ def test_a_bound_needs_an_ensemble_before_the_run_begins(tmp_path: Path) -> None
     config = load_config("smoke", ["rewards.empathy.score=conservative", named])
     artefacts.write_empathy(tmp_path / "e")
     with pytest.raises(PartnerError, match="needs two or more"):
-        require_inputs(config, run_wish(config))
+        require_inputs(config, run_request(config))
     shutil.rmtree(tmp_path / "e")
     artefacts.write_empathy(tmp_path / "e", members=2)
-    require_inputs(config, run_wish(config))
+    require_inputs(config, run_request(config))
     shutil.rmtree(tmp_path / "e" / "members" / "2" / "tokenizer.json", ignore_errors=True)
     _cut(_weights(tmp_path / "e" / "members" / "2"), -8)
     with pytest.raises(PartnerError, match=r"rewards\.empathy\.checkpoint: "):
-        require_inputs(config, run_wish(config))
+        require_inputs(config, run_request(config))
 
 
 @pytest.mark.reported
@@ -156,9 +156,9 @@ def test_warm_start_examples_of_another_window_are_refused_before_the_run(tmp_pa
     path = artefacts.write_warm_start_examples(tmp_path / "examples.parquet", window=5)
     config = load_config("smoke", [Assignment("warmstart.data", path)])
     with pytest.raises(PartnerError, match=r"warmstart\.data: .*windows of 5"):
-        require_inputs(config, run_wish(config))
+        require_inputs(config, run_request(config))
     same = artefacts.write_warm_start_examples(tmp_path / "same.parquet", window=3)
-    require_inputs(load_config("smoke", [Assignment("warmstart.data", same)]), run_wish(config))
+    require_inputs(load_config("smoke", [Assignment("warmstart.data", same)]), run_request(config))
     assert len(read_warmstart_examples(same)) == 1
 
 
@@ -169,5 +169,5 @@ INPUT_KEYS = [key for key, kind in kinds_by_key().items() if kind.is_input and k
 @pytest.mark.parametrize("key", INPUT_KEYS)
 def test_doctor_names_every_input_that_is_absent(key: str) -> None:
     config = load_config("smoke", [f"{key}=no/where"])
-    problems = {fact.key: fact.problem for fact in model_facts(config, doctor_wish(config)) if fact.problem}
+    problems = {fact.key: fact.problem for fact in model_facts(config, doctor_request(config)) if fact.problem}
     assert list(problems) == [key]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from launch.resources import wait_for_nodes
 from launch.resources.placement import Node, amounts, bundles, place, this_machine, what_is_missing
 from launch.resources.plan import DRIVER, ENV_RUNNERS, LEARNERS, ActorGroup, Plan, resource_plan, take_gpus
-from launch.resources.wait_for_nodes import require_room
+from launch.resources.wait_for_nodes import require_capacity
 from partner_rl.config.load import load_config
 from partner_rl.pipelines.ray_data import workers_on
 from partner_rl.pipelines.resources import Resources
@@ -197,7 +197,7 @@ def test_without_waiting_the_refusal_comes_at_once(monkeypatch):
 
     once = look()
     with pytest.raises(PartnerError, match="the cluster has no room for the run: env runners 1 × 1 GPU"):
-        require_room(plan(runners), 0.0, lambda: next(once))
+        require_capacity(plan(runners), 0.0, lambda: next(once))
 
 
 def test_with_room_nobody_waits():
@@ -207,7 +207,7 @@ def test_with_room_nobody_waits():
         yield [node("a", 4)]
 
     once = look()
-    assert require_room(plan(runners), 100.0, lambda: next(once)).fits
+    assert require_capacity(plan(runners), 100.0, lambda: next(once)).fits
 
 
 def test_workers_of_a_data_stage_are_each_on_one_node():

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from launch import cli
-from launch.preflight.checks import check_surroundings as surroundings_rows
-from launch.preflight.gather import Wish, gather
-from launch.preflight.surroundings import check_surroundings, surrounding_problems
+from launch.preflight.checks import check_environment as environment_rows
+from launch.preflight.environment import check_environment, environment_problems
+from launch.preflight.gather import gather
+from launch.preflight.inputs import CheckRequest
 from launch.run_folder.evaluated import EvaluatedRun
 from launch.run_folder.folder import RunFolder
 from launch.training.evaluation import Wish as EvaluationWish
@@ -59,7 +60,7 @@ def test_rays_sockets_fit_into_the_session_folder(monkeypatch):
 def test_without_any_place_for_its_session_the_run_does_not_begin(monkeypatch):
     monkeypatch.setattr(local_ray, "_SYSTEM_FOLDERS", (NOWHERE,))
     with pytest.raises(PartnerError, match="set RAY_TMPDIR to a folder of yours"):
-        check_surroundings(load_config("smoke", []))
+        check_environment(load_config("smoke", []))
 
 
 @pytest.mark.parametrize("home", [NOWHERE, "", None])
@@ -83,19 +84,19 @@ def test_a_command_without_a_home_has_one_all_the_same(home, monkeypatch):
 
 def test_models_that_are_there_need_no_writable_cache(tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, f"{NOWHERE}/cache")
-    (problem,) = surrounding_problems(load_config("smoke", []))
+    (problem,) = environment_problems(load_config("smoke", []))
     assert "random:bert, random:llama cannot be put into /dev/null/home/cache" in problem
     assert f"set {CACHE_VARIABLE}" in problem
     checkpoints = [f"rewards.{name}.checkpoint={tmp_path}" for name in ("empathy", "coherence")]
     weights = ["rewards.fluency.weight=0", "rewards.mutual_information.weight=0"]
     assert not list(
-        surrounding_problems(load_config("smoke", [*checkpoints, *weights, f"warmstart.checkpoint={tmp_path}"]))
+        environment_problems(load_config("smoke", [*checkpoints, *weights, f"warmstart.checkpoint={tmp_path}"]))
     )
 
 
 def test_the_hubs_cache_is_asked_about_models_of_the_hub(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", f"{NOWHERE}/hub")
-    problems = list(surrounding_problems(load_config("smoke", ["models.policy=hf:nobody/nothing"])))
+    problems = list(environment_problems(load_config("smoke", ["models.policy=hf:nobody/nothing"])))
     assert problems == [
         "hf:nobody/nothing cannot be put into /dev/null/home/hub, which cannot be written; set HF_HOME to a folder of "
         "yours"
@@ -116,8 +117,8 @@ def test_what_is_in_the_way_is_told_by_doctor_and_ends_a_run_before_its_name_is_
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(variable, value)
-    config, facts = gather(load_config("smoke", []), Wish())
-    (row,) = surroundings_rows(config, facts)
+    config, facts = gather(load_config("smoke", []), CheckRequest())
+    (row,) = environment_rows(config, facts)
     assert row.status == "problem"
     assert message in f"{row.message}; {row.hint}"
     for command in (["train"], ["quickstart"]):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from launch.preflight.inputs import run_wish, used_inputs
+from launch.preflight.inputs import run_request, used_inputs
 from launch.resources.session import place_on_this_machine, ray_session
 from launch.tracking.mode import wandb_mode
 from partner_rl.cluster.local_ray import session_folder
@@ -23,17 +23,17 @@ _CACHED: Final = ("pypi", "random")
 _HUB: Final = "hf"
 
 
-def check_surroundings(config: RunConfig) -> None:
+def check_environment(config: RunConfig) -> None:
     """Refuses a run that something around it is in the way of.
 
     Raises:
-        PartnerError: It is; the first of `surrounding_problems`.
+        PartnerError: It is; the first of `environment_problems`.
     """
-    for problem in surrounding_problems(config):
+    for problem in environment_problems(config):
         raise PartnerError(problem)
 
 
-def surrounding_problems(config: RunConfig) -> Iterator[str]:
+def environment_problems(config: RunConfig) -> Iterator[str]:
     """What is in the way, each in one line with what to do behind a semicolon."""
     checks: list[Callable[[], object]] = [lambda: wandb_mode(config.tracking), lambda: _check_cache(config)]
     if config.resources.address is None:
@@ -71,7 +71,7 @@ def _check_written(models: Sequence[str], folder: Path, how: str) -> None:
 
 
 def _needed(config: RunConfig) -> list[str]:
-    return sorted({one.name for one in used_inputs(config, run_wish(config)) if one.kind.is_model})
+    return sorted({one.name for one in used_inputs(config, run_request(config)) if one.kind.is_model})
 
 
 def _is_missing(name: str, cache: Path | None) -> bool:
@@ -82,7 +82,7 @@ def _is_missing(name: str, cache: Path | None) -> bool:
         return False
 
 
-def check_room(config: RunConfig, *, scores_all: bool = True) -> None:
+def check_capacity(config: RunConfig, *, scores_all: bool = True) -> None:
     """Refuses, before anything is computed or written, a run that this machine or the cluster has no room for.
 
     Nor may the user's folders and variables be in its way.
@@ -94,7 +94,7 @@ def check_room(config: RunConfig, *, scores_all: bool = True) -> None:
     Raises:
         PartnerError: There is no room, or the cluster cannot be reached.
     """
-    check_surroundings(config)
+    check_environment(config)
     config, plan = place_on_this_machine(config, scores_all=scores_all)
     if config.resources.address is not None:
         with ray_session(config, plan):
