@@ -9,7 +9,7 @@ before and not counted. Memory is that of the sweep with all its processes: the 
 processes that share a page share its size too.
 
 Results to expect: as many reward actors as one trial has, instead of as many in each trial; less time until they have
-loaded their models, less memory where trials run beside each other, and the same figures of every trial.
+loaded their models, less memory where trials run beside each other, and the same metrics of every trial.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import typer
 from benchmarks.command import ROOT, markdown_table, numbers, run_command, where
 from launch.console import out, progress, set_up_logging
 from launch.run_folder.folder import RunFolder
-from launch.sweep.records import SweepFolder
+from launch.sweep.trial_records import SweepFolder
 from partner_rl.config.yaml_text import dump_yaml
 from partner_rl.storage.atomic import write_text
 from partner_rl.types import PartnerError
@@ -85,7 +85,7 @@ class Row:
         actors: Reward actors that were started.
         loading_seconds: Seconds that trials, or the sweep, waited for reward actors to load their models, added up.
         peak_mib: Most memory of all its processes together.
-        figures: Trial → figure → value.
+        metrics: Trial → metric → value.
     """
 
     shared: bool
@@ -95,7 +95,7 @@ class Row:
     actors: int
     loading_seconds: float
     peak_mib: float
-    figures: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, Mapping[str, float]]
 
 
 def spec_of(case: Case, base: Path, trials: int, overrides: Mapping[str, Any]) -> str:
@@ -175,7 +175,7 @@ def measure(case: Case, base: Path, trials: int, settings: Mapping[str, Any], fo
         session["shared_actors"] + sum(record.reward_actors * record.starts for record in records),
         round(session["shared_seconds"] + sum(record.seconds.get("reward actors", 0.0) for record in records), 1),
         round(peak / 2**20, 1),
-        {name: found.figures for name, found in last.items() if found is not None},
+        {name: found.metrics for name, found in last.items() if found is not None},
     )
 
 
@@ -229,12 +229,12 @@ def _memory(pid: int) -> int:
 
 
 def difference(rows: Sequence[Row]) -> float:
-    """The largest difference of any trial's figure between rows, as a share of the figure."""
+    """The largest difference of any metric of a trial between rows, relative to the metric."""
     found = 0.0
     for row in rows[1:]:
-        for trial, figures in row.figures.items():
-            for name, value in figures.items():
-                other = rows[0].figures[trial][name]
+        for trial, metrics in row.metrics.items():
+            for name, value in metrics.items():
+                other = rows[0].metrics[trial][name]
                 found = max(found, abs(value - other) / max(abs(value), abs(other), 1e-9))
     return found
 
@@ -275,7 +275,7 @@ def prepare(preset: str, overrides: Sequence[str], folder: Path) -> RunFolder:
 
 def command(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the measurements here.")] = None,
     preset: Annotated[str, typer.Option(help="A preset's name or a YAML file.")] = "embedded",
     run: Annotated[Path | None, typer.Option(help="Take models and configuration of this run.")] = None,
     trials: Annotated[int, typer.Option(min=2, help="Trials of a sweep.")] = 4,
@@ -299,7 +299,7 @@ def command(
             rows.append(measure(case, base.config_file, trials, settings, folder))
             report(len(rows), len(cases))
     out.print(table(rows), soft_wrap=True, markup=False)
-    out.print(f"largest difference between a trial's figures: {difference(rows):.1e}")
+    out.print(f"largest difference between metrics of a trial: {difference(rows):.1e}")
     if json_file is not None:
         content = {
             **where(),

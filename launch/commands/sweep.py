@@ -14,7 +14,7 @@ from partner_rl.config.section import MAX_TRIALS
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
-    from launch.sweep.report import Outcome
+    from launch.sweep.report import SweepResult
     from launch.sweep.session import Sweep
 
 _SHOWN_POINTS: Final = 24
@@ -45,7 +45,7 @@ def command(
 
     Example: `partner-rl sweep reward_weights --dry-run`
     """
-    from launch.sweep.report import moved_lines
+    from launch.sweep.report import incomparable_lines
     from launch.sweep.session import new_sweep, open_sweep, run_sweep
 
     if resume is not None and spec is not None and "=" in spec:
@@ -62,7 +62,7 @@ def command(
     else:
         assert spec is not None
         sweep = new_sweep(spec, (*(overrides or ()), *redaction(redact)), output, num_samples)
-    for line in moved_lines(sweep.moved):
+    for line in incomparable_lines(sweep.incomparable):
         err.print(line, soft_wrap=True)
     if dry_run:
         _show(sweep)
@@ -112,7 +112,7 @@ def _show(sweep: Sweep) -> None:
     show_run(sweep.placed, request, writes, plan=size.session)
 
 
-def _print(found: Outcome, sweep: Sweep) -> None:
+def _print(found: SweepResult, sweep: Sweep) -> None:
     """The chosen trial and where the report is."""
     folder, records = sweep.folder, sweep.folder.records()
     failed = [record for record in records if record.status == "failed"]
@@ -120,12 +120,12 @@ def _print(found: Outcome, sweep: Sweep) -> None:
         err.print(f"{record.name} failed: {record.reason}", soft_wrap=True)
     if found.chosen is None or found.chosen.last is None:
         raise PartnerError(f"no trial has finished, {len(failed)} failed: see {folder.path / 'report.md'}")
-    figures = found.chosen.last.figures
+    metrics = found.chosen.last.metrics
     values = ", ".join(f"{key}={value}" for key, value in found.chosen.values.items())
     out.print(f"{len(found.finished)} trials finished, {len(found.front)} on the Pareto front", soft_wrap=True)
     out.print(f"chosen: {found.chosen.name} ({values})", soft_wrap=True)
     out.print(
-        "  " + ", ".join(f"{m.replace('_', ' ')} {figures[m]:.4g}" for m in sweep.spec.objectives), soft_wrap=True
+        "  " + ", ".join(f"{m.replace('_', ' ')} {metrics[m]:.4g}" for m in sweep.spec.objectives), soft_wrap=True
     )
     out.print(f"report: {folder.path / 'report.md'}; configuration: {folder.chosen}", soft_wrap=True)
     if failed:

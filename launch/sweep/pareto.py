@@ -11,15 +11,15 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 
-def losses(figures: Sequence[Mapping[str, float]], objectives: Mapping[str, str]) -> Floats:
-    """Figures as numbers of which less is better, shape `[N, M]` for `N` trials and `M` objectives.
+def losses(metrics: Sequence[Mapping[str, float]], objectives: Mapping[str, str]) -> Floats:
+    """Metrics as numbers of which less is better, shape `[N, M]` for `N` trials and `M` objectives.
 
     Args:
-        figures: Metric → value, of each trial.
+        metrics: Metric → value, of each trial.
         objectives: Metric → `max` or `min`.
     """
     signs = {metric: -1.0 if direction == "max" else 1.0 for metric, direction in objectives.items()}
-    rows = [[signs[metric] * row[metric] for metric in objectives] for row in figures]
+    rows = [[signs[metric] * row[metric] for metric in objectives] for row in metrics]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
 
 
@@ -61,7 +61,7 @@ def choose(
     taken as ideal). With weights it is the greatest weighted sum. Of equal ones the first is taken.
 
     Args:
-        losses_NM: Figures of all rows, less is better.
+        losses_NM: Metrics of all rows, less is better.
         front: The rows to choose from, at least one.
         objectives: Names of the columns.
         how: `knee`, or objective → weight; one that is left out weighs nothing.

@@ -29,14 +29,14 @@ class Line:
     Attributes:
         name: Its name.
         values: Swept key → value.
-        figures: Objective → figure.
+        metrics: Objective → value.
         on_front: Whether no other trial is better in everything.
         chosen: Whether it is the chosen one.
     """
 
     name: str
     values: Mapping[str, JsonValue]
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     on_front: bool
     chosen: bool
 
@@ -67,7 +67,7 @@ def _parallel(lines: Sequence[Line], objectives: Mapping[str, str]) -> Canvas:
     canvas = new_canvas(1.3 * (len(keys) + len(objectives)) + 2.0, 5.0)
     axes = canvas.add_subplot()
     columns = [_numbers([line.values[key] for line in lines]) for key in keys]
-    columns += [np.array([line.figures[metric] for line in lines]) for metric in objectives]
+    columns += [np.array([line.metrics[metric] for line in lines]) for metric in objectives]
     heights = np.stack([_scaled(column) for column in columns], axis=1)
     for place, better in enumerate(objectives.values(), start=len(keys)):
         if better == "min":
@@ -114,7 +114,7 @@ def _scatter(axes: Axes, lines: Sequence[Line], objectives: Mapping[str, str], x
     for line in lines:
         colour, width, layer = line.style
         marker, size = ("*", 130.0) if line.chosen else ("o", 22.0 * width)
-        axes.scatter(line.figures[x], line.figures[y], s=size, color=colour, zorder=layer, marker=marker)
+        axes.scatter(line.metrics[x], line.metrics[y], s=size, color=colour, zorder=layer, marker=marker)
     for setter, metric in ((axes.set_xlabel, x), (axes.set_ylabel, y)):
         setter(f"{metric.replace('_', ' ')} {'↑' if objectives[metric] == 'max' else '↓'}", fontsize=8)
     axes.tick_params(labelsize=7)

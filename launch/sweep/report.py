@@ -19,8 +19,8 @@ from pydantic import JsonValue
 from launch.console import typed_command
 from launch.sweep.pareto import choose, losses, pareto_front, scaled
 from launch.sweep.plots import FRONT, PARALLEL, Line, draw_charts
-from launch.sweep.records import SweepFolder, TrialRecord, WeightsFrom
 from launch.sweep.spec import METRICS, SweepSpec
+from launch.sweep.trial_records import SweepFolder, TrialRecord, WeightsFrom
 from partner_rl.config.load import assignments, config_yaml, load_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.evaluation.summary import write_summary
@@ -71,7 +71,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SweepResult:
     """What a sweep found.
 
     Attributes:
@@ -87,18 +87,18 @@ class Outcome:
     chosen: TrialRecord | None
 
 
-def outcome(spec: SweepSpec, records: Sequence[TrialRecord]) -> Outcome:
+def sweep_result(spec: SweepSpec, records: Sequence[TrialRecord]) -> SweepResult:
     """The Pareto front of the finished trials, and the one to take."""
     finished = tuple(r for r in records if r.status == "finished" and r.last is not None)
-    found = losses([r.last.figures for r in finished if r.last is not None], spec.goals)
+    found = losses([r.last.metrics for r in finished if r.last is not None], spec.goals)
     front = pareto_front(found)
     if not front:
-        return Outcome(finished, (), {}, None)
+        return SweepResult(finished, (), {}, None)
     goodness = {
         finished[i].name: tuple(float(x) for x in row) for i, row in zip(front, scaled(found, front), strict=True)
     }
     taken = choose(found, front, list(spec.goals), spec.preference)
-    return Outcome(finished, tuple(front), goodness, finished[taken])
+    return SweepResult(finished, tuple(front), goodness, finished[taken])
 
 
 def chosen_config(base: str, record: TrialRecord) -> RunConfig:
@@ -137,8 +137,8 @@ def write_report(
     spec: SweepSpec,
     records: Sequence[TrialRecord],
     sessions: Sequence[Session],
-    moved: Mapping[str, Sequence[str]] = NOTHING,
-) -> Outcome:
+    incomparable: Mapping[str, Sequence[str]] = NOTHING,
+) -> SweepResult:
     """Writes `report.md`, `report.html`, `report.json`, `trials.parquet`, the charts and `chosen.yaml`.
 
     Args:
@@ -146,15 +146,15 @@ def write_report(
         spec: The sweep.
         records: All trials that were started.
         sessions: All starts of the sweep.
-        moved: Swept key → objectives that trials do not compare in (`launch.sweep.sizing`).
+        incomparable: Swept key → objectives that trials do not compare in (`launch.sweep.sizing`).
     """
-    found = outcome(spec, records)
+    found = sweep_result(spec, records)
     front = {found.finished[i].name for i in found.front}
     if found.chosen is not None:
         lines = [_line(r, spec, r.name in front, r is found.chosen) for r in found.finished]
         draw_charts(lines, spec.goals, sweep.path / FIGURES_FOLDER)
         write_text(sweep.chosen, config_yaml(chosen_config(str(sweep.base_file), found.chosen)))
-    markdown = report_markdown(sweep, spec, records, found, sessions, moved)
+    markdown = report_markdown(sweep, spec, records, found, sessions, incomparable)
     write_text(sweep.path / "report.md", markdown)
     write_text(sweep.path / "report.html", _html(markdown, sweep.path))
     write_summary(sweep.path / "report.json", report_json(spec, records, found, sessions))
@@ -164,8 +164,8 @@ def write_report(
 
 def _line(record: TrialRecord, spec: SweepSpec, on_front: bool, chosen: bool) -> Line:
     assert record.last is not None
-    figures = {metric: record.last.figures[metric] for metric in spec.goals}
-    return Line(record.name, record.values, figures, on_front, chosen)
+    metrics = {metric: record.last.metrics[metric] for metric in spec.goals}
+    return Line(record.name, record.values, metrics, on_front, chosen)
 
 
 # --- Markdown and HTML ------------------------------------------------------------------------------------------------
@@ -175,13 +175,13 @@ def report_markdown(
     sweep: SweepFolder,
     spec: SweepSpec,
     records: Sequence[TrialRecord],
-    found: Outcome,
+    found: SweepResult,
     sessions: Sequence[Session],
-    moved: Mapping[str, Sequence[str]],
+    incomparable: Mapping[str, Sequence[str]],
 ) -> str:
     """The report as Markdown."""
     title = f"# Sweep {sweep.path.name}"
-    parts = [title, _facts(spec, records, sessions), *moved_lines(moved)]
+    parts = [title, _facts(spec, records, sessions), *incomparable_lines(incomparable)]
     if found.chosen is None:
         parts.append("No trial has finished, so that there is nothing to choose from.")
     else:
@@ -211,15 +211,15 @@ def _facts(spec: SweepSpec, records: Sequence[TrialRecord], sessions: Sequence[S
     return "\n".join(f"- **{label}**: {text}" for label, text in facts.items())
 
 
-def moved_lines(moved: Mapping[str, Sequence[str]]) -> list[str]:
+def incomparable_lines(incomparable: Mapping[str, Sequence[str]]) -> list[str]:
     """A line for each swept key that changes what objectives are measured with."""
     return [
         f"Trials that differ in {key} do not compare in {', '.join(metrics)}: it changes what measures that."
-        for key, metrics in moved.items()
+        for key, metrics in incomparable.items()
     ]
 
 
-def _choice(spec: SweepSpec, found: Outcome, sweep: SweepFolder) -> str:
+def _choice(spec: SweepSpec, found: SweepResult, sweep: SweepFolder) -> str:
     assert found.chosen is not None
     if spec.choose == "knee":
         how = (
@@ -245,25 +245,25 @@ def _weight_keys(record: TrialRecord) -> Iterable[str]:
     return record.weights[0].weights if record.weights else ()
 
 
-def _front_section(spec: SweepSpec, found: Outcome) -> str:
+def _front_section(spec: SweepSpec, found: SweepResult) -> str:
     columns = ("trial", *spec.objectives, "sum of scaled")
     rows = []
     for place in found.front:
         record = found.finished[place]
         assert record.last is not None
-        figures = [f"{record.last.figures[metric]:.4g}" for metric in spec.objectives]
+        metrics = [f"{record.last.metrics[metric]:.4g}" for metric in spec.objectives]
         mark = " (chosen)" if record is found.chosen else ""
-        rows.append((record.name + mark, *figures, f"{sum(found.goodness[record.name]):.3f}"))
+        rows.append((record.name + mark, *metrics, f"{sum(found.goodness[record.name]):.3f}"))
     share = f"{len(found.front)} of {len(found.finished)} finished trials: no other one is better in everything."
     return f"## Pareto front\n\n{share}\n\n{_table(columns, rows)}"
 
 
-def _all_trials(spec: SweepSpec, records: Sequence[TrialRecord], found: Outcome) -> str:
+def _all_trials(spec: SweepSpec, records: Sequence[TrialRecord], found: SweepResult) -> str:
     front = {found.finished[i].name for i in found.front}
     rows = []
     for record in records:
         last = record.last
-        figures = ["–" if last is None else f"{last.figures[metric]:.4g}" for metric in spec.objectives]
+        metrics = ["–" if last is None else f"{last.metrics[metric]:.4g}" for metric in spec.objectives]
         rows.append(
             (
                 record.name,
@@ -271,7 +271,7 @@ def _all_trials(spec: SweepSpec, records: Sequence[TrialRecord], found: Outcome)
                 "yes" if record.name in front else "no",
                 str(last.iterations if last is not None else 0),
                 *(_cell(record.values.get(key)) for key in spec.space),
-                *figures,
+                *metrics,
             )
         )
     columns = ("trial", "status", "front", "iterations", *spec.space, *spec.objectives)
@@ -333,7 +333,7 @@ def _html(markdown: str, folder: Path) -> str:
 
 
 def report_json(
-    spec: SweepSpec, records: Sequence[TrialRecord], found: Outcome, sessions: Sequence[Session]
+    spec: SweepSpec, records: Sequence[TrialRecord], found: SweepResult, sessions: Sequence[Session]
 ) -> dict[str, Any]:
     """The content of `report.json`."""
     return {
@@ -349,8 +349,8 @@ def report_json(
     }
 
 
-def trials_table(spec: SweepSpec, records: Sequence[TrialRecord], found: Outcome) -> pa.Table:
-    """One row a trial: status, swept values, figures, seconds. Values that are no numbers are JSON texts."""
+def trials_table(spec: SweepSpec, records: Sequence[TrialRecord], found: SweepResult) -> pa.Table:
+    """One row a trial: status, swept values, metrics, seconds. Values that are no numbers are JSON texts."""
     front = {found.finished[i].name for i in found.front}
     last = [record.last for record in records]
     phases = sorted({phase for record in records for phase in record.seconds})
@@ -367,7 +367,7 @@ def trials_table(spec: SweepSpec, records: Sequence[TrialRecord], found: Outcome
     for key in spec.space:
         columns[key] = _column([r.values.get(key) for r in records])
     for metric in METRICS:
-        columns[metric] = pa.array([None if one is None else one.figures[metric] for one in last], pa.float64())
+        columns[metric] = pa.array([None if one is None else one.metrics[metric] for one in last], pa.float64())
     for phase in phases:
         name = f"seconds_{phase.replace(' ', '_')}"
         columns[name] = pa.array([r.seconds.get(phase) for r in records], pa.float64())

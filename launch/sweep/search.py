@@ -23,10 +23,10 @@ from pydantic import JsonValue
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
-from launch.sweep.records import TrialRecord
 from launch.sweep.space import Point, domain
 from launch.sweep.spec import Range, SweepSpec
 from launch.sweep.trial import ITERATIONS
+from launch.sweep.trial_records import TrialRecord
 from partner_rl.config.section import MAX_SEED
 
 POINT: Final = "trial"
@@ -111,7 +111,7 @@ class OptunaProposals(Searcher):
         """The objectives of a finished trial. One that was stopped early is not compared with those that were not."""
         if record is None or record.status != "finished" or record.last is None:
             return None
-        return [record.last.figures[metric] for metric in self._objectives]
+        return [record.last.metrics[metric] for metric in self._objectives]
 
     def _ended(self, record: TrialRecord) -> FrozenTrial:
         values = self._values(record)
@@ -231,7 +231,7 @@ class RememberingAsha(AsyncHyperBandScheduler):
         for record in known:
             rungs = _Rungs(self._brackets[0], _Named(record.name))
             for found in record.history:
-                rungs.on_result(None, found.iterations, sign * found.figures[metric])
+                rungs.on_result(None, found.iterations, sign * found.metrics[metric])
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Tune's hook."""

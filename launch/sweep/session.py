@@ -33,24 +33,24 @@ from launch.run_folder.fingerprints import (
 )
 from launch.run_folder.folder import RunFolder
 from launch.run_folder.lock import alone
-from launch.sweep.records import SweepFolder
-from launch.sweep.report import Outcome, Session, write_report
+from launch.sweep.report import Session, SweepResult, write_report
 from launch.sweep.sizing import (
     LEARNED,
     Shares,
     Sizing,
     check_reservations,
     check_scorers,
+    incomparable_objectives,
     on_gpus,
     pooled_config,
     shares,
     sizing,
     trials_in_memory,
-    yardsticks,
 )
 from launch.sweep.space import checked_configs, config_maker, planned_points
 from launch.sweep.spec import SweepSpec, read_spec, spec_yaml
 from launch.sweep.trial import TrialSetup, run_trial
+from launch.sweep.trial_records import SweepFolder
 from launch.sweep.tuner import Work, run_trials, set_up_tune
 from launch.training import phases
 from launch.training.phases import load_splits
@@ -170,7 +170,7 @@ class Sweep:
         folder: Its folder.
         spec: What it is.
         config: The configuration that trials change.
-        moved: Swept key → objectives that trials do not compare in, as they are measured with what the key changes.
+        incomparable: Swept key → objectives that are measured with what it changes: trials do not compare in them.
         tried: Configurations of the trials, or those with each swept key's extreme values where the trials are not
             known yet.
     """
@@ -178,7 +178,7 @@ class Sweep:
     folder: SweepFolder
     spec: SweepSpec
     config: RunConfig
-    moved: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    incomparable: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tried: tuple[RunConfig, ...] = ()
 
     @property
@@ -335,7 +335,7 @@ def _checked(folder: SweepFolder, spec: SweepSpec, overrides: tuple[str, ...]) -
     check_reservations(trials, config)
     if shares(spec).pools:
         check_scorers(spec, config_of)
-    return Sweep(folder, spec, config, yardsticks(spec, config_of), tuple(config for _, config in trials))
+    return Sweep(folder, spec, config, incomparable_objectives(spec, config_of), tuple(config for _, config in trials))
 
 
 def left_to_do(sweep: Sweep, *, retry_failed: bool = False) -> Work:
@@ -358,7 +358,7 @@ def left_to_do(sweep: Sweep, *, retry_failed: bool = False) -> Work:
     return Work(spec, known, pending, 0, iterations)
 
 
-def run_sweep(sweep: Sweep, *, retry_failed: bool = False) -> Outcome:
+def run_sweep(sweep: Sweep, *, retry_failed: bool = False) -> SweepResult:
     """Runs what is left of a sweep and writes its report.
 
     Args:
@@ -382,7 +382,7 @@ def run_sweep(sweep: Sweep, *, retry_failed: bool = False) -> Outcome:
             _run(sweep, retry_failed=retry_failed)
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(f"interrupted; go on with: {folder.resume_command}") from interrupt
-        return write_report(folder, sweep.spec, folder.records(), _sessions(folder), sweep.moved)
+        return write_report(folder, sweep.spec, folder.records(), _sessions(folder), sweep.incomparable)
 
 
 def _run(sweep: Sweep, *, retry_failed: bool) -> None:

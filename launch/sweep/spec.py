@@ -45,10 +45,10 @@ Metric = Literal[
     "unchanged",
     "length",
 ]
-"""Figures of a trial on held-out pairs (`partner_rl.evaluation.systems.SystemScores`)."""
+"""Metrics of a trial on held-out pairs (`partner_rl.evaluation.systems.SystemScores`)."""
 
 METRICS: Final[tuple[Metric, ...]] = get_args(Metric)
-"""All figures of a trial, in the order of the report."""
+"""All metrics of a trial, in the order of the report."""
 
 Direction = Literal["max", "min"]
 """Which way a metric is better."""

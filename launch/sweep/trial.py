@@ -26,18 +26,18 @@ from launch.resources.device import device_of
 from launch.resources.plan import DRIVER, Plan
 from launch.run_folder.fingerprints import InputError, check_present, inputs_of
 from launch.run_folder.folder import RunFolder
-from launch.sweep.records import (
-    Evaluated,
+from launch.sweep.sizing import on_gpus
+from launch.sweep.space import Point
+from launch.sweep.spec import METRICS, SweepSpec
+from launch.sweep.trial_records import (
     SweepFolder,
+    TrialEvaluation,
     TrialRecord,
     WeightsFrom,
     known_or_new,
     started,
     with_seconds,
 )
-from launch.sweep.sizing import on_gpus
-from launch.sweep.space import Point
-from launch.sweep.spec import METRICS, SweepSpec
 from launch.tracking import log_evaluation
 from launch.tracking.curves import plot_curves, read_metrics
 from launch.training import phases
@@ -59,7 +59,7 @@ from rewards.pool import ClientSpec, PoolSpec, RewardClient, create_pools
 from rewards.registry import all_components
 
 
-class Examiner:
+class TrialEvaluator:
     """Measures a trial's policy on held-out pairs, always the same ones."""
 
     def __init__(
@@ -79,7 +79,7 @@ class Examiner:
         self._client = RewardClient(client.spec)
         self._sources = phases.evaluation_sources(config, run, self._client)
 
-    def figures(self, policy: Policy) -> dict[str, float]:
+    def measure(self, policy: Policy) -> dict[str, float]:
         """Metric → value of a policy; raises PartnerError when one is no number."""
         settings = self._config.evaluation
         sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
@@ -90,20 +90,20 @@ class Examiner:
             scores = evaluate_system(
                 TRAINED, requests, self._client, self._sources.definitions, self._sources.embed
             ).as_json()
-        return finite_figures(scores)
+        return finite_metrics(scores)
 
 
-def finite_figures(scores: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a trial among a system's scores.
+def finite_metrics(scores: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a trial among a system's scores.
 
     Raises:
         PartnerError: One is infinite or NaN, which neither compares nor fits into JSON: the trial has failed.
     """
-    figures: dict[str, float] = {metric: float(scores[metric]) for metric in METRICS}
-    for metric, value in figures.items():
+    metrics: dict[str, float] = {metric: float(scores[metric]) for metric in METRICS}
+    for metric, value in metrics.items():
         if not math.isfinite(value):
             raise PartnerError(f"{metric} of the rewrites is {value}: the policy writes what cannot be measured")
-    return figures
+    return metrics
 
 
 ITERATIONS: Final = "iterations"
@@ -117,7 +117,7 @@ FREE_AFTER_S: Final = 90.0
 REASON_CHARACTERS: Final = 500
 """Longest reason of a failure in a record."""
 
-Report = Callable[[Evaluated], None]
+Report = Callable[[TrialEvaluation], None]
 """Tells Tune of an evaluation, from which a scheduler decides whether the trial goes on."""
 
 
@@ -185,11 +185,11 @@ def _write_failure(setup: TrialSetup, sweep: SweepFolder, point: Point, error: E
     if not setup.redact and not isinstance(_cause(error), PartnerError):
         write_text(where, "".join(traceback.format_exception(error)))
         reason = f"{reason} (see {where.relative_to(sweep.path)})"
-    failed = {"status": "failed", "reason": reason, "blameless": is_blameless(error)}
+    failed = {"status": "failed", "reason": reason, "transient": is_transient(error)}
     sweep.write(known_or_new(sweep, point).model_copy(update=failed))
 
 
-def is_blameless(error: BaseException | None) -> bool:
+def is_transient(error: BaseException | None) -> bool:
     """Whether a trial failed through what lies outside of it, by the error or what led to it."""
     while error is not None:
         if isinstance(error, (InputError, OSError, RayError)) and not isinstance(error, RayTaskError):
@@ -224,7 +224,9 @@ def _current(sweep: SweepFolder, name: str) -> TrialRecord:
     return found
 
 
-def _train(setup: TrialSetup, sweep: SweepFolder, point: Point, report: Report, origin: Origin | None) -> Evaluated:
+def _train(
+    setup: TrialSetup, sweep: SweepFolder, point: Point, report: Report, origin: Origin | None
+) -> TrialEvaluation:
     """The phases of a run, from wherever the trial was stopped; returns the last evaluation."""
     config, clock, began = trial_config(setup, sweep, point), PhaseClock(), time.perf_counter()
     with ExitStack() as stack:
@@ -249,29 +251,29 @@ def _train(setup: TrialSetup, sweep: SweepFolder, point: Point, report: Report, 
         with clock.phase("reward actors", "reward actors"):
             client, actors = stack.enter_context(_client(setup, config, run))
         sweep.write(_current(sweep, point.name).model_copy(update={"reward_actors": actors}))
-        examiner = Examiner(setup.spec.split, config, run, splits, client, clock)
+        evaluator = TrialEvaluator(setup.spec.split, config, run, splits, client, clock)
 
-        def examine(step: int, algorithm: RewriteAlgorithm) -> None:
+        def evaluate(step: int, algorithm: RewriteAlgorithm) -> None:
             interval = setup.spec.evaluation_interval
             if interval is not None and step % interval == 0 and step < config.algorithm.iterations:
-                found = Evaluated(iterations=step, figures=examiner.figures(algorithm.policy_in_driver()))
+                found = TrialEvaluation(iterations=step, metrics=evaluator.measure(algorithm.policy_in_driver()))
                 sweep.write(_current(sweep, point.name).evaluated(found))
                 _report_or_stop(report, found)
 
         with clock.phase("training", "reinforcement learning"):
             pairs = phases.rewritable(splits.train, config)
-            train_policy(config, run, policy_folder, pairs, client, resume=resume, after_iteration=examine)
+            train_policy(config, run, policy_folder, pairs, client, resume=resume, after_iteration=evaluate)
         plot_curves(read_metrics(run.metrics), run.curves)
         policy = load_policy(
             run.export, config.policy.model_copy(update={"lora": None}), config.env.window, device_of(config)
         )
-        last = Evaluated(iterations=config.algorithm.iterations, figures=examiner.figures(policy))
-        log_evaluation(run.path, config, [{"system": TRAINED, **last.figures}])
+        last = TrialEvaluation(iterations=config.algorithm.iterations, metrics=evaluator.measure(policy))
+        log_evaluation(run.path, config, [{"system": TRAINED, **last.metrics}])
         sweep.write(_current(sweep, point.name).evaluated(last).model_copy(update={"status": "finished"}))
         return last
 
 
-def _report_or_stop(report: Report, found: Evaluated) -> None:
+def _report_or_stop(report: Report, found: TrialEvaluation) -> None:
     """Tells Tune of an evaluation. A stop is an interruption, to the run and to W&B, and no failure."""
     try:
         report(found)
@@ -367,14 +369,14 @@ def client_of(shared: ClientSpec, config: RunConfig, run: RunFolder) -> ClientSp
 # --- Tune, and population-based training ------------------------------------------------------------------------------
 
 
-def _report(found: Evaluated, *, ended: bool = False) -> None:
+def _report(found: TrialEvaluation, *, ended: bool = False) -> None:
     """Hands an evaluation to Tune, the last one as such; does not come back when the scheduler stops the trial."""
     name = tune.get_context().get_trial_name()
     with tempfile.TemporaryDirectory() as folder:
         pointer = {"trial": name, ITERATIONS: found.iterations}
         write_json(Path(folder) / POINTER, pointer)
-        figures = {**found.figures, ITERATIONS: found.iterations, ENDED: int(ended)}
-        tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
+        metrics = {**found.metrics, ITERATIONS: found.iterations, ENDED: int(ended)}
+        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def _origin(name: str) -> Origin | None:

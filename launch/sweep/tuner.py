@@ -14,21 +14,21 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from launch.console import ProgressCallback, err
-from launch.sweep.records import SweepFolder, TrialRecord, known_or_new
 from launch.sweep.search import POINT, OptunaProposals, scheduler
 from launch.sweep.space import Point
 from launch.sweep.spec import SweepSpec
 from launch.sweep.trial import ENDED
+from launch.sweep.trial_records import SweepFolder, TrialRecord, known_or_new
 from partner_rl.cluster.local_ray import own_handlers
 
 RunTrial = Callable[[Mapping[str, Any]], None]
 """What runs in a trial's process: given Tune's configuration, with the point under `trial`."""
 
-SHOWN_FIGURES: Final = 3
+SHOWN_METRICS: Final = 3
 """Objectives on the line that says how a trial ended."""
 
 _TUNE: Final = {
-    # Tune's own files of figures; ours are the records.
+    # Tune would write files of metrics; ours are the records.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Signals end the sweep through `launch.interrupt`.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -183,7 +183,7 @@ def _write_end(folder: SweepFolder, point: Mapping[str, Any], reason: str | None
         return record
     if reason is None:
         return folder.write(record.model_copy(update={"status": "stopped"}))
-    lost = {"status": "failed", "reason": f"its process was lost: {reason}", "blameless": True}
+    lost = {"status": "failed", "reason": f"its process was lost: {reason}", "transient": True}
     return folder.write(record.model_copy(update=lost))
 
 
@@ -193,8 +193,8 @@ def describe_end(record: TrialRecord, spec: SweepSpec) -> str:
         return f"{record.name} failed: {record.reason}"
     if record.last is None:
         return f"{record.name} {record.status}"
-    figures = ", ".join(f"{name} {record.last.figures[name]:.4g}" for name in list(spec.objectives)[:SHOWN_FIGURES])
-    return f"{record.name} {record.status} after {record.last.iterations} iterations: {figures}"
+    metrics = ", ".join(f"{name} {record.last.metrics[name]:.4g}" for name in list(spec.objectives)[:SHOWN_METRICS])
+    return f"{record.name} {record.status} after {record.last.iterations} iterations: {metrics}"
 
 
 def _last_line(path: str | None) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from launch.jobs.working_dir import EXCLUDED, check_tree
 from launch.run_folder.folder import RunFolder
-from launch.sweep.records import SweepFolder, TrialRecord
+from launch.sweep.trial_records import SweepFolder, TrialRecord
 from partner_rl.config.schema import RunConfig
 from partner_rl.evaluation.human_sheet import _as_text
 from partner_rl.models.store import MANIFEST_NAME, read_manifest

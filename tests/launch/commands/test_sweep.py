@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from launch.cli import app
-from launch.sweep.records import SweepFolder
+from launch.sweep.trial_records import SweepFolder
 from partner_rl.config.load import load_config
 from tests.helpers.command_line import COMMAND, ROOT, partner
 

@@ -16,8 +16,7 @@ from ray.tune.search import Searcher
 from launch.run_folder.folder import RunFolder
 from launch.run_folder.lock import alone
 from launch.sweep import trial as trial_module
-from launch.sweep.records import Evaluated, SweepFolder, TrialRecord, WeightsFrom, started, with_seconds
-from launch.sweep.report import chosen_config, outcome, schedule, write_report
+from launch.sweep.report import chosen_config, schedule, sweep_result, write_report
 from launch.sweep.search import OptunaProposals
 from launch.sweep.session import Sweep, left_to_do, new_sweep
 from launch.sweep.sizing import (
@@ -25,7 +24,8 @@ from launch.sweep.sizing import (
 )
 from launch.sweep.space import Point
 from launch.sweep.spec import METRICS, SHIPPED, SweepSpec, checked_spec, read_spec, spec_yaml
-from launch.sweep.trial import Origin, TrialSetup, failure_reason, finite_figures, lineage, trial_config
+from launch.sweep.trial import Origin, TrialSetup, failure_reason, finite_metrics, lineage, trial_config
+from launch.sweep.trial_records import SweepFolder, TrialEvaluation, TrialRecord, WeightsFrom, started, with_seconds
 from partner_rl import metric_names
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.config.load import load_config, save_config
@@ -36,14 +36,14 @@ from tests.launch.sweep.specs import EMPATHY, LAMBDA, spec_of
 
 
 def finished(number: int, empathy: float, edit_rate: float, **update: Any) -> TrialRecord:
-    figures = dict.fromkeys(METRICS, 0.5) | {"change_in_empathy": empathy, "edit_rate": edit_rate}
+    metrics = dict.fromkeys(METRICS, 0.5) | {"change_in_empathy": empathy, "edit_rate": edit_rate}
     record = TrialRecord(
         name=f"trial-{number:04d}",
         number=number,
         values={EMPATHY: float(number), "policy.lora": None},
         status="finished",
         starts=1,
-        history=(Evaluated(iterations=2, figures=figures),),
+        history=(TrialEvaluation(iterations=2, metrics=metrics),),
         seconds={"training": 1.5, "together": 2.0},
     )
     return record.model_copy(update=update)
@@ -64,10 +64,10 @@ def test_a_record_is_whole_or_absent_and_counts_starts(tmp_path):
 def test_seconds_add_up_and_undone_evaluations_go():
     record = with_seconds(finished(1, 0.0, 0.0), {"training": 1.0, "evaluation": 0.5})
     assert record.seconds == {"evaluation": 0.5, "together": 2.0, "training": 2.5}
-    again = record.evaluated(Evaluated(iterations=2, figures={"perplexity": 1.0}))
+    again = record.evaluated(TrialEvaluation(iterations=2, metrics={"perplexity": 1.0}))
     assert [found.iterations for found in again.history] == [2]
     assert again.last is not None
-    assert again.last.figures == {"perplexity": 1.0}
+    assert again.last.metrics == {"perplexity": 1.0}
 
 
 def test_a_failure_is_one_line_that_names_its_cause():
@@ -78,16 +78,16 @@ def test_a_failure_is_one_line_that_names_its_cause():
     assert failure_reason(remote, redact=True) == "no room"
 
 
-def test_figures_that_are_no_numbers_fail_the_trial():
+def test_metrics_that_are_no_numbers_fail_the_trial():
     scores = dict.fromkeys(METRICS, 1.0) | {"distinct_sentences": None}
-    assert finite_figures(scores) == dict.fromkeys(METRICS, 1.0)
+    assert finite_metrics(scores) == dict.fromkeys(METRICS, 1.0)
     with pytest.raises(PartnerError, match="perplexity of the rewrites is inf"):
-        finite_figures(scores | {"perplexity": float("inf")})
+        finite_metrics(scores | {"perplexity": float("inf")})
 
 
 def test_a_stop_by_the_scheduler_is_an_interruption_of_the_run():
     with pytest.raises(KeyboardInterrupt):
-        trial_module._report_or_stop(lambda found: sys.exit(0), Evaluated(iterations=1, figures={}))
+        trial_module._report_or_stop(lambda found: sys.exit(0), TrialEvaluation(iterations=1, metrics={}))
 
 
 def test_optuna_learns_from_trials_that_were_stopped_or_failed():
@@ -209,9 +209,9 @@ def test_trials_that_did_not_finish_are_not_compared():
         finished(4, 0.9, 0.6),
         finished(5, 0.5, 0.1),
     ]
-    found = outcome(spec, records)
+    found = sweep_result(spec, records)
     assert [found.finished[i].number for i in found.front] == [1, 5]
-    assert outcome(spec, records[1:3]).chosen is None
+    assert sweep_result(spec, records[1:3]).chosen is None
 
 
 def test_a_report_names_everything(tmp_path):

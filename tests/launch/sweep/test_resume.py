@@ -11,11 +11,11 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from launch.commands.sweep import _print
 from launch.run_folder.fingerprints import InputError
-from launch.sweep.records import Evaluated, SweepFolder, TrialRecord
 from launch.sweep.report import write_report
 from launch.sweep.session import Sweep, left_to_do, new_sweep, open_sweep, settle
 from launch.sweep.spec import METRICS
-from launch.sweep.trial import is_blameless
+from launch.sweep.trial import is_transient
+from launch.sweep.trial_records import SweepFolder, TrialEvaluation, TrialRecord
 from partner_rl.config.load import load_config
 from partner_rl.types import PartnerError
 from tests.helpers.command_line import run_here
@@ -46,8 +46,8 @@ def begun(tmp_path, monkeypatch) -> Sweep:
 
 
 def record(number: int, status: str, **update: object) -> TrialRecord:
-    figures = (Evaluated(iterations=2, figures=dict.fromkeys(METRICS, 0.5)),)
-    history = figures if status == "finished" else ()
+    metrics = (TrialEvaluation(iterations=2, metrics=dict.fromkeys(METRICS, 0.5)),)
+    history = metrics if status == "finished" else ()
     values = {"name": f"trial-{number:04d}", "number": number, "values": {"rewards.empathy.weight": number / 2}}
     return TrialRecord.model_validate({**values, "status": status, "history": history, **update})
 
@@ -127,7 +127,7 @@ def raised_from(error: Exception, cause: BaseException) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("error", "blameless"),
+    ("error", "transient"),
     [
         (OSError(28, "No space left on device"), True),
         (raised_from(PartnerError("checkpoint cannot be written"), OSError(28, "full")), True),
@@ -139,12 +139,12 @@ def raised_from(error: Exception, cause: BaseException) -> Exception:
         (RayTaskError("score", "trace", ValueError("bad")), False),
     ],
 )
-def test_only_what_lies_outside_of_a_trial_is_no_fault_of_its_own(error, blameless):
-    assert is_blameless(error) == blameless
+def test_only_what_lies_outside_of_a_trial_is_no_fault_of_its_own(error, transient):
+    assert is_transient(error) == transient
 
 
 def test_a_blameless_failure_is_tried_again(begun):
-    begun.folder.write(record(2, "failed", reason="full", blameless=True))
+    begun.folder.write(record(2, "failed", reason="full", transient=True))
     assert [point.number for point in left_to_do(begun).pending] == [2]
     begun.folder.write(record(2, "failed", reason="guard"))
     assert not left_to_do(begun).pending

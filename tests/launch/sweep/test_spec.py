@@ -18,20 +18,20 @@ from launch.resources.memory import GIB, ProcessMemory
 from launch.resources.plan import resource_plan
 from launch.run_folder.folder import RunFolder
 from launch.sweep.pareto import choose, losses, pareto_front, scaled
-from launch.sweep.records import SweepFolder
 from launch.sweep.session import shared_keys
 from launch.sweep.sizing import (
     check_reservations,
     check_scorers,
+    incomparable_objectives,
     on_gpus,
     shares,
     sizing,
     trials_in_memory,
-    yardsticks,
 )
 from launch.sweep.space import Point, checked_configs, config_maker, planned_points
 from launch.sweep.spec import SweepSpec, read_spec, shipped_specs, spec_yaml
 from launch.sweep.trial import client_of
+from launch.sweep.trial_records import SweepFolder
 from partner_rl.config.load import load_config, save_config
 from partner_rl.types import PartnerError, ScoreRequest
 from rewards.assembly import assemble, collect_items
@@ -208,14 +208,14 @@ def test_the_knee_is_farthest_from_the_plane_of_the_extremes(rows):
     assert distances[front.index(chosen)] == pytest.approx(distances.max())
 
 
-def test_figures_that_are_not_finite_are_never_chosen():
+def test_metrics_that_are_not_finite_are_never_chosen():
     rows = np.array([[np.nan, 0.0], [1.0, 1.0], [-np.inf, 2.0]])
     assert pareto_front(rows) == [1]
 
 
 def test_a_weighted_choice_follows_its_weights():
-    figures = [{"a": 0.0, "b": 0.0}, {"a": 1.0, "b": 1.0}, {"a": 0.8, "b": 0.3}]
-    found = losses(figures, {"a": "max", "b": "min"})
+    metrics = [{"a": 0.0, "b": 0.0}, {"a": 1.0, "b": 1.0}, {"a": 0.8, "b": 0.3}]
+    found = losses(metrics, {"a": "max", "b": "min"})
     front = pareto_front(found)
     assert front == [0, 1, 2]
     assert choose(found, front, ["a", "b"], "knee") == 2
@@ -303,22 +303,22 @@ def test_a_key_that_changes_what_a_trial_reserves_is_refused(key, values):
         check_reservations(checked_configs(spec, config_of, planned_points(spec)), config_of({}))
 
 
-def test_figures_that_are_not_measured_alike_are_named():
+def test_metrics_that_are_not_measured_alike_are_named():
     checkpoints = {"rewards.empathy.checkpoint": "e", "rewards.coherence.checkpoint": "c"}
     goals = {"change_in_empathy": "max", "perplexity": "min", "mutual_information": "max", "edit_rate": "min"}
 
-    def moved(key: str, *values: Any, **overrides: Any) -> list[str]:
+    def incomparable(key: str, *values: Any, **overrides: Any) -> list[str]:
         spec = spec_of(space={key: {"grid": values}}, objectives=goals, overrides=overrides)
-        return yardsticks(spec, config_maker(spec, [])).get(key, [])
+        return incomparable_objectives(spec, config_maker(spec, [])).get(key, [])
 
-    assert moved(EMPATHY, 1.0, 2.0) == []
-    assert moved("algorithm.learning_rate", 1e-4, 1e-3) == []
-    assert moved(LAMBDA, 0.1, 0.5) == ["mutual_information"]
-    assert moved("rewards.fluency.repetition_penalty", 0.0, 1.0) == []
-    assert moved("models.reward_lm", "random:llama", "random:gpt2") == ["mutual_information", "perplexity"]
-    assert moved("seed", 1, 2) == ["change_in_empathy"]
-    assert moved("seed", 1, 2, **checkpoints) == []
-    assert moved("data.split_salt", "a", "b") == sorted(goals)
+    assert incomparable(EMPATHY, 1.0, 2.0) == []
+    assert incomparable("algorithm.learning_rate", 1e-4, 1e-3) == []
+    assert incomparable(LAMBDA, 0.1, 0.5) == ["mutual_information"]
+    assert incomparable("rewards.fluency.repetition_penalty", 0.0, 1.0) == []
+    assert incomparable("models.reward_lm", "random:llama", "random:gpt2") == ["mutual_information", "perplexity"]
+    assert incomparable("seed", 1, 2) == ["change_in_empathy"]
+    assert incomparable("seed", 1, 2, **checkpoints) == []
+    assert incomparable("data.split_salt", "a", "b") == sorted(goals)
 
 
 def test_what_no_key_changes_is_made_once(tmp_path):

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import ray
 
-from launch.sweep.records import Evaluated, SweepFolder, TrialRecord, started
 from launch.sweep.space import Point, planned_points
 from launch.sweep.spec import METRICS, SweepSpec, checked_spec
 from launch.sweep.trial import _origin, _report
+from launch.sweep.trial_records import SweepFolder, TrialEvaluation, TrialRecord, started
 from launch.sweep.tuner import Work, run_trials, set_up_tune
 
 KEY = "rewards.empathy.weight"
@@ -33,7 +33,7 @@ def cluster(no_ray: None) -> None:
     ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
 
 
-def figures(weight: float) -> dict[str, float]:
+def metrics(weight: float) -> dict[str, float]:
     """Empathy is best at 1, edit rate at 0: every weight in between is on the front."""
     return dict.fromkeys(METRICS, 1.0) | {"change_in_empathy": -((weight - 1.0) ** 2), "edit_rate": abs(weight)}
 
@@ -59,10 +59,10 @@ def formula(folder: Path, interval: int, together: int, config: Mapping[str, Any
     if weight < -90.0 and record.starts == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     for step in range(done + interval, ITERATIONS, interval):
-        record = sweep.write(record.evaluated(Evaluated(iterations=step, figures=figures(weight))))
-        _report(Evaluated(iterations=step, figures=figures(weight)))
+        record = sweep.write(record.evaluated(TrialEvaluation(iterations=step, metrics=metrics(weight))))
+        _report(TrialEvaluation(iterations=step, metrics=metrics(weight)))
         wait_until(lambda: sum(bool(known.history) for known in sweep.records()) >= together)
-    last = Evaluated(iterations=ITERATIONS, figures=figures(weight))
+    last = TrialEvaluation(iterations=ITERATIONS, metrics=metrics(weight))
     sweep.write(record.evaluated(last).model_copy(update={"status": "finished"}))
     _report(last, ended=True)
 

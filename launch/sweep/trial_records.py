@@ -24,18 +24,18 @@ Status = Literal["running", "finished", "stopped", "failed"]
 """`running` also of a trial that was interrupted; `stopped` by the scheduler, before its last iteration."""
 
 
-class Evaluated(BaseModel):
-    """A trial's figures after some iterations.
+class TrialEvaluation(BaseModel):
+    """Metrics of a trial after some iterations.
 
     Attributes:
         iterations: Iterations done.
-        figures: Metric → value on the held-out pairs.
+        metrics: Metric → value on the held-out pairs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     iterations: int
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
 
 class WeightsFrom(BaseModel):
@@ -64,7 +64,7 @@ class TrialRecord(BaseModel):
         history: Evaluations, oldest first.
         weights: With PBT the weights that the policy was trained with, over all trials that it came from.
         reason: Why it failed, in one line.
-        blameless: Whether it failed through what lies outside of it: a full disk, an input that is gone, a process that
+        transient: Whether it failed through what lies outside of it: a full disk, an input that is gone, a process that
             was lost.
         seconds: Phase → seconds, over all starts.
         reward_actors: Reward actors of its own.
@@ -77,10 +77,10 @@ class TrialRecord(BaseModel):
     values: dict[str, JsonValue]
     status: Status = "running"
     starts: int = 0
-    history: tuple[Evaluated, ...] = ()
+    history: tuple[TrialEvaluation, ...] = ()
     weights: tuple[WeightsFrom, ...] = ()
     reason: str | None = None
-    blameless: bool = False
+    transient: bool = False
     seconds: dict[str, float] = {}
     reward_actors: int = 0
 
@@ -90,15 +90,15 @@ class TrialRecord(BaseModel):
         return Point(self.number, self.values)
 
     @property
-    def last(self) -> Evaluated | None:
+    def last(self) -> TrialEvaluation | None:
         """The newest evaluation."""
         return self.history[-1] if self.history else None
 
     def is_to_be_retried(self, *, all_failed: bool) -> bool:
         """Whether it failed and is tried again: what failed by itself would fail again, unless all are asked for."""
-        return self.status == "failed" and (all_failed or self.blameless)
+        return self.status == "failed" and (all_failed or self.transient)
 
-    def evaluated(self, found: Evaluated) -> TrialRecord:
+    def evaluated(self, found: TrialEvaluation) -> TrialRecord:
         """The record with an evaluation; those of as many or more iterations are undone ones."""
         earlier = tuple(one for one in self.history if one.iterations < found.iterations)
         return self.model_copy(update={"history": (*earlier, found)})
