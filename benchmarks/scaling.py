@@ -27,6 +27,7 @@ import typer
 from benchmarks.command import markdown_table, numbers, run_command, where
 from benchmarks.work import Workload
 from launch.console import out, progress, set_up_logging
+from partner_rl.progress import Progress
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def measure_all(wanted: Sequence[Case], iterations: int, scorers: bool, run: Pat
     return rows
 
 
-def _shifted(report_all: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
+def _shifted(report_all: Progress, before: int, total: int) -> Callable[[int], None]:
     """A row's progress as a part of the progress of all rows."""
     return lambda done: report_all(before + done, total)
 

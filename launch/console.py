@@ -17,12 +17,11 @@ from typing import IO, Final
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
+from partner_rl.progress import Progress
 from partner_rl.storage.atomic import is_written_in_place
-
-ProgressCallback = Callable[[int, int], None]
-"""`report(done, total)`: what long computations take to say how far they are."""
 
 
 def plain_console(*, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> Console:
@@ -63,7 +62,7 @@ def set_up_logging(level: int = logging.INFO) -> None:
 
 
 @contextmanager
-def progress(description: str, console: Console = err) -> Iterator[ProgressCallback]:
+def progress(description: str, console: Console = err) -> Iterator[Progress]:
     """Shows how far a computation is, with the time that is left.
 
     Example:
@@ -111,8 +110,8 @@ def waiting_for(what: str, state: Callable[[], str], every_s: float = 60.0) -> I
         voice.join()
 
 
-def _bar(console: Console) -> Progress:
-    return Progress(
+def _bar(console: Console) -> ProgressBar:
+    return ProgressBar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +13,9 @@ from partner_rl.config.schema import EnvConfig
 from partner_rl.policy.actions import decode_action
 from partner_rl.policy.generate import SampledAction, Sampling, sample_actions
 from partner_rl.policy.model import Policy
+from partner_rl.progress import Progress, no_progress
 from partner_rl.seeds import seed_of
 from partner_rl.types import Example, PartnerError, ScoreRequest
-
-Progress = Callable[[int, int], None]
-"""Called with the pairs done and the pairs in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ class Rewriter:
         self._seed = seed
         self._batch_size = batch_size
 
-    def rewrite(self, pairs: Sequence[Example], progress: Progress | None = None) -> list[Rewrite | RewriteError]:
+    def rewrite(self, pairs: Sequence[Example], progress: Progress = no_progress) -> list[Rewrite | RewriteError]:
         """Rewrites each response to the end of its episode.
 
         Args:
@@ -103,12 +101,11 @@ class Rewriter:
         results: list[Rewrite | RewriteError] = []
         for batch, start in enumerate(range(0, len(pairs), self._batch_size)):
             results += self._rewrite_batch(pairs[start : start + self._batch_size], batch)
-            if progress is not None:
-                progress(len(results), len(pairs))
+            progress(len(results), len(pairs))
         return results
 
     def sample(
-        self, pairs: Sequence[Example], samples: int, progress: Progress | None = None
+        self, pairs: Sequence[Example], samples: int, progress: Progress = no_progress
     ) -> list[list[ScoreRequest]]:
         """Rewrites each response several times; the prompt is computed once for all its rewrites.
 
@@ -134,8 +131,7 @@ class Rewriter:
             started = [rewriting.reset(pair, self._env) for pair in pairs[start : start + size]]
             finished = iter(self._run(started, batch, samples))
             results += [[rewriting.score_request(next(finished)) for _ in range(samples)] for _ in started]
-            if progress is not None:
-                progress(len(results), len(pairs))
+            progress(len(results), len(pairs))
         return results
 
     def _rewrite_batch(self, pairs: Sequence[Example], batch: int) -> Iterator[Rewrite | RewriteError]:

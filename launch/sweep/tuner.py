@@ -13,13 +13,14 @@ from typing import Any, Final
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from launch.console import ProgressCallback, err
+from launch.console import err
 from launch.sweep.search import POINT, OptunaProposals, scheduler
 from launch.sweep.space import Point
 from launch.sweep.spec import SweepSpec
 from launch.sweep.trial import ENDED
 from launch.sweep.trial_records import SweepFolder, TrialRecord, known_or_new
 from partner_rl.cluster.local_ray import own_handlers
+from partner_rl.progress import Progress
 
 RunTrial = Callable[[Mapping[str, Any]], None]
 """What runs in a trial's process: given Tune's configuration, with the point under `trial`."""
@@ -78,7 +79,7 @@ def run_trials(
     run: RunTrial,
     bundles: Sequence[Mapping[str, float]],
     concurrent: int | None,
-    report: ProgressCallback,
+    report: Progress,
 ) -> Watcher:
     """Runs trials until none is left; one that fails does not take the others along.
 
@@ -146,7 +147,7 @@ def _name(trial: Any) -> str:
 class Watcher(tune.Callback):
     """Writes down how trials ended that could not do it themselves, and says so on the terminal."""
 
-    def __init__(self, folder: SweepFolder, work: Work, report: ProgressCallback) -> None:
+    def __init__(self, folder: SweepFolder, work: Work, report: Progress) -> None:
         self._folder, self._work, self._report = folder, work, report
         # Name → point and why it failed, None for a trial that did not.
         self._ended: dict[str, tuple[Mapping[str, Any], str | None]] = {}

@@ -36,6 +36,7 @@ from partner_rl.evaluation.systems import evaluate_systems, original_requests
 from partner_rl.evaluation.tables import main_table, targets_table, values_by_system
 from partner_rl.evaluation.targets import check_targets
 from partner_rl.policy.generate import Sampling
+from partner_rl.progress import Progress
 from partner_rl.types import Example, PartnerError
 from rewards.pool import RewardClient
 
@@ -340,7 +341,6 @@ def baseline_context(
 def _rewriter(config: RunConfig, pairs: Sequence[Example]) -> RewritesPairs:
     """Rewrites the pairs with the policy in a folder, drawing as the evaluation does."""
     from launch.resources.device import device_of
-    from partner_rl.evaluation.baselines.context import Progress
     from partner_rl.policy.generate import Sampling
     from partner_rl.policy.model import load_policy
     from partner_rl.rewriter import Rewriter

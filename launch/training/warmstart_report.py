@@ -17,7 +17,8 @@ from partner_rl.evaluation.component_scores import component_scores
 from partner_rl.plotting import new_canvas, save_png
 from partner_rl.policy.generate import Sampling
 from partner_rl.policy.model import Policy
-from partner_rl.rewriter import Progress, Rewrite, Rewriter
+from partner_rl.progress import Progress, no_progress
+from partner_rl.rewriter import Rewrite, Rewriter
 from partner_rl.storage.atomic import write_json, write_text
 from partner_rl.types import MECHANISMS, Example, PartnerError
 from partner_rl.warmstart.history import DevScores, PositionBaselines, WarmStartReport
@@ -109,7 +110,7 @@ def low_empathy_pairs(
 
 
 def empathy_change(
-    policy: Policy, pairs: Sequence[Example], config: RunConfig, rewards: LocalRewards, progress: Progress | None = None
+    policy: Policy, pairs: Sequence[Example], config: RunConfig, rewards: LocalRewards, progress: Progress = no_progress
 ) -> EmpathyChange:
     """Rewrites the pairs greedily and measures their empathy before and after; pairs without visible text are left out.
 

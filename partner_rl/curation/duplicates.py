@@ -20,13 +20,15 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash
+
+from partner_rl.progress import Progress, no_progress
 
 UInt64Array = npt.NDArray[np.uint64]
 Int64Array = npt.NDArray[np.int64]
@@ -99,7 +101,7 @@ def mark_near(
     bands_DN: npt.NDArray[np.uint64],
     candidates_N: BoolArray,
     threshold: float = THRESHOLD,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> BoolArray:
     """True for each pair that is nearly the same as an earlier one.
 
@@ -115,8 +117,7 @@ def mark_near(
     for band in range(len(bands_DN)):
         rows = np.flatnonzero(candidates_N & ~near_N)
         near_N[_near_in_band(bands_DN, band, rows, threshold)] = True
-        if progress is not None:
-            progress(band + 1, len(bands_DN))
+        progress(band + 1, len(bands_DN))
     return near_N
 
 

@@ -13,7 +13,7 @@ from partner_rl.data.delimited import csv_records
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
 from partner_rl.data.records import Reject
 from partner_rl.data.rows import BadRowError, checked_post
-from partner_rl.data.text_files import Progress
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import PartnerError
 
 EVERYDAY_POSTS: Final = "everyday_posts.csv"
@@ -41,7 +41,7 @@ class EverydayPost:
         return self.kind.startswith(HARD_PREFIX)
 
 
-def read_everyday_posts(path: Path | None = None, progress: Progress | None = None) -> tuple[EverydayPost, ...]:
+def read_everyday_posts(path: Path | None = None, progress: Progress = no_progress) -> tuple[EverydayPost, ...]:
     """Read a CSV file of everyday posts.
 
     Args:

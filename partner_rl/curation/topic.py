@@ -9,7 +9,7 @@ Shapes: `_N` post, `_B` post in a batch, `_T` token, `_D` hidden unit.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ from partner_rl.curation.topic_report import Probabilities, TopicReport, TopicSc
 from partner_rl.data.splits import hash_fraction
 from partner_rl.models.loading import load_encoder, load_tokenizer, open_encoder, quiet_transformers
 from partner_rl.models.text_tokens import framed_texts
+from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.artefact import FORMAT, MARK, write_mark
 from partner_rl.storage.atomic import folder_when_whole, write_json
 from partner_rl.types import PartnerError
@@ -55,9 +56,6 @@ _SPLIT_SALT: Final = "topic"
 _TOKENS_PER_PASS: Final = 4096
 _FOLDS: Final = 5
 _PENALTIES: Final = tuple(10.0**power for power in np.arange(-1, 4.1, 0.5))
-
-Progress = Callable[[int, int], None]
-"""Called with (posts done, posts in all)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ class TopicFilter:
         encoder.to(device)  # type: ignore[arg-type]
         return cls(encoder, tokenizer, head, int(settings["max_tokens"]), float(settings["threshold"]))
 
-    def probabilities(self, posts: Sequence[str], progress: Progress | None = None) -> Probabilities:
+    def probabilities(self, posts: Sequence[str], progress: Progress = no_progress) -> Probabilities:
         """Probability that each post is about mental health, `[N]`; independent of what else is in the batch.
 
         Args:
@@ -148,7 +146,7 @@ def train_topic(
     encoder_path: Path,
     output: Path,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     *,
     hard: Collection[str] = (),
     other_positives: Sequence[str] = (),
@@ -210,7 +208,7 @@ def embed_posts(
     tokenizer: PreTrainedTokenizerBase,
     posts: Sequence[str],
     max_tokens: int,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> npt.NDArray[np.float64]:
     """Mean token state of each post, special tokens included, scaled to length 1; shape `[N, D]`.
 
@@ -229,8 +227,7 @@ def embed_posts(
     for batch in _batches([len(row) for row in ids]):
         embeddings_ND[batch] = _mean_states(encoder, [ids[index] for index in batch]).double().cpu().numpy()
         done += len(batch)
-        if progress is not None:
-            progress(done, len(posts))
+        progress(done, len(posts))
     norms_N1 = np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
     return np.asarray(embeddings_ND / np.maximum(norms_N1, np.finfo(np.float64).tiny))
 

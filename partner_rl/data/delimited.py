@@ -10,7 +10,8 @@ from importlib.resources.abc import Traversable
 from typing import Final
 
 from partner_rl.data.records import Record, Reject
-from partner_rl.data.text_files import Progress, open_text
+from partner_rl.data.text_files import open_text
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import PartnerError
 
 MAX_RECORD_CHARACTERS: Final = 1_000_000
@@ -29,7 +30,7 @@ _ENOUGH_EVIDENCE: Final = 1000
 
 
 def csv_records(
-    path: Traversable, read_header: ReadHeader, progress: Progress | None = None
+    path: Traversable, read_header: ReadHeader, progress: Progress = no_progress
 ) -> Iterator[Record | Reject]:
     """The records of a file with a header line, whose columns commas separate, or semicolons, tabs or bars.
 
@@ -49,7 +50,7 @@ def csv_records(
 
 
 def tsv_records(
-    path: Traversable, read_header: ReadHeader, names: Sequence[str], progress: Progress | None = None
+    path: Traversable, read_header: ReadHeader, names: Sequence[str], progress: Progress = no_progress
 ) -> Iterator[Record | Reject]:
     """The records of a tab-separated file, with a header line or, such as PARTNER's own, without.
 
@@ -98,7 +99,7 @@ def _records(
     separator: str,
     read_header: ReadHeader,
     names: Sequence[str] | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> Iterator[Record | Reject]:
     """The records; where no names are given, the first row is the header."""
     csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_CHARACTERS))

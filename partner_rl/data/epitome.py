@@ -23,7 +23,7 @@ from partner_rl.data.rows import (
     response_hash,
     seeker_hash,
 )
-from partner_rl.data.text_files import Progress
+from partner_rl.progress import Progress, no_progress, part_of
 from partner_rl.types import MECHANISMS, Example, PartnerError
 
 EPITOME_FILES: Final = tuple(f"{mechanism.replace('_', '-')}-reddit.csv" for mechanism in MECHANISMS)
@@ -84,7 +84,7 @@ def is_epitome(folder: Traversable) -> bool:
 
 
 def read_epitome(
-    folder: Traversable, max_characters: int, progress: Progress | None = None
+    folder: Traversable, max_characters: int, progress: Progress = no_progress
 ) -> Iterator[Example | Reject | Remark]:
     """The labelled pairs of a folder, in the order of the first file; each joined from its row in all three files.
 
@@ -95,7 +95,7 @@ def read_epitome(
     """
     place = epitome_folder(folder)
     files = [
-        _read_file(place.joinpath(name), max_characters, _part_of(progress, index))
+        _read_file(place.joinpath(name), max_characters, part_of(progress, index, len(EPITOME_FILES)))
         for index, name in enumerate(EPITOME_FILES)
     ]
     for file in files:
@@ -104,14 +104,7 @@ def read_epitome(
         yield from _join(key, files)
 
 
-def _part_of(progress: Progress | None, index: int) -> Progress | None:
-    """Progress of one of the files as a part of all."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(index * total + done, len(EPITOME_FILES) * total)
-
-
-def _read_file(path: Traversable, max_characters: int, progress: Progress | None) -> _MechanismFile:
+def _read_file(path: Traversable, max_characters: int, progress: Progress) -> _MechanismFile:
     file = _MechanismFile(path.name)
 
     def read_header(found: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from partner_rl.config.paths import SAMPLE
 from partner_rl.data.readers import read_examples
 from partner_rl.data.schema import PAIR_SCHEMA
+from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import file_when_whole, folder_when_whole, write_json
 from partner_rl.types import PartnerError
 
@@ -102,7 +103,7 @@ class Generated:
 def generate(
     recipe: Recipe,
     output: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
     rows_per_file: int = ROWS_PER_FILE,
 ) -> Generated:
     """Writes a corpus as a folder of Parquet files of unlabelled pairs.
@@ -123,8 +124,7 @@ def generate(
             end = min(start + rows_per_file, recipe.rows)
             groups = (range(at, min(at + _ROW_GROUP_ROWS, end)) for at in range(start, end, _ROW_GROUP_ROWS))
             _write(folder / f"part-{number:05d}.parquet", (maker.table(group, planted) for group in groups))
-            if progress is not None:
-                progress(end, recipe.rows)
+            progress(end, recipe.rows)
         kinds = {kind: planted[kind] for kind in PII_KINDS}
         generated = Generated(recipe.rows, planted["exact"], planted["near"], kinds)
         write_json(folder / SUMMARY, asdict(recipe) | {"planted": asdict(generated)}, indent=1)

@@ -8,11 +8,12 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from partner_rl.data.records import Record, Reject
-from partner_rl.data.text_files import Progress, open_text
+from partner_rl.data.text_files import open_text
+from partner_rl.progress import Progress, no_progress
 
 
 def jsonl_records(
-    path: Traversable, column: Callable[[str], str], progress: Progress | None = None
+    path: Traversable, column: Callable[[str], str], progress: Progress = no_progress
 ) -> Iterator[Record | Reject]:
     """The lines of a file with one JSON object on each.
 

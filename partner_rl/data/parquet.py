@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from partner_rl.data.delimited import ReadHeader
 from partner_rl.data.records import Record
-from partner_rl.data.text_files import Progress
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import PartnerError
 
 BATCH_ROWS: Final = 1024
@@ -25,7 +25,7 @@ READ_ERRORS: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What Arrow raises when a file is damaged; the last by names of columns."""
 
 
-def parquet_records(path: Path, read_header: ReadHeader, progress: Progress | None = None) -> Iterator[Record]:
+def parquet_records(path: Path, read_header: ReadHeader, progress: Progress = no_progress) -> Iterator[Record]:
     """The rows of a Parquet file, whatever Arrow types its columns have.
 
     Args:
@@ -46,8 +46,7 @@ def parquet_records(path: Path, read_header: ReadHeader, progress: Progress | No
                 for values in batch_rows(batch, names):
                     row += 1
                     yield Record(row, values)
-                if progress is not None:
-                    progress(row, file.metadata.num_rows)
+                progress(row, file.metadata.num_rows)
     except READ_ERRORS as error:
         raise damaged(path, error) from error
 

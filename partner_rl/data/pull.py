@@ -11,7 +11,7 @@ from typing import Final
 
 from partner_rl.data.epitome import EPITOME_FILES, epitome_folder
 from partner_rl.data.readers import read_examples
-from partner_rl.data.text_files import Progress
+from partner_rl.progress import Progress, no_progress, part_of
 from partner_rl.storage.atomic import file_when_whole, folder_when_whole
 from partner_rl.types import PartnerError
 
@@ -26,7 +26,7 @@ _CHUNK_BYTES: Final = 1 << 16
 
 
 def pull_epitome(
-    output: Path, source: Path | None = None, url: str = EPITOME_URL, progress: Progress | None = None
+    output: Path, source: Path | None = None, url: str = EPITOME_URL, progress: Progress = no_progress
 ) -> int:
     """Put the three EPITOME files into a folder; each is checked before any appears there.
 
@@ -42,22 +42,16 @@ def pull_epitome(
     Raises:
         PartnerError: The files cannot be fetched, read or written, or hold no pairs.
     """
-    report = progress or (lambda done, total: None)
     place = None if source is None else epitome_folder(source.expanduser())
     with folder_when_whole(output, KIND) as folder:
         for index, name in enumerate(EPITOME_FILES):
             if place is None:
-                _fetch(f"{url}/{name}", folder / name, _part_of(report, index))
+                _fetch(f"{url}/{name}", folder / name, part_of(progress, index, len(EPITOME_FILES)))
             else:
                 shutil.copyfile(Path(str(place.joinpath(name))), folder / name)
         pairs = len(read_examples(str(folder)).examples)
-    report(1, 1)
+    progress(1, 1)
     return pairs
-
-
-def _part_of(progress: Progress, index: int) -> Progress:
-    """Progress of one of the files as a part of all."""
-    return lambda done, total: progress(index * total + done, len(EPITOME_FILES) * total)
 
 
 def _fetch(url: str, target: Path, progress: Progress) -> None:

@@ -20,7 +20,7 @@ from partner_rl.data.jsonl import jsonl_records
 from partner_rl.data.parquet import parquet_records
 from partner_rl.data.records import Record, Reject, Remark
 from partner_rl.data.rows import BadRowError, parse_pair
-from partner_rl.data.text_files import Progress
+from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import text_when_whole
 from partner_rl.types import Example, PartnerError
 
@@ -53,7 +53,7 @@ class ReadResult:
 
 
 def read_examples(
-    source: str, max_post_characters: int = DEFAULT_MAX_CHARACTERS, progress: Progress | None = None
+    source: str, max_post_characters: int = DEFAULT_MAX_CHARACTERS, progress: Progress = no_progress
 ) -> ReadResult:
     """Read a whole source (see `iter_rows`).
 
@@ -76,7 +76,7 @@ def read_examples(
 
 
 def iter_rows(
-    source: str, max_post_characters: int = DEFAULT_MAX_CHARACTERS, progress: Progress | None = None
+    source: str, max_post_characters: int = DEFAULT_MAX_CHARACTERS, progress: Progress = no_progress
 ) -> Iterator[Example | Reject | Remark]:
     """Read a source row by row; only the EPITOME layout, whose files are joined, is held in memory.
 
@@ -170,7 +170,7 @@ def reasons(rows: Iterable[Reject | Remark]) -> str:
 
 
 def iter_files(
-    files: Sequence[Path], parse: Parse[_T], max_characters: int, progress: Progress | None = None
+    files: Sequence[Path], parse: Parse[_T], max_characters: int, progress: Progress = no_progress
 ) -> Iterator[_T | Reject | Remark]:
     """Read files of pairs row by row, one after the other.
 
@@ -185,18 +185,18 @@ def iter_files(
     """
     sizes = [file.stat().st_size for file in files]
     for index, file in enumerate(files):
-        yield from _parsed(_records(file, _part_of(progress, sizes, index)), file.name, parse, max_characters)
+        yield from _parsed(_records(file, _bytes_of(progress, sizes, index)), file.name, parse, max_characters)
 
 
-def _part_of(progress: Progress | None, sizes: Sequence[int], index: int) -> Progress | None:
-    """Progress of one of several files as a part of all."""
-    if progress is None or len(sizes) == 1:
+def _bytes_of(progress: Progress, sizes: Sequence[int], index: int) -> Progress:
+    """Takes the progress of one of several files, in bytes or rows, and tells that of them all, in bytes."""
+    if len(sizes) == 1:
         return progress
     before, size, total = sum(sizes[:index]), sizes[index], sum(sizes)
     return lambda done, whole: progress(before + size * done // max(whole, 1), total)
 
 
-def _records(path: Path, progress: Progress | None) -> Iterator[Record | Reject]:
+def _records(path: Path, progress: Progress) -> Iterator[Record | Reject]:
     def read_header(found: Sequence[str]) -> list[str]:
         return pair_columns(found, path.name)
 

@@ -13,7 +13,7 @@ from partner_rl.data.columns import REWRITTEN
 from partner_rl.data.readers import epitome_source, iter_files, iter_rows, source_files
 from partner_rl.data.records import Reject, Remark
 from partner_rl.data.rows import checked_post, is_nan, parse_pair
-from partner_rl.data.text_files import Progress
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import Example
 
 
@@ -31,7 +31,7 @@ class RewrittenPair:
 
 
 def iter_rewritten(
-    source: str, max_characters: int, progress: Progress | None = None
+    source: str, max_characters: int, progress: Progress = no_progress
 ) -> Iterator[RewrittenPair | Reject]:
     """Read a source (see `partner_rl.data.readers.iter_rows`) row by row, with the column `rewritten_response`.
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import codecs
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from typing import IO, Final, TypeVar
 
+from partner_rl.progress import Progress
 from partner_rl.types import PartnerError
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes or rows read, bytes or rows in the file)."""
 
 _HEAD_BYTES: Final = 4096
 _PROGRESS_EVERY: Final = 256
@@ -55,14 +53,13 @@ class TextFile:
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
         self.text = io.TextIOWrapper(binary, encoding=encoding, errors=errors, newline=newline)
 
-    def reporting(self, rows: Iterable[_T], progress: Progress | None) -> Iterator[_T]:
+    def reporting(self, rows: Iterable[_T], progress: Progress) -> Iterator[_T]:
         """Passes rows on, and tells every now and then how many bytes were read."""
         for number, row in enumerate(rows):
-            if progress is not None and number % _PROGRESS_EVERY == 0:
+            if number % _PROGRESS_EVERY == 0:
                 progress(self._binary.tell(), self._size)
             yield row
-        if progress is not None:
-            progress(self._size, self._size)
+        progress(self._size, self._size)
 
 
 @contextmanager

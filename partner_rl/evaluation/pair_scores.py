@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -15,15 +15,12 @@ from partner_rl.evaluation.listener_accuracy import listener_hits
 from partner_rl.evaluation.resampling import Bools, Floats
 from partner_rl.evaluation.system import System
 from partner_rl.evaluation.text_metrics import Embed, discloses, edit_rates, self_bleu, similarities
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import MECHANISMS, PartnerError, ScoreRequest
 from rewards.empathy import NAME as EMPATHY
 from rewards.fluency import NAME as FLUENCY
 from rewards.mutual_information import NAME as MUTUAL_INFORMATION
 from rewards.scorer import RewardDefinition
-
-Progress = Callable[[int, int], None]
-"""Called with the responses scored and the responses in all."""
-
 
 Levels = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 """Expected levels."""
@@ -134,7 +131,7 @@ class PairScores:
         return replace(self, requests=requests, **arrays)
 
 
-def score_pairs(system: System, sources: Sources, batch_size: int, progress: Progress | None = None) -> PairScores:
+def score_pairs(system: System, sources: Sources, batch_size: int, progress: Progress = no_progress) -> PairScores:
     """Measures a system on each pair.
 
     Args:
@@ -155,8 +152,7 @@ def score_pairs(system: System, sources: Sources, batch_size: int, progress: Pro
     batches = []
     for start in range(0, len(requests), batch_size):
         batches.append(_scored(requests[start : start + batch_size], sources))
-        if progress is not None:
-            progress(min(start + batch_size, len(requests)), len(requests))
+        progress(min(start + batch_size, len(requests)), len(requests))
     columns: dict[str, Any] = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     rewrites = [request.rewritten_response for request in requests]
     seekers = [request.seeker_post for request in requests]

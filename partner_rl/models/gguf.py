@@ -12,14 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from partner_rl.models.loading import first_line, quiet_transformers
-from partner_rl.models.store import Progress
+from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import write_json
 from partner_rl.types import PartnerError
 
 _TOKENIZER_ORIGIN_KEYS = ("is_local", "local_files_only", "name_or_path")
 
 
-def convert_gguf(source: Path, target: Path, progress: Progress | None = None) -> None:
+def convert_gguf(source: Path, target: Path, progress: Progress = no_progress) -> None:
     """Convert a causal language model, its tokenizer and chat template; dequantised to float32.
 
     Takes about a minute for 135 M parameters on two cores.
@@ -32,12 +32,11 @@ def convert_gguf(source: Path, target: Path, progress: Progress | None = None) -
     Raises:
         PartnerError: The file is no GGUF file that transformers can read.
     """
-    report = progress or (lambda done, total: None)
     folder, name = str(source.parent), source.name
     with quiet_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
-            report(1, 4)
+            progress(1, 4)
             # transformers draws this progress bar with a bare tqdm that no setting turns off.
             with redirect_stderr(io.StringIO()):
                 loaded = AutoModelForCausalLM.from_pretrained(
@@ -45,12 +44,12 @@ def convert_gguf(source: Path, target: Path, progress: Progress | None = None) -
                 )
         except (OSError, ValueError, ImportError) as error:
             raise PartnerError(f"cannot read GGUF file {source}: {first_line(error)}") from error
-        report(2, 4)
+        progress(2, 4)
         model = _without_quantisation(loaded)
-        report(3, 4)
+        progress(3, 4)
         model.save_pretrained(target)
         _save_tokenizer(tokenizer, target, model.config.max_position_embeddings)
-        report(4, 4)
+        progress(4, 4)
 
 
 def _without_quantisation(loaded: PreTrainedModel) -> PreTrainedModel:

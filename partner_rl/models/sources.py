@@ -8,7 +8,8 @@ from pathlib import Path
 from partner_rl.config.paths import MODEL_SCHEMES, absolute_path, short_name
 from partner_rl.models.embedded import EMBEDDED, embedded_folder, pull
 from partner_rl.models.random_models import RANDOM_MODELS, build_random, random_folder, random_source
-from partner_rl.models.store import Progress, find_damage
+from partner_rl.models.store import find_damage
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import PartnerError
 
 _HUB_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "spiece.model", "vocab.txt", "merges.txt")
@@ -40,7 +41,7 @@ def find_model(name: str, cache_dir: Path | None = None) -> Path | None:
     return _in_hub_cache(rest) if scheme == "hf" else _local_folder(name)
 
 
-def resolve(name: str, cache_dir: Path | None = None, progress: Progress | None = None) -> Path:
+def resolve(name: str, cache_dir: Path | None = None, progress: Progress = no_progress) -> Path:
     """Turn a model's name into a local folder in the Hugging Face format, fetching it when it is not there yet.
 
     Args:

@@ -33,9 +33,6 @@ MANIFEST_NAME: Final = "partner_manifest.json"
 CACHE_VARIABLE: Final = "PARTNER_RL_CACHE"
 """Environment variable that names the cache folder."""
 
-Progress = Callable[[int, int], None]
-"""Called with (work done, total work), in arbitrary units, from the thread that works."""
-
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +37,7 @@ from partner_rl.pipelines.ray_data import local_ray
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage, StageReport, columns_of, run_stage
 from partner_rl.pipelines.units import plan_units
+from partner_rl.progress import ShowProgress, show_no_progress
 from partner_rl.storage.atomic import growing_folder, write_json
 from partner_rl.types import PartnerError
 
@@ -49,9 +49,6 @@ COUNTS: Final = "counts.json"
 
 WORK: Final = "_work"
 """Folder of what the passes leave for each other, in the output folder."""
-
-ShowProgress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Given a description, shows the progress of one pass."""
 
 _DONE: Final = "curate.json"
 _COPY_ROWS: Final = 4096
@@ -111,7 +108,7 @@ def curate(
     output: Path,
     settings: CurateSettings,
     resources: Resources,
-    show: ShowProgress | None = None,
+    show: ShowProgress = show_no_progress,
     *,
     address: str | None = None,
     overwrite: bool = False,
@@ -131,7 +128,6 @@ def curate(
         PartnerError: As `run_stage`; there is no topic model; not one pair can be used.
     """
     started = time.monotonic()
-    show = show or _show_nothing
     pii.check_regions(settings.phone_regions)
     if settings.topic is not None and not settings.topic.model.is_dir():
         raise PartnerError(f"no topic model at {settings.topic.model}: `partner-rl data train-topic` makes one")
@@ -222,7 +218,3 @@ def _remove(output: Path) -> None:
 def _folder_state(folder: Path) -> list[list[Any]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-
-
-def _show_nothing(description: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    return nullcontext(lambda done, total: None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from partner_rl.curation import duplicates
 from partner_rl.pipelines.cleaning import BAND_COLUMNS, EXACT_COLUMN
 from partner_rl.pipelines.stage import Transform
 from partner_rl.pipelines.units import Unit, parquet_files
+from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import file_when_whole
 
 KEEP: Final = 0
@@ -35,9 +36,7 @@ DUPLICATE_EXACT: Final = "dropped/duplicate_exact"
 DUPLICATE_NEAR: Final = "dropped/duplicate_near"
 
 
-def mark_duplicates(
-    clean: Path, work: Path, threshold: float, progress: Callable[[int, int], None] | None = None
-) -> Path:
+def mark_duplicates(clean: Path, work: Path, threshold: float, progress: Progress = no_progress) -> Path:
     """The second pass.
 
     Args:

@@ -22,6 +22,7 @@ from partner_rl.data.columns import level_column, rationales_column
 from partner_rl.data.schema import PAIR_SCHEMA, TEXT_COLUMNS
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage, StageReport, run_stage
+from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import growing_folder
 from partner_rl.types import MAX_LEVEL, MECHANISMS, Example, MechanismLabel, PartnerError
 from rewards.empathy_model import EmpathyClassifier, EmpathyPrediction, MechanismPrediction
@@ -315,7 +316,7 @@ def label(
     output: Path,
     classifier: ClassifierSettings,
     resources: Resources,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
     *,
     overwrite: bool = False,
 ) -> LabelReport:
@@ -338,8 +339,7 @@ def label(
         nonlocal earlier
         # The first report is of the rows that earlier runs did.
         earlier = done if earlier is None else earlier
-        if progress is not None:
-            progress(done, total)
+        progress(done, total)
 
     stage = label_stage(classifier)
     growing_folder(output, KIND)

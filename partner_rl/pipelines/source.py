@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources.abc import Traversable
@@ -14,6 +13,7 @@ from partner_rl.data.convert import convert
 from partner_rl.data.epitome import EPITOME_FILES
 from partner_rl.data.readers import epitome_source, iter_rows, source_files
 from partner_rl.pipelines.done_markers import read_json
+from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import growing_folder, write_json
 from partner_rl.types import PartnerError
 
@@ -42,7 +42,7 @@ def parquet_source(
     output: Path,
     kind: str,
     max_post_characters: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
     *,
     overwrite: bool = False,
 ) -> ParquetSource:

@@ -44,11 +44,9 @@ from partner_rl.pipelines.done_markers import (
 from partner_rl.pipelines.ray_data import local_ray, map_units
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.units import Unit, one_line, plan_units
+from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import file_when_whole
 from partner_rl.types import PartnerError
-
-Progress = Callable[[int, int], None]
-"""Called with (rows done, rows in all)."""
 
 ROW_GROUP_ROWS: Final = 2048
 """Rows that are collected before a row group is written."""
@@ -146,7 +144,7 @@ def run_stage(
     source: Path,
     output: Path,
     resources: Resources,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     *,
     overwrite: bool = False,
 ) -> StageReport:
@@ -348,9 +346,8 @@ def _receipts(worker: UnitWorker, units: Sequence[Unit], resources: Resources) -
         yield Receipt(**content)
 
 
-def _report(progress: Progress | None, receipts: Mapping[str, Receipt], total: int) -> None:
-    if progress is not None:
-        progress(sum(receipt.rows_in for receipt in receipts.values()), total)
+def _report(progress: Progress, receipts: Mapping[str, Receipt], total: int) -> None:
+    progress(sum(receipt.rows_in for receipt in receipts.values()), total)
 
 
 def _summary(receipts: Mapping[str, Receipt], skipped: int, seconds: float) -> StageReport:

@@ -9,8 +9,7 @@ number of its cell, together with what sorting them takes some 40 bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -33,6 +32,7 @@ from partner_rl.pipelines.units import parquet_files, plan_units
 from partner_rl.pipelines.warmstart_candidates import KEY, Recipe, candidate_stage, refuse_unlabelled
 from partner_rl.pipelines.warmstart_pairs_report import REPORT_JSON, PairsReport, Sample, sample_of, write_report
 from partner_rl.positions import decode_position, num_positions
+from partner_rl.progress import Progress, ShowProgress, show_no_progress
 from partner_rl.storage.atomic import growing_folder
 from partner_rl.types import MECHANISMS, PartnerError
 from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA, write_examples
@@ -50,9 +50,6 @@ SAMPLES: Final = 20
 _READ_ROWS: Final = 8192
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 
-Progress = Callable[[int, int], None]
-Phase = Callable[[str], AbstractContextManager[Progress]]
-"""What a phase does, in a word → something to enter that gives a callback for (done, total)."""
 Keys = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.int16]
 
@@ -98,12 +95,6 @@ class Choice:
     repeated: int
 
 
-@contextmanager
-def silent(description: str) -> Iterator[Progress]:
-    """A phase that shows nothing."""
-    yield lambda done, total: None
-
-
 def make_warmstart_pairs(
     source: Path,
     output: Path,
@@ -111,7 +102,7 @@ def make_warmstart_pairs(
     balance: Balance,
     classifier: ClassifierSettings | None,
     resources: Resources,
-    phase: Phase = silent,
+    show: ShowProgress = show_no_progress,
     *,
     overwrite: bool = False,
 ) -> PairsReport:
@@ -124,7 +115,7 @@ def make_warmstart_pairs(
         balance: How many to take.
         classifier: Scores sentences, and responses without labels; None goes by the rows' own rationales.
         resources: Workers and sizes.
-        phase: Entered for each of the two passes, to show how far they are.
+        show: Shows the progress of each pass.
         overwrite: Replace what an earlier run wrote. Candidates of the same recipe, model and input are kept.
 
     Raises:
@@ -141,7 +132,7 @@ def make_warmstart_pairs(
     with locked(output):
         earlier = _earlier_examples(output, balance, overwrite)
         anew = overwrite and not _made_alike(stage, source, candidates, resources)
-        with phase("Extracting") as progress:
+        with show("Extracting") as progress:
             extraction = run_stage(stage, source, candidates, resources, progress, overwrite=anew)
         if not extraction.counts.get("responses/read"):
             raise none_usable(source, extraction.rows_in, extraction.counts)
@@ -156,7 +147,7 @@ def make_warmstart_pairs(
         (output / REPORT_JSON).unlink(missing_ok=True)
         for path in earlier:
             path.unlink(missing_ok=True)
-        with phase("Copying") as progress:
+        with show("Copying") as progress:
             rows, samples = _copy(files, output, choice.keys, progress)
         settings = {**asdict(recipe), **asdict(balance)}
         report = PairsReport(

@@ -23,6 +23,7 @@ from accelerate.utils import broadcast
 
 from partner_rl.config.schema import WarmStartConfig
 from partner_rl.policy.model import Policy
+from partner_rl.progress import Progress, no_progress
 from partner_rl.seeds import generator_of
 from partner_rl.storage.fingerprint import fingerprint_of
 from partner_rl.types import PartnerError
@@ -51,9 +52,6 @@ WARMUP_SHARE: Final = 0.1
 SCORED_TOGETHER: Final = 256
 """Held-out examples that are laid out in rows together."""
 
-Progress = Callable[[int, int], None]
-"""Called with the steps done and the steps in all."""
-
 
 def train_warmstart(
     policy: Policy,
@@ -62,7 +60,7 @@ def train_warmstart(
     settings: WarmStartConfig,
     work: Path,
     seed: int,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> WarmStartReport:
     """Trains the policy in place, going on from the newest state in `work` if there is one.
@@ -171,7 +169,7 @@ class _Trainer:
             broadcast(parameter.data)
         self._optimizer = torch.optim.AdamW(self._trained.values(), lr=settings.learning_rate)
 
-    def run_epoch(self, history: History, progress: Progress | None) -> Iterator[None]:
+    def run_epoch(self, history: History, progress: Progress) -> Iterator[None]:
         """Takes the epoch's steps that are still to be taken and notes their losses; yields after each."""
         epoch = len(history.epochs)
         rng = generator_of("warm start order", self._seed, epoch)
@@ -182,7 +180,7 @@ class _Trainer:
             batches = shuffled_batches(len(self._rows), size, rng)
         for batch in batches[len(history.losses) - epoch * self.steps_per_epoch :]:
             history.losses.append(self._step(batch, len(history.losses) + 1))
-            if progress is not None and self._accelerator.is_main_process:
+            if self._accelerator.is_main_process:
                 progress(len(history.losses), self._total_steps)
             yield
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import ray
@@ -12,6 +12,7 @@ from ray.exceptions import RayTaskError
 
 from partner_rl.cluster.free_resources import free_resources
 from partner_rl.config.reward_schema import RewardsConfig
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import PartnerError
 from rewards.actor import ScorerActor
 from rewards.pool.actor_errors import DEATHS, cause_of
@@ -58,7 +59,7 @@ def create_pools(
     settings: RewardsConfig,
     run_id: str,
     actor_threads: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
     start_timeout_s: float = START_TIMEOUT_S,
     resources: Mapping[str, float] | None = None,
 ) -> RewardPools:
@@ -90,7 +91,7 @@ def create_pools(
             pools[name] = PoolSpec(
                 component.definition, section.weight, names, section.micro_batch, section.is_scheduled
             )
-        _await_actors(actors, owners, progress or (lambda done, total: None), start_timeout_s)
+        _await_actors(actors, owners, progress, start_timeout_s)
     except BaseException:
         for actor in actors.values():
             ray.kill(actor, no_restart=True)
@@ -134,7 +135,7 @@ def _start_actor(
 def _await_actors(
     actors: Mapping[str, Any],
     owners: Mapping[str, str],
-    progress: Callable[[int, int], None],
+    progress: Progress,
     timeout_s: float,
 ) -> None:
     deadline = time.monotonic() + timeout_s

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.models.loading import load_encoder, load_tokenizer
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import Example, PartnerError
 from rewards.batching import length_batches
 from rewards.coherence_model import CoherenceClassifier, CoherenceModel
@@ -27,7 +28,7 @@ from rewards.encoder import mean_pool, pad_id_of, token_limit, tokenize
 from rewards.sentence_style import style_matrix
 from rewards.training.coherence_scores import PairScores, classifier_scores
 from rewards.training.frozen import PartlyFrozenEncoder, precompute_steps
-from rewards.training.schedule import Progress, StepCounter, Trainer
+from rewards.training.schedule import StepCounter, Trainer
 from rewards.training.sentence_pairs import (
     SplitResponse,
     SplitSentences,
@@ -89,7 +90,7 @@ def train_coherence(
     seed: int,
     split_sentences: SplitSentences,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> CoherenceReport:
     """Train the classifier and write its folder (see `CoherenceClassifier.load`).
 
@@ -155,7 +156,7 @@ def _train(
     topics: Sequence[Sequence[int]],
     settings: RewardTrainingConfig,
     rng: np.random.Generator,
-    progress: Progress | None,
+    progress: Progress,
 ) -> int:
     """Fit the encoder's upper layers and the head; returns the steps."""
     place = {s: i for i, s in enumerate(dict.fromkeys(s for response in responses for s in response.sentences))}

@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.models.loading import load_encoder, load_tokenizer
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import MECHANISMS, Example, PartnerError
 from rewards.empathy_model import SEEKER_TOKENS, EmpathyClassifier, EmpathyLogits, EmpathyModel
 from rewards.encoder import encode_states, pad_id_of, pad_states, state_batches, tokenize
@@ -40,7 +41,6 @@ from rewards.training.empathy_targets import (
 from rewards.training.frozen import PartlyFrozenEncoder, precompute_steps
 from rewards.training.schedule import (
     GRAD_CLIP,
-    Progress,
     StepCounter,
     layer_groups,
     linear_schedule,
@@ -96,7 +96,7 @@ def train_empathy(
     settings: RewardTrainingConfig,
     seed: int,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     resampling: np.random.Generator | None = None,
 ) -> tuple[EmpathyClassifier, EmpathyReport]:
     """Train a classifier.
@@ -170,7 +170,7 @@ class _Training:
         dev: Sequence[Example],
         settings: RewardTrainingConfig,
         rng: np.random.Generator,
-        progress: Progress | None,
+        progress: Progress,
         resampling: np.random.Generator | None,
     ) -> None:
         model, tokenizer, device = classifier.model, classifier.tokenizer, classifier.device
@@ -185,7 +185,7 @@ class _Training:
         per_epoch = len(process_share(list(range(num_batches(len(pairs), settings.batch_size))), 0, self._processes))
         steps = settings.empathy_epochs * per_epoch
         passes = sum(1 for _ in state_batches(seekers)) + precompute_steps(responses, settings.frozen_layers)
-        self._counter = StepCounter(progress if self._accelerator.is_main_process else None, passes + steps)
+        self._counter = StepCounter(progress if self._accelerator.is_main_process else no_progress, passes + steps)
         pad_id = pad_id_of(tokenizer)
         model.seeker_encoder.requires_grad_(False)
         model.train(False)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from partner_rl.config.reward_schema import RewardTrainingConfig
+from partner_rl.progress import Progress, no_progress, part_of
 from partner_rl.seeds import generator_of, seed_of
 from partner_rl.types import Example
 from rewards.empathy_ensemble import EmpathyEnsemble
 from rewards.training.empathy import EmpathyReport, train_empathy
-from rewards.training.schedule import Progress
 
 
 def train_members(
@@ -24,7 +24,7 @@ def train_members(
     settings: RewardTrainingConfig,
     seed: int,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[EmpathyEnsemble, tuple[EmpathyReport, ...]]:
     """Train `empathy_members` classifiers; the arguments, and what it raises, are those of `train_empathy`.
 
@@ -41,14 +41,9 @@ def train_members(
             settings,
             seed if number == 0 else seed_of("empathy member", seed, number),
             device,
-            None if progress is None else _shifted(progress, number, count),
+            part_of(progress, number, count),
             resampling=None if number == 0 else generator_of("empathy resample", seed, number),
         )
         classifiers.append(classifier)
         reports.append(report)
     return EmpathyEnsemble(tuple(classifiers)), tuple(reports)
-
-
-def _shifted(progress: Progress, number: int, count: int) -> Progress:
-    """Progress of one of `count` equal trainings as progress of them all."""
-    return lambda done, total: progress(number * total + done, count * total)

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.data.splits import select_pairs
 from partner_rl.models.loading import load_causal_lm, load_tokenizer, quiet_transformers
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import Example, PartnerError
 from rewards.language_model import LanguageModel
 from rewards.training.dialogue_pairs import (
@@ -39,7 +40,7 @@ from rewards.training.dialogue_pairs import (
     wrong_partners,
 )
 from rewards.training.dialogue_scores import DialogueScores, dialogue_scores, perplexity, score_chunks
-from rewards.training.schedule import Progress, StepCounter, linear_schedule, process_share
+from rewards.training.schedule import StepCounter, linear_schedule, process_share
 from rewards.training.target_loss import TargetLoss
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def train_dialogue_model(
     output: Path,
     seed: int,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> DialogueReport:
     """Fine-tune one direction and write it as a plain model folder, adapters merged.
 
@@ -128,7 +129,7 @@ def train_dialogue_model(
         trainer = _Trainer(language_model, train, [e.seeker_id for e in examples_train], settings, seed, accelerator)
         total = trainer.total_steps + (settings.mi_epochs + 1) * score_chunks(len(dev), accelerator)
         total += 2 * testable * score_chunks(len(examples_test), accelerator)
-        report = progress if accelerator.is_main_process else None
+        report = progress if accelerator.is_main_process else no_progress
         counter = StepCounter(report, total)
 
         def test() -> DialogueScores | None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from partner_rl.progress import Progress
 from rewards.encoder import layer_stack
 from rewards.training.frozen import PartlyFrozenEncoder
 
 T = TypeVar("T")
 
-Progress = Callable[[int, int], None]
-"""Called with (steps done, all steps)."""
 
 WARMUP = 0.1
 """Share of the steps in which the learning rate rises."""
@@ -28,9 +27,9 @@ SORTED_BATCHES = 8
 class StepCounter:
     """Counts steps and passes them on."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
+    def __init__(self, progress: Progress, total: int) -> None:
         """Count to `total`; no callback is fine."""
-        self._progress = progress or (lambda done, total: None)
+        self._progress = progress
         self._total = total
         self._done = 0
         self._progress(0, total)

@@ -24,7 +24,7 @@ from partner_rl.config.schema import BaselinesConfig, EnvConfig, EvaluationConfi
 from partner_rl.config.section import LoraSection
 from partner_rl.evaluation.baselines.base_model import Cut, chat_prompt
 from partner_rl.evaluation.baselines.best_of_n import best
-from partner_rl.evaluation.baselines.context import BaselineContext, no_progress
+from partner_rl.evaluation.baselines.context import BaselineContext
 from partner_rl.evaluation.baselines.generation import generate_answers, random_streams
 from partner_rl.evaluation.baselines.prompted import SHOTS, rewriting_turns
 from partner_rl.evaluation.baselines.registry import BASELINES, baseline_names, make_baselines
@@ -42,6 +42,7 @@ from partner_rl.policy.generate import Sampling, sample_actions
 from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
 from partner_rl.policy.model import load_policy
 from partner_rl.policy.prompt import encode_prompt
+from partner_rl.progress import show_no_progress
 from partner_rl.rewriter import Rewrite, Rewriter
 from partner_rl.types import EditAction, Example, PartnerError, RewardBreakdown, RewriteState, ScoreRequest
 from tests.models.vocabularies import qwen_like
@@ -318,8 +319,8 @@ def test_one_sample_of_the_rewriter_is_its_rewrite(base_model: Path) -> None:
         rewriter.sample([Example("s", "r", "Post.", "")], 2)
 
 
-def test_no_progress_says_nothing() -> None:
-    with no_progress("anything") as report:
+def test_without_a_display_nothing_is_said() -> None:
+    with show_no_progress("anything") as report:
         report(1, 2)
 
 

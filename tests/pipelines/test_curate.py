@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from partner_rl.pipelines.curate import COUNTS, WORK, CurateSettings, curate
 from partner_rl.pipelines.deduplication import offsets
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.source import parquet_source
+from partner_rl.progress import Progress
 from partner_rl.types import Example, MechanismLabel, PartnerError
 
 ROOT = Path(__file__).parents[2]
@@ -206,7 +207,7 @@ def test_a_file_of_another_writer_is_curated_and_its_bad_rows_counted(tmp_path: 
 @pytest.mark.reported
 def test_a_folder_of_an_interrupted_curation_is_no_corpus(corpus: tuple[Path, Generated], tmp_path: Path):
     @contextmanager
-    def stopped(description: str) -> Iterator[Callable[[int, int], None]]:
+    def stopped(description: str) -> Iterator[Progress]:
         def report(done: int, total: int) -> None:
             if description == "Writing pairs" and done:
                 raise KeyboardInterrupt

@@ -10,7 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from launch.console import ProgressCallback, out
+from launch.console import out
 from launch.console import progress as progress_bar
 from launch.options import DryRunOption
 from partner_rl.config.paths import Kind
@@ -20,6 +20,7 @@ from partner_rl.curation.topic import KIND, train_topic
 from partner_rl.curation.topic_report import Figure, TopicReport, TopicScores
 from partner_rl.data.readers import read_examples
 from partner_rl.models.sources import resolve
+from partner_rl.progress import Progress
 from partner_rl.storage.outputs import NewFolder, check_outputs
 
 _SOURCE: Final = "as INPUT of `data convert`."
@@ -87,7 +88,7 @@ def command(
     out.print(f"Classifier and report.json in {output}", soft_wrap=True)
 
 
-def _seeker_posts(sources: Sequence[str], progress: ProgressCallback) -> list[str]:
+def _seeker_posts(sources: Sequence[str], progress: Progress) -> list[str]:
     return [pair.seeker_post for source in sources for pair in read_examples(source, progress=progress).examples]
 
 

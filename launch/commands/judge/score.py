@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from launch.console import ProgressCallback, beside, progress
+from launch.console import beside, progress
 from launch.options import DryRunOption
+from partner_rl.progress import Progress
 from partner_rl.storage.atomic import text_when_whole
 from partner_rl.storage.outputs import OutputFile, check_outputs
 from partner_rl.types import MECHANISMS, PartnerError
@@ -66,7 +67,7 @@ def command(
     beside(output).print(f"{judged} of {judged + failed} rows judged, {failed} with an error: {output}", soft_wrap=True)
 
 
-def _write(judge: Judge, input: Path, limit: int, output: Path, report: ProgressCallback) -> tuple[int, int]:
+def _write(judge: Judge, input: Path, limit: int, output: Path, report: Progress) -> tuple[int, int]:
     """Judges the rows chunk by chunk into a file that appears when it is whole.
 
     Returns:

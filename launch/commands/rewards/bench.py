@@ -14,10 +14,11 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from launch.console import ProgressCallback, out, progress
+from launch.console import out, progress
 from launch.options import DryRunOption
 from partner_rl.config.schema import RunConfig
 from partner_rl.config.section import MAX_PROCESSES
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import Example, PartnerError, ScoreRequest
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def measure_pool(
     replicas: int,
     threads: int,
     requests: Sequence[ScoreRequest],
-    progress: ProgressCallback | None = None,
+    progress: Progress = no_progress,
 ) -> Measurement:
     """Start a component's pool on the running Ray, warm it up, score the requests once, and end it.
 

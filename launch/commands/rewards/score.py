@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from launch.console import ProgressCallback, beside, progress
+from launch.console import beside, progress
 from launch.options import DryRunOption
+from partner_rl.progress import Progress
 from partner_rl.storage.atomic import text_when_whole
 from partner_rl.storage.outputs import OutputFile, check_outputs
 from partner_rl.types import PartnerError
@@ -78,7 +79,7 @@ def _on_this_machine(config: RunConfig) -> RunConfig:
     return share_local_gpu(config, torch.cuda.device_count())
 
 
-def _count(input: Path, limit: int, report: ProgressCallback) -> int:
+def _count(input: Path, limit: int, report: Progress) -> int:
     """Rows of the input, read once before any model is loaded.
 
     Raises:
@@ -107,7 +108,7 @@ def _write(
     output: Path,
     total: int,
     with_text: bool,
-    report: ProgressCallback,
+    report: Progress,
 ) -> int:
     """Scores the rows chunk by chunk into a file that appears when it is whole.
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from partner_rl.config.schema import RunConfig
+from partner_rl.progress import Progress, ShowProgress, show_no_progress
 from partner_rl.types import Example, RewardBreakdown, ScoreRequest
-
-Progress = Callable[[int, int], None]
-"""Called with what is done and all there is to do."""
 
 
 class ScoresRewrites(Protocol):
@@ -33,12 +30,6 @@ class RewritesPairs(Protocol):
             One list of `samples` rewrites a pair, in the order of the pairs.
         """
         ...
-
-
-@contextlib.contextmanager
-def no_progress(description: str) -> Iterator[Progress]:
-    """Says nothing."""
-    yield lambda done, total: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +58,7 @@ class BaselineContext:
     rewrite: RewritesPairs
     device: str = "cpu"
     seed: int = 0
-    progress: Callable[[str], contextlib.AbstractContextManager[Progress]] = no_progress
+    progress: ShowProgress = show_no_progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ from transformers import (
 
 from partner_rl.config.schema import EvaluationConfig
 from partner_rl.data.splits import hash_fraction
-from partner_rl.evaluation.baselines.context import Progress
 from partner_rl.models.loading import check_positions, quiet_transformers
+from partner_rl.progress import Progress
 from partner_rl.seeds import generator_of
 from partner_rl.types import Example
 

@@ -19,11 +19,11 @@ from transformers import PreTrainedModel
 from partner_rl.config.schema import BaselinesConfig
 from partner_rl.config.section import LoraSection
 from partner_rl.evaluation.baselines.base_model import Cut
-from partner_rl.evaluation.baselines.context import Progress
 from partner_rl.evaluation.baselines.generation import LENGTHS
 from partner_rl.evaluation.baselines.seq2seq import source_ids, target_ids
 from partner_rl.models.loading import check_positions, load_causal_lm, load_tokenizer, quiet_transformers
 from partner_rl.positions import PositionKind, decode_position
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import EditAction, Example, PartnerError, RewriteState
 from rewards.language_model import LanguageModel
 from rewards.training.dialogue_pairs import Row, make_batch, token_batches
@@ -101,7 +101,7 @@ def train_seq2seq(
     output: Path,
     seed: int,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Seq2SeqReport:
     """Fine-tunes a language model to write the whole response, and writes it as a plain model folder.
 
@@ -130,7 +130,7 @@ def train_seq2seq(
         torch.manual_seed(seed)
         trainer = _Trainer(language_model, train, settings, seed, accelerator)
         total = trainer.total_steps + (settings.seq2seq_epochs + 1) * score_chunks(len(dev), accelerator)
-        counter = StepCounter(progress if accelerator.is_main_process else None, total)
+        counter = StepCounter(progress if accelerator.is_main_process else no_progress, total)
         losses: list[float] = []
         perplexities = [perplexity(language_model, dev, accelerator, counter.advance)] if dev else []
         best_epoch, best = 0, trainer.trained_state()

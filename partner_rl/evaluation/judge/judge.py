@@ -14,9 +14,10 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from partner_rl.evaluation.judge.head import FloatArray, JudgeHead, expected_levels
-from partner_rl.evaluation.judge.states import Pair, Progress, ResponseStates
+from partner_rl.evaluation.judge.states import Pair, ResponseStates
 from partner_rl.models.loading import load_causal_lm, load_tokenizer, open_causal_lm
 from partner_rl.models.sources import find_model, resolve
+from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.artefact import FORMAT, MARK, write_mark
 from partner_rl.types import PartnerError
 
@@ -48,7 +49,7 @@ class Judge:
         self._head = head
         self._language_model = language_model
 
-    def probabilities(self, pairs: Sequence[Pair], progress: Progress | None = None) -> FloatArray:
+    def probabilities(self, pairs: Sequence[Pair], progress: Progress = no_progress) -> FloatArray:
         """Probability of each level, `[N, M, L]`; independent of what else is in the batch.
 
         Args:
@@ -57,7 +58,7 @@ class Judge:
         """
         return self._head.probabilities(self._states.means(pairs, progress))
 
-    def levels(self, pairs: Sequence[Pair], progress: Progress | None = None) -> FloatArray:
+    def levels(self, pairs: Sequence[Pair], progress: Progress = no_progress) -> FloatArray:
         """Expected level of each of `MECHANISMS`, 0…2, `[N, M]`; their sum is the empathy score, 0…6.
 
         Args:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from partner_rl.models.text_tokens import text_ids
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import PartnerError
 from rewards.batching import length_batches
 from rewards.language_model import start_token
@@ -37,8 +38,6 @@ _BEFORE_SEEKER: Final = "User:"
 _BEFORE_RESPONSE: Final = "\nReply:"
 
 FloatArray = npt.NDArray[np.float64]
-Progress = Callable[[int, int], None]
-"""Called with (pairs done, pairs in all)."""
 Pair = tuple[str, str]
 """Seeker's post and response."""
 
@@ -111,7 +110,7 @@ class ResponseStates:
         del self._blocks[self.layers[-1] :]
         model.config.num_hidden_layers = len(self._blocks)
 
-    def means(self, pairs: Sequence[Pair], progress: Progress | None = None) -> FloatArray:
+    def means(self, pairs: Sequence[Pair], progress: Progress = no_progress) -> FloatArray:
         """The features of each pair, `[N, F]`.
 
         Args:
@@ -129,8 +128,7 @@ class ResponseStates:
         for batch in batches:
             means_NF[batch] = self._batch_means([rows[i] for i in batch])
             done += len(batch)
-            if progress is not None:
-                progress(done, len(distinct))
+            progress(done, len(distinct))
         return means_NF[[place[pair] for pair in pairs]]
 
     def cut(self, pairs: Sequence[Pair]) -> float:

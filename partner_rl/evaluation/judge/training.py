@@ -17,8 +17,9 @@ import numpy as np
 from partner_rl.evaluation.judge.head import FloatArray, IntArray, expected_levels, fit_head, log_loss
 from partner_rl.evaluation.judge.judge import Judge
 from partner_rl.evaluation.judge.scores import JudgeScores, rank_correlation, score_judge
-from partner_rl.evaluation.judge.states import Pair, Progress, ResponseStates, candidate_layers, layer_columns
+from partner_rl.evaluation.judge.states import Pair, ResponseStates, candidate_layers, layer_columns
 from partner_rl.models.loading import load_causal_lm, load_tokenizer
+from partner_rl.progress import Progress, no_progress
 from partner_rl.types import MECHANISMS, Example, PartnerError
 from rewards.training.empathy_targets import level_matrix
 
@@ -83,7 +84,7 @@ def train_judge(
     name: str,
     seed: int,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[Judge, JudgeReport]:
     """Trains a judge and measures it on held-out pairs.
 
@@ -142,7 +143,7 @@ def choose_layers(choices: Sequence[LayerChoice]) -> LayerChoice:
 
 
 def _features(
-    states: ResponseStates, splits: Sequence[tuple[Example, ...]], progress: Progress | None
+    states: ResponseStates, splits: Sequence[tuple[Example, ...]], progress: Progress
 ) -> tuple[_Part, _Part, _Part]:
     """The features of all splits, computed together so that one progress covers them."""
     everything = [example for part in splits for example in part]
