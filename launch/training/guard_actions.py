@@ -16,11 +16,11 @@ from launch.resources.device import device_of
 from launch.tracking import Tracker
 from partner_rl import metric_names as names
 from partner_rl.algorithm.algorithm import Iteration
-from partner_rl.algorithm.guard_figures import JudgedGain, guard_figures, measured_of
 from partner_rl.algorithm.guard_limits import LIMITS
+from partner_rl.algorithm.guard_metrics import JudgedGain, guard_metrics, measured_of
 from partner_rl.algorithm.guards import FORMAT, Alarm, Guards
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
-from partner_rl.algorithm.machine_figures import MachineReading
+from partner_rl.algorithm.machine_metrics import MachineReading
 from partner_rl.algorithm.trajectory import Trajectory
 from partner_rl.config.guard_schema import GuardsConfig
 from partner_rl.config.schema import RunConfig
@@ -30,7 +30,7 @@ from rewards.empathy import NAME as EMPATHY
 logger = logging.getLogger(__name__)
 
 GUARDS_STATE: Final = "guards"
-"""Where the guards' state stands among `RewriteAlgorithm.companions`."""
+"""Where the guards' state stands among `RewriteAlgorithm.extra_state`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class GuardWatch:
             judged = judged_gain(self._judge, trajectories)
             seconds = {names.TIME_JUDGE: time.perf_counter() - started}
         measured = measured_of(iteration_metrics(iteration, self._env_window))
-        figures = guard_figures([t.request for t in trajectories], measured, judged)
+        figures = guard_metrics([t.request for t in trajectories], measured, judged)
         memory = host_memory()
         alarms = self._guards.check(figures, MachineReading(memory, iteration.seconds["iteration"]))
         return Watched({**_logged(self._guards.values, alarms), names.machine("memory"): memory, **seconds}, alarms)
@@ -124,10 +124,10 @@ class GuardWatch:
         """What must be saved for an exact resume, as JSON."""
         return self._guards.state()
 
-    def restore(self, companions: Mapping[str, Any]) -> None:
+    def restore(self, extra_state: Mapping[str, Any]) -> None:
         """Takes back the state that was saved with the training's; starts anew where there is none."""
         self._guards = Guards(self._settings)
-        state = companions.get(GUARDS_STATE)
+        state = extra_state.get(GUARDS_STATE)
         if state is None:
             return
         if state.get("format") != FORMAT:

@@ -18,10 +18,10 @@ from launch.tracking import SampleRow, Tracker
 from launch.training.guard_actions import GUARDS_STATE, GuardWatch, RollBack, Stop, decide
 from launch.training.phases import export_policy
 from launch.training.watchdog import Candidate, Watchdog, reward_candidates
-from partner_rl.algorithm.activity import CHECKPOINT, EVALUATE, EXPORT, LOG, STOP, Activity
 from partner_rl.algorithm.algorithm import Iteration, RewriteAlgorithm
 from partner_rl.algorithm.build import to_algorithm_config
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
+from partner_rl.algorithm.phase_tracker import CHECKPOINT, EVALUATE, EXPORT, LOG, STOP, PhaseTracker
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.cluster.free_resources import free_resources
 from partner_rl.cluster.object_store import full_store, is_full_store
@@ -114,16 +114,16 @@ def train_policy(
     settings = to_algorithm_config(
         config, policy_folder=str(policy_folder.absolute()), score=forgetful.score, load_examples=lambda: pairs
     )
-    activity = Activity()
+    phases = PhaseTracker()
     algorithms: list[RewriteAlgorithm] = []
-    with Watchdog(activity, lambda: _candidates(client, algorithms), config.faults, run.path):
+    with Watchdog(phases, lambda: _candidates(client, algorithms), config.faults, run.path):
         algorithm = cast(RewriteAlgorithm, settings.build_algo())
-        algorithm.activity = activity
+        algorithm.phases = phases
         algorithms.append(algorithm)
         try:
             return _train_to_the_end(algorithm, config, run, resume, after_iteration)
         finally:
-            activity.begin(STOP)
+            phases.begin(STOP)
             algorithm.stop()  # type: ignore[no-untyped-call]
 
 
@@ -139,7 +139,7 @@ def _train_to_the_end(
     """All iterations, with what comes between: rollbacks and lost learners; then the export."""
     watch, throughput, snapshot = GuardWatch(config), Throughput(), Snapshot(config.faults.snapshot_mb)
     done = _restore(algorithm, run)
-    watch.restore(algorithm.companions)
+    watch.restore(algorithm.extra_state)
     resume_step = done if resume else None
     if resume_step == 0:
         logger.info("the run has no checkpoint yet: reinforcement learning begins at iteration 1")
@@ -151,7 +151,7 @@ def _train_to_the_end(
             with Tracker(run.path, config, config.tracking, resume_step=resume_step) as tracker:
                 back = _iterate(algorithm, tracker, config, run, done, watch, throughput, snapshot, after_iteration)
                 if back is None:
-                    algorithm.activity.begin(EXPORT)
+                    algorithm.phases.begin(EXPORT)
                     _export(algorithm, config, run)
                     tracker.policy(run.export)
                     return throughput
@@ -182,9 +182,9 @@ def _iterate(
     with stop_on_request("finishing this iteration and saving") as stop_requested:
         for step in range(done + 1, config.algorithm.iterations + 1):
             iteration = _train_once(algorithm)
-            algorithm.activity.begin(LOG)
+            algorithm.phases.begin(LOG)
             watched = watch.observe(step, iteration)
-            algorithm.companions[GUARDS_STATE] = watch.state()
+            algorithm.extra_state[GUARDS_STATE] = watch.state()
             # Before the figures: an iteration that was logged is not lost with the learners.
             snapshot.take(algorithm)
             _log(tracker, step, iteration, config, watched.figures)
@@ -196,7 +196,7 @@ def _iterate(
                 return verdict
             last = step == config.algorithm.iterations or stop_requested() or isinstance(verdict, Stop)
             if last or step % config.checkpoint.every == 0:
-                algorithm.activity.begin(CHECKPOINT)
+                algorithm.phases.begin(CHECKPOINT)
                 # The figures up to here must outlive whatever the checkpoint outlives.
                 tracker.sync()
                 algorithm.save_training_state(run.checkpoint(step))
@@ -208,7 +208,7 @@ def _iterate(
             if stop_requested():
                 raise KeyboardInterrupt
             if after_iteration is not None:
-                algorithm.activity.begin(EVALUATE)
+                algorithm.phases.begin(EVALUATE)
                 after_iteration(step, algorithm)
     return None
 
@@ -218,7 +218,7 @@ def _roll_back(
 ) -> int:
     """Restores the newest good checkpoint and begins another attempt there; returns the iterations done."""
     done = _restore(algorithm, run, before=back.before)
-    watch.restore(algorithm.companions)
+    watch.restore(algorithm.extra_state)
     algorithm.start_attempt(back.attempt, config.guards.rollback_kl_factor)
     # A resume must go on with this attempt, not with the one that failed.
     algorithm.save_training_state(run.checkpoint(done))
@@ -264,7 +264,7 @@ def _replace_lost_learners(
         algorithm.replace_learners()
     done = _restore(algorithm, run) if snapshot.state is None else algorithm.restore_state(snapshot.state)
     logger.info("going on after iteration %d", done)
-    watch.restore(algorithm.companions)
+    watch.restore(algorithm.extra_state)
     restarts.append(done)
     if restarts.count(done) > LEARNER_RESTARTS:
         raise PartnerError(
@@ -317,10 +317,10 @@ def _restore(algorithm: RewriteAlgorithm, run: RunFolder, before: int | None = N
 
 
 def _log(
-    tracker: Tracker, step: int, iteration: Iteration, config: RunConfig, guard_figures: Mapping[str, float]
+    tracker: Tracker, step: int, iteration: Iteration, config: RunConfig, guard_metrics: Mapping[str, float]
 ) -> None:
     if tracker.wants(step):
-        figures = {**iteration_metrics(iteration, config.env.window), **guard_figures}
+        figures = {**iteration_metrics(iteration, config.env.window), **guard_metrics}
         tracker.log(step, figures, _rows(iteration))
 
 

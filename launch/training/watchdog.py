@@ -28,7 +28,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch.run_folder.record import STALL_FILE
-from partner_rl.algorithm.activity import Activity, Doing
+from partner_rl.algorithm.phase_tracker import Phase, PhaseTracker
 from partner_rl.cluster.pending_calls import Wait, read_waits
 from partner_rl.config.schema import FaultsConfig
 from partner_rl.storage.atomic import write_json
@@ -119,20 +119,20 @@ class Stall:
     """A phase that lasts too long.
 
     Attributes:
-        doing: The phase.
+        phase: The phase.
         seconds: How long it lasts.
         awaited: Who everything waits for, the longest silent first.
         behind: Names of silent actors that wait for those.
     """
 
-    doing: Doing
+    phase: Phase
     seconds: float
     awaited: tuple[Awaited, ...]
     behind: tuple[str, ...]
 
     def __str__(self) -> str:
         """One line for the user; without any text of a post."""
-        start = f"stalled: nothing has moved for {self.seconds:.0f} s in {_place(self.doing)}; "
+        start = f"stalled: nothing has moved for {self.seconds:.0f} s in {_place(self.phase)}; "
         if not self.awaited:
             here = f"node {socket.gethostname()}, pid {os.getpid()}"
             return f"{start}every actor answers, so it is the driver itself ({here}) that is busy or waits"
@@ -140,12 +140,12 @@ class Stall:
         return f"{start}it waits for {'; '.join(map(str, self.awaited))}{behind}"
 
 
-def _place(doing: Doing) -> str:
-    return f"phase {doing.phase}" + (f" of iteration {doing.iteration}" if doing.iteration else "")
+def _place(phase: Phase) -> str:
+    return f"phase {phase.name}" + (f" of iteration {phase.iteration}" if phase.iteration else "")
 
 
 def diagnose(
-    doing: Doing,
+    phase: Phase,
     seconds: float,
     silent: Sequence[tuple[Candidate, Whereabouts]],
     waits: Sequence[Wait],
@@ -153,7 +153,7 @@ def diagnose(
     """Who of the silent actors everything waits for.
 
     Args:
-        doing: The phase that lasts too long.
+        phase: The phase that lasts too long.
         seconds: How long.
         silent: The actors that did not answer, and where they are.
         waits: Notes of the processes that wait.
@@ -174,7 +174,7 @@ def diagnose(
                 sum(wait.calls[candidate.ray_name] for wait in asked) or 1,
             )
         )
-    return Stall(doing, seconds, tuple(sorted(awaited, key=lambda a: -a.seconds)), tuple(behind))
+    return Stall(phase, seconds, tuple(sorted(awaited, key=lambda a: -a.seconds)), tuple(behind))
 
 
 def limit_of(stall_s: float, usual_s: float) -> float:
@@ -329,7 +329,7 @@ class Watchdog:
     """The thread, for the time of a block.
 
     Args:
-        activity: What the driver is at.
+        phases: The driver's phases.
         candidates: The actors of the run, asked for at each stall.
         settings: When to speak.
         run_dir: Where `stall.json` is written while the run stands still.
@@ -337,17 +337,17 @@ class Watchdog:
 
     def __init__(
         self,
-        activity: Activity,
+        phases: PhaseTracker,
         candidates: Callable[[], Sequence[Candidate]],
         settings: FaultsConfig,
         run_dir: Path,
     ) -> None:
-        self._activity = activity
+        self._phases = phases
         self._candidates = candidates
         self._settings = settings
         self._file = run_dir / STALL_FILE
         self._roll = Roll()
-        self._doing: Doing | None = None
+        self._phase: Phase | None = None
         self._due_s = 0.0
         self._is_stalled = False
         self._over = threading.Event()
@@ -365,9 +365,9 @@ class Watchdog:
         """Ends the thread."""
         self._over.set()
         self._thread.join(ANSWER_S + _STOP_S)
-        if self._is_stalled and self._activity.doing is not self._doing:
+        if self._is_stalled and self._phases.current is not self._phase:
             # It has moved since the last look.
-            self._go_on(self._activity.doing)
+            self._go_on(self._phases.current)
         self._file.unlink(missing_ok=True)
 
     def _watch(self) -> None:
@@ -381,19 +381,19 @@ class Watchdog:
 
     def look(self) -> None:
         """One look; speaks when it is time to."""
-        doing = self._activity.doing
-        if doing is not self._doing:
-            self._go_on(doing)
-        seconds = time.monotonic() - doing.since
+        phase = self._phases.current
+        if phase is not self._phase:
+            self._go_on(phase)
+        seconds = time.monotonic() - phase.since
         if seconds < self._due_s:
             return
         self._due_s = _GAP * seconds
         silent = self._roll.silent(self._candidates())
         places = whereabouts([candidate.handle for candidate in silent])
         # Asking took some seconds.
-        seconds = time.monotonic() - doing.since
-        stall = diagnose(doing, seconds, list(zip(silent, places, strict=True)), read_waits())
-        if self._over.is_set() or self._activity.doing is not doing:
+        seconds = time.monotonic() - phase.since
+        stall = diagnose(phase, seconds, list(zip(silent, places, strict=True)), read_waits())
+        if self._over.is_set() or self._phases.current is not phase:
             return
         self._is_stalled = True
         logger.warning("%s", stall)
@@ -418,16 +418,16 @@ class Watchdog:
             else:
                 overdue[awaited.name] = awaited.whereabouts
         again = self._roll.silent([candidate for candidate in silent if candidate.name in overdue])
-        if self._over.is_set() or self._activity.doing is not stall.doing:
+        if self._over.is_set() or self._phases.current is not stall.phase:
             return
         for candidate in again:
             logger.warning("%s is killed, so that another one takes its place", candidate.name)
             kill_process(overdue[candidate.name])
 
-    def _go_on(self, doing: Doing) -> None:
+    def _go_on(self, phase: Phase) -> None:
         """Another phase has begun."""
-        if self._is_stalled and self._doing is not None:
-            logger.info("goes on: %s took %.0f s", _place(self._doing), doing.since - self._doing.since)
+        if self._is_stalled and self._phase is not None:
+            logger.info("goes on: %s took %.0f s", _place(self._phase), phase.since - self._phase.since)
             self._file.unlink(missing_ok=True)
-        self._doing, self._is_stalled = doing, False
-        self._due_s = limit_of(self._settings.stall_s, self._activity.usual_seconds(doing.phase))
+        self._phase, self._is_stalled = phase, False
+        self._due_s = limit_of(self._settings.stall_s, self._phases.median_seconds(phase.name))

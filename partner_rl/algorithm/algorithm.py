@@ -23,7 +23,6 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODUL
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from partner_rl.algorithm.activity import SAMPLE, SYNC, UPDATE, Activity
 from partner_rl.algorithm.advantages.estimator import Array
 from partner_rl.algorithm.batch import minibatches, to_rllib, training_groups
 from partner_rl.algorithm.build import RewriteConfig
@@ -31,7 +30,8 @@ from partner_rl.algorithm.data_order import examples_of_iteration
 from partner_rl.algorithm.env_runner import SYNCS
 from partner_rl.algorithm.kl_control import KlController
 from partner_rl.algorithm.learner import RewriteLearner
-from partner_rl.algorithm.reward_signal import RewardSignal, Signal
+from partner_rl.algorithm.phase_tracker import SAMPLE, SYNC, UPDATE, PhaseTracker
+from partner_rl.algorithm.reward_signal import AdvantageBatch, RewardSignal
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.algorithm.trajectory import Rollout, SampledGroup
 from partner_rl.algorithm.update_metrics import KL_SENTENCE, StepMetrics, update_metrics
@@ -75,7 +75,7 @@ class Iteration:
     """
 
     number: int
-    signal: Signal
+    signal: AdvantageBatch
     learner: dict[str, float]
     seconds: dict[str, float]
     kl_coeff: float
@@ -94,9 +94,9 @@ class RewriteAlgorithm(Algorithm):
     # The number of this attempt: rollbacks so far.
     attempt: int
     # What others want saved with the training state and back when it is restored, by owner, as JSON.
-    companions: dict[str, Any]
+    extra_state: dict[str, Any]
     # What the driver is at; whoever watches it may put its own in this place.
-    activity: Activity
+    phases: PhaseTracker
     # Optional in RLlib; `setup` always makes them.
     env_runner_group: EnvRunnerGroup
     learner_group: LearnerGroup
@@ -124,8 +124,8 @@ class RewriteAlgorithm(Algorithm):
         self._kl_sent = settings.kl_coeff
         self._next_iteration = 0
         self.attempt = 0
-        self.companions = {}
-        self.activity = Activity()
+        self.extra_state = {}
+        self.phases = PhaseTracker()
         self._beginning = copy.deepcopy(self._extra())
         self._syncs = 0
         if self._shares_module():
@@ -142,7 +142,7 @@ class RewriteAlgorithm(Algorithm):
         """One iteration; its result is left in `self.last`."""
         started = time.perf_counter()
         settings = self.config.run.algorithm
-        self.activity.begin(SAMPLE, self._next_iteration + 1)
+        self.phases.begin(SAMPLE, self._next_iteration + 1)
         examples = examples_of_iteration(
             self._examples, settings.groups_per_iteration, self._next_iteration, self.config.run.seed
         )
@@ -156,7 +156,7 @@ class RewriteAlgorithm(Algorithm):
         metrics = self._update(signal.groups, signal.advantages_GK)
         kl_coeff = self._steer_kl(metrics[KL_SENTENCE])
         sync_started = time.perf_counter()
-        self.activity.begin(SYNC)
+        self.phases.begin(SYNC)
         self._sync_weights()
         ended = time.perf_counter()
 
@@ -220,7 +220,7 @@ class RewriteAlgorithm(Algorithm):
             logger.warning("%d of %d env runners were lost: their groups are sampled again", lost, shards)
             # One that Ray restarted before anybody noticed has the weights that training started from.
             self._sync_weights()
-            self.activity.begin(SAMPLE)
+            self.phases.begin(SAMPLE)
         return [done[shard] for shard in range(shards)]
 
     def _sample_shards(self, asked: dict[int, int], arguments: dict[int, dict[str, Any]]) -> dict[int, Rollout]:
@@ -294,7 +294,7 @@ class RewriteAlgorithm(Algorithm):
 
     def _step(self, groups: Sequence[SampledGroup], advantages_GK: Array) -> list[StepMetrics]:
         """Shares whole groups out over the learners for one optimizer step; returns what each of them measured."""
-        self.activity.begin(UPDATE)
+        self.phases.begin(UPDATE)
         learners = max(1, self.config.num_learners)
         size = len(groups) // learners
         batches = [
@@ -401,8 +401,8 @@ class RewriteAlgorithm(Algorithm):
 
     def training_state(self) -> TrainingState:
         """What an exact resume needs, in the driver's memory."""
-        weights, moments = self._learner_state()
-        return TrainingState(self._next_iteration, copy.deepcopy(self._extra()), weights, moments)
+        weights, optimizer_state = self._learner_state()
+        return TrainingState(self._next_iteration, copy.deepcopy(self._extra()), weights, optimizer_state)
 
     def training_state_mib(self) -> float:
         """MiB of `training_state`: the trained parameters and AdamW's two moments of each."""
@@ -415,7 +415,7 @@ class RewriteAlgorithm(Algorithm):
             "signal": self._signal.state(),
             "kl": self._kl.state(),
             "attempt": self.attempt,
-            "companions": dict(self.companions),
+            "extra_state": dict(self.extra_state),
         }
 
     def _take_extra(self, extra: Mapping[str, Any], iterations: int) -> None:
@@ -423,7 +423,7 @@ class RewriteAlgorithm(Algorithm):
         self._kl.restore(extra["kl"])
         self._set_kl_coeff()
         self.attempt = int(extra["attempt"])
-        self.companions = dict(extra["companions"])
+        self.extra_state = dict(extra["extra_state"])
         self._next_iteration = iterations
 
     def restore_training_state(self, folder: Path) -> int:
@@ -442,8 +442,8 @@ class RewriteAlgorithm(Algorithm):
 
     def restore_state(self, state: TrainingState) -> int:
         """Takes back what `training_state` gave, and returns the number of iterations that it has behind it."""
-        weights, moments = state.weights, state.moments
-        self._foreach_learner(lambda learner: learner.set_training_state(weights, moments))
+        weights, optimizer_state = state.weights, state.optimizer_state
+        self._foreach_learner(lambda learner: learner.set_training_state(weights, optimizer_state))
         self._take_extra(copy.deepcopy(dict(state.extra)), state.iterations)
         self._sync_weights()
         return state.iterations

@@ -18,8 +18,9 @@ from statistics import fmean
 from typing import Any, Final
 
 from partner_rl import metric_names as names
-from partner_rl.algorithm.guard_figures import (
-    GuardFigures,
+from partner_rl.algorithm.guard_limits import LIMITS, Limit
+from partner_rl.algorithm.guard_metrics import (
+    GuardMetrics,
     JudgedGain,
     Measured,
     effective_number,
@@ -28,8 +29,7 @@ from partner_rl.algorithm.guard_figures import (
     weighted_counts,
     weighted_mean,
 )
-from partner_rl.algorithm.guard_limits import LIMITS, Limit
-from partner_rl.algorithm.machine_figures import MachineReading, machine_values
+from partner_rl.algorithm.machine_metrics import MachineReading, machine_values
 from partner_rl.config.guard_schema import GuardsConfig
 
 FORMAT: Final = 2
@@ -97,7 +97,7 @@ class Guards:
             settings: Window, patience and limits.
         """
         self._settings = settings
-        self._window: list[GuardFigures] = []
+        self._window: list[GuardMetrics] = []
         self._start: list[Measured] = []
         self._judged: list[JudgedGain] = []
         self._machine: list[MachineReading] = []
@@ -109,7 +109,7 @@ class Guards:
         """Whether a limit of the policy is passed at present, be it long enough for an alarm or not."""
         return any(not guard.of_machine and guard.name in self._streaks for guard in LIMITS)
 
-    def check(self, figures: GuardFigures, machine: MachineReading | None = None) -> tuple[Alarm, ...]:
+    def check(self, figures: GuardMetrics, machine: MachineReading | None = None) -> tuple[Alarm, ...]:
         """Takes an iteration's figures.
 
         Returns:
@@ -181,7 +181,7 @@ class Guards:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state` returned; a window that has become smaller keeps the newest iterations."""
         size = self._settings.window
-        self._window = [GuardFigures.from_json(content) for content in state["window"]][-size:]
+        self._window = [GuardMetrics.from_json(content) for content in state["window"]][-size:]
         self._start = [Measured(**content) for content in state["start"]]
         self._judged = [JudgedGain(*values) for values in state["judged"]][-size:]
         self._streaks = {name: _Streak(*counts) for name, counts in state["streaks"].items()}
@@ -202,11 +202,11 @@ def replay(
     guards = Guards(settings)
     for row in rows:
         reading = MachineReading(row.get(names.machine("memory")), row.get(names.TIME_ITERATION))
-        yield int(row[names.STEP] or 0), guards.check(GuardFigures(measured_of(row)), reading)
+        yield int(row[names.STEP] or 0), guards.check(GuardMetrics(measured_of(row)), reading)
 
 
 def window_values(
-    window: Sequence[GuardFigures], weights: Sequence[float], min_rewrites: float = 0
+    window: Sequence[GuardMetrics], weights: Sequence[float], min_rewrites: float = 0
 ) -> dict[str, float]:
     """The figures of a window of iterations; those that have nothing to stand on are missing.
 
@@ -240,7 +240,7 @@ def window_values(
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _sentence_values(window: Sequence[GuardFigures], weights: Sequence[float]) -> dict[str, float | None]:
+def _sentence_values(window: Sequence[GuardMetrics], weights: Sequence[float]) -> dict[str, float | None]:
     """The figures of what was inserted; there must be a sentence."""
     sentences = weighted_counts((it.sentences for it in window), weights)
     openings = weighted_counts((it.openings for it in window), weights)
@@ -252,7 +252,7 @@ def _sentence_values(window: Sequence[GuardFigures], weights: Sequence[float]) -
     }
 
 
-def specificity(window: Sequence[GuardFigures], weights: Sequence[float]) -> float | None:
+def specificity(window: Sequence[GuardMetrics], weights: Sequence[float]) -> float | None:
     """Mean of `own_overlaps` plus its standard error; None with fewer than two posts.
 
     A handful of posts tells little. With the error added, the figure is small only where it is certain to be: a

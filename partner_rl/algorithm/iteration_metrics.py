@@ -12,8 +12,8 @@ from envs.rewriting import written_sentences
 from partner_rl import metric_names as names
 from partner_rl.algorithm.advantages.estimator import Array
 from partner_rl.algorithm.algorithm import Iteration
-from partner_rl.algorithm.guard_figures import effective_number, largest_share, sentence_counts
-from partner_rl.algorithm.reward_signal import Signal
+from partner_rl.algorithm.guard_metrics import effective_number, largest_share, sentence_counts
+from partner_rl.algorithm.reward_signal import AdvantageBatch
 from partner_rl.algorithm.trajectory import Step, Trajectory
 from partner_rl.algorithm.update_metrics import (
     CLIP_FRACTION,
@@ -94,7 +94,7 @@ def _rewards(trajectories: list[Trajectory]) -> dict[str, float]:
     }
 
 
-def _signal(signal: Signal) -> dict[str, float]:
+def _signal(signal: AdvantageBatch) -> dict[str, float]:
     """What became of the rewards on their way to the update."""
     return {
         names.TRAIN_ADVANTAGE_STD: float(signal.advantages_GK.std()),

@@ -227,18 +227,18 @@ class RewriteLearner(TorchLearner):
         return sum(parameter.numel() for parameter in self._rewrite_module().trainable_parameters().values())
 
     def training_state(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """The trained parameters and the optimizer's moments, by name, on the CPU."""
+        """The trained parameters and the optimizer's state, by name, on the CPU."""
         parameters = self._rewrite_module().trainable_parameters()
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
-        moments = {
+        optimizer_state = {
             f"{name}/{key}": value.detach().cpu().clone()
             for name, parameter in parameters.items()
             for key, value in optimizer.state[parameter].items()
         }
-        return {name: p.detach().cpu().clone() for name, p in parameters.items()}, moments
+        return {name: p.detach().cpu().clone() for name, p in parameters.items()}, optimizer_state
 
     @torch.no_grad()
-    def set_training_state(self, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor]) -> None:
+    def set_training_state(self, weights: dict[str, torch.Tensor], optimizer_state: dict[str, torch.Tensor]) -> None:
         """Takes back what `training_state` returned.
 
         Raises:
@@ -248,7 +248,7 @@ class RewriteLearner(TorchLearner):
         module.set_state({name: tensor.numpy() for name, tensor in weights.items()})
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         states: dict[str, dict[str, torch.Tensor]] = {}
-        for path, value in moments.items():
+        for path, value in optimizer_state.items():
             name, key = path.rsplit("/", 1)
             # A copy: fused AdamW writes to all of it, the step count included, in place.
             states.setdefault(name, {})[key] = value.to(self._device, copy=True)

@@ -49,7 +49,7 @@ class Rewards:
 
 
 @dataclass(frozen=True, slots=True)
-class Signal:
+class AdvantageBatch:
     """What an iteration trains on.
 
     Attributes:
@@ -90,7 +90,7 @@ class RewardSignal:
         """Whether groups must come with their greedy rollout."""
         return self._estimator.needs_greedy
 
-    def advantages(self, sampled: Sequence[SampledGroup], iteration: int) -> Signal:
+    def advantages(self, sampled: Sequence[SampledGroup], iteration: int) -> AdvantageBatch:
         """The signal of an iteration; also takes its rewards into the running figures.
 
         Args:
@@ -124,7 +124,7 @@ class RewardSignal:
                 advantages_GK = whitened(_sum(parts.values()))
         if self._settings.scale_advantages:
             advantages_GK = advantages_GK / (advantages_GK.std() + 1e-8)
-        return Signal(groups, advantages_GK, normalised, parts, scheduled)
+        return AdvantageBatch(groups, advantages_GK, normalised, parts, scheduled)
 
     def _estimate(self, rewards: Rewards) -> Array:
         return self._estimator.advantages(rewards.sampled_GK, rewards.greedy_G)

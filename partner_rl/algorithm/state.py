@@ -23,8 +23,8 @@ from partner_rl.types import PartnerError
 
 WEIGHTS: Final = "weights.safetensors"
 """File of the trained parameters."""
-MOMENTS: Final = "optimizer.safetensors"
-"""File of the optimizer's moments."""
+OPTIMIZER_STATE: Final = "optimizer.safetensors"
+"""File of the optimizer's state."""
 STATE: Final = "state.json"
 """File of everything that is no tensor."""
 
@@ -37,13 +37,13 @@ class TrainingState:
         iterations: Iterations done.
         extra: What else must continue, by owner, as JSON: estimator, normalisers, KL coefficient, guards.
         weights: Trained parameters by name.
-        moments: Optimizer moments by `parameter/key`.
+        optimizer_state: AdamW's tensors by `parameter/key`.
     """
 
     iterations: int
     extra: Mapping[str, Any]
     weights: dict[str, torch.Tensor]
-    moments: dict[str, torch.Tensor]
+    optimizer_state: dict[str, torch.Tensor]
 
     def save(self, folder: Path, wait_s: float = 0.0) -> None:
         """Writes the state under a temporary name, then renames it: a folder of this name was whole once.
@@ -65,7 +65,7 @@ class TrainingState:
     def _write(self, folder: Path) -> None:
         with folder_when_whole(folder) as temporary:
             save_file({name: t.contiguous() for name, t in self.weights.items()}, temporary / WEIGHTS)
-            save_file({name: t.contiguous() for name, t in self.moments.items()}, temporary / MOMENTS)
+            save_file({name: t.contiguous() for name, t in self.optimizer_state.items()}, temporary / OPTIMIZER_STATE)
             write_json(temporary / STATE, {"iterations": self.iterations, "extra": dict(self.extra)})
             write_manifest(temporary)
 
@@ -79,8 +79,7 @@ class TrainingState:
         try:
             check_manifest(folder)
             content = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            return cls(
-                int(content["iterations"]), content["extra"], load_file(folder / WEIGHTS), load_file(folder / MOMENTS)
-            )
+            weights, optimizer_state = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER_STATE)
+            return cls(int(content["iterations"]), content["extra"], weights, optimizer_state)
         except (PartnerError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise PartnerError(f"checkpoint {folder} cannot be read: {error}") from error

@@ -12,21 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partner_rl.algorithm.guard_figures import (
-    GuardFigures,
+from partner_rl.algorithm.guard_limits import LIMITS
+from partner_rl.algorithm.guard_metrics import (
+    GuardMetrics,
     JudgedGain,
     Measured,
     effective_number,
-    guard_figures,
+    guard_metrics,
     largest_share,
     measured_of,
     own_overlaps,
     words_of,
 )
-from partner_rl.algorithm.guard_limits import LIMITS
 from partner_rl.algorithm.guards import Alarm, Guards, divergence, judged_values, replay, specificity, window_values
 from partner_rl.algorithm.kl_control import KlController
-from partner_rl.algorithm.machine_figures import MachineReading, machine_values, steady_growth
+from partner_rl.algorithm.machine_metrics import MachineReading, machine_values, steady_growth
 from partner_rl.config.guard_schema import GuardsConfig
 from partner_rl.types import ScoreRequest
 from tests.algorithm.toy import build_toy, toy_config
@@ -40,7 +40,7 @@ def request(original: str, *sentences: str, post: str = "I am sad.") -> ScoreReq
     return ScoreRequest(post, original, " ".join([*sentences, original]), sentences, (original,))
 
 
-def healthy(iteration: int, judged: JudgedGain | None = None, **measured: float) -> GuardFigures:
+def healthy(iteration: int, judged: JudgedGain | None = None, **measured: float) -> GuardMetrics:
     """Forty different sentences for ten posts, and two responses left alone."""
     rng = np.random.default_rng(iteration)
     requests = []
@@ -50,7 +50,7 @@ def healthy(iteration: int, judged: JudgedGain | None = None, **measured: float)
         post = f"I am sad about {' '.join(nouns)}."
         requests += [request("Go out and take a walk in the sun.", sentence, post=post) for sentence in written]
     quiet = [request("Be strong."), request("Be strong.")]
-    return guard_figures([*requests, *quiet], replace(MEASURED, **measured), judged)
+    return guard_metrics([*requests, *quiet], replace(MEASURED, **measured), judged)
 
 
 def _noun(rng: np.random.Generator) -> str:
@@ -75,7 +75,7 @@ def test_counts_of_an_iteration_in_closed_form() -> None:
         request("Go out now.", "I am sorry, I hear you."),
         request("Go out now."),
     ]
-    found = guard_figures(requests, MEASURED)
+    found = guard_metrics(requests, MEASURED)
     assert (found.episodes, found.unchanged) == (5, 1)
     assert (found.words_original, found.words_rewritten) == (15, 15 + 9 + 2 + 2 + 6)
     # I am sorry I am sorry I am sorry: 7 triples, 3 different; I am sorry I hear you: 4 of 4.
@@ -107,7 +107,7 @@ def test_what_is_said_to_all_is_specific_to_nobody_and_what_takes_up_the_post_is
     assert own_overlaps(own) == pytest.approx([1 / 3] * 6)
     assert own_overlaps(alike[:2]) == []
     # Half of the posts are answered with their noun: mean 1/6 or less, plus the standard error of six posts.
-    mixed = guard_figures([*alike[:3], *own[3:]], MEASURED)
+    mixed = guard_metrics([*alike[:3], *own[3:]], MEASURED)
     overlaps = own_overlaps([*alike[:3], *own[3:]])
     expected = np.mean(overlaps) + np.std(overlaps) / math.sqrt(5)
     assert specificity([mixed], [1.0]) == pytest.approx(expected)
@@ -117,8 +117,8 @@ def test_what_is_said_to_all_is_specific_to_nobody_and_what_takes_up_the_post_is
 
 
 def test_figures_of_a_window_in_closed_form() -> None:
-    first = guard_figures([request("Go out.", "You are right.")] * 3, Measured(2.0, 1.0))
-    second = guard_figures([request("Go out.", "Are you sure?"), request("Go out.")], Measured(4.0, 2.0, 1.5))
+    first = guard_metrics([request("Go out.", "You are right.")] * 3, Measured(2.0, 1.0))
+    second = guard_metrics([request("Go out.", "Are you sure?"), request("Go out.")], Measured(4.0, 2.0, 1.5))
     found = window_values([first, second], [0.5, 1.0], min_rewrites=2.5)
     assert found == pytest.approx(
         {
@@ -139,7 +139,7 @@ def test_figures_of_a_window_in_closed_form() -> None:
     assert window_values([first, second], [0.5, 1.0], min_rewrites=4)["commonest_share"] == 0.75
     few = window_values([first, second], [0.5, 1.0], min_rewrites=5)
     assert found.keys() - few.keys() == {"commonest_share", "opening_share", "effective_openings"}
-    assert window_values([GuardFigures()], [1.0]) == {}
+    assert window_values([GuardMetrics()], [1.0]) == {}
 
 
 def test_gains_by_reward_and_judge_in_closed_form() -> None:
@@ -179,9 +179,9 @@ def test_a_healthy_run_raises_no_alarm_with_the_default_limits() -> None:
     assert watched <= guards.values.keys()
 
 
-def _of_posts(*sentences: str, posts: int = 12) -> GuardFigures:
+def _of_posts(*sentences: str, posts: int = 12) -> GuardMetrics:
     """Each post is answered with each sentence."""
-    return guard_figures(
+    return guard_metrics(
         [
             request("Go out and take a walk.", sentence, post=f"My {noun} went badly.")
             for noun in NOUNS[:posts]
@@ -191,35 +191,35 @@ def _of_posts(*sentences: str, posts: int = 12) -> GuardFigures:
     )
 
 
-def _one_for_all(_: int) -> GuardFigures:
+def _one_for_all(_: int) -> GuardMetrics:
     return _of_posts("I am so sorry to hear that.")
 
 
-def _one_opening(iteration: int) -> GuardFigures:
+def _one_opening(iteration: int) -> GuardMetrics:
     rng = np.random.default_rng(iteration)
     return _of_posts(*(f"I'm sorry to hear about the {_noun(rng)}." for _ in range(4)))
 
 
-def _two_openings(iteration: int) -> GuardFigures:
+def _two_openings(iteration: int) -> GuardMetrics:
     rng = np.random.default_rng(iteration)
     starts = ("I'm sorry to hear about", "That must be hard with")
     return _of_posts(*(f"{start} the {_noun(rng)}." for start in starts for _ in range(2)))
 
 
-def _stutter(_: int) -> GuardFigures:
-    return guard_figures(
+def _stutter(_: int) -> GuardMetrics:
+    return guard_metrics(
         [request("Go out and walk.", f"I feel {noun} so much I feel {noun} so much.") for noun in NOUNS], MEASURED
     )
 
 
-def _long(iteration: int) -> GuardFigures:
+def _long(iteration: int) -> GuardMetrics:
     rng = np.random.default_rng(iteration)
     sentences = [" ".join(_noun(rng) for _ in range(20)) + "." for _ in range(12)]
-    return guard_figures([request("Go out.", sentence) for sentence in sentences], MEASURED)
+    return guard_metrics([request("Go out.", sentence) for sentence in sentences], MEASURED)
 
 
-def _me_too(_: int) -> GuardFigures:
-    return guard_figures([request("Go out.", f"I had the same with my {noun}.") for noun in NOUNS], MEASURED)
+def _me_too(_: int) -> GuardMetrics:
+    return guard_metrics([request("Go out.", f"I had the same with my {noun}.") for noun in NOUNS], MEASURED)
 
 
 COLLAPSES = {
@@ -234,7 +234,7 @@ COLLAPSES = {
     "repetition": _stutter,
     "length_ratio": _long,
     "self_disclosure": _me_too,
-    "noop_share": lambda i: guard_figures([request("Go out.")] * 12, MEASURED),
+    "noop_share": lambda i: guard_metrics([request("Go out.")] * 12, MEASURED),
     "judge_gap": lambda i: healthy(i, judged(2.5, 0.2)),
     "judge_divergence": lambda i: healthy(i, judged(1.0 + 0.1 * i, 1.0 - 0.1 * i)),
     "memory_growth": healthy,
@@ -350,7 +350,7 @@ def test_an_old_reading_of_the_judge_does_not_use_up_the_patience() -> None:
 def test_a_restored_guard_goes_on_exactly() -> None:
     settings = GuardsConfig(window=3, patience=4, min_rewrites=20)
 
-    def figures(i: int) -> GuardFigures:
+    def figures(i: int) -> GuardMetrics:
         return COLLAPSES["commonest_share"](i) if i > 2 else healthy(i, judged(2.0, 0.5))
 
     whole, first, second = Guards(settings), Guards(settings), Guards(settings)
@@ -392,7 +392,7 @@ def test_another_attempt_draws_other_samples_and_weighs_the_kl_penalty_more(loca
         return [step.action.tokens for group in groups for t in group.trajectories for step in t.steps]
 
     try:
-        algorithm.companions["guards"] = {"window": [1]}
+        algorithm.extra_state["guards"] = {"window": [1]}
         algorithm.save_training_state(tmp_path / "good")
         failed = sampled()
         assert algorithm.restore_training_state(tmp_path / "good") == 0
@@ -406,7 +406,7 @@ def test_another_attempt_draws_other_samples_and_weighs_the_kl_penalty_more(loca
         assert algorithm.last.kl_coeff == pytest.approx(0.9)
 
         algorithm.restore_training_state(tmp_path / "good")
-        assert (algorithm.attempt, algorithm.companions) == (0, {"guards": {"window": [1]}})
+        assert (algorithm.attempt, algorithm.extra_state) == (0, {"guards": {"window": [1]}})
         assert sampled() == failed
         assert algorithm.last.kl_coeff == pytest.approx(0.1)
 

@@ -7,7 +7,7 @@ import pytest
 
 from partner_rl.algorithm.algorithm import Iteration
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
-from partner_rl.algorithm.reward_signal import Signal
+from partner_rl.algorithm.reward_signal import AdvantageBatch
 from partner_rl.algorithm.trajectory import SampledGroup, Step, Trajectory
 from partner_rl.policy.actions import ActionTokens
 from partner_rl.types import Example, RewardBreakdown, ScoreRequest
@@ -25,7 +25,7 @@ def metrics(groups: list[list[str]], advantages: list[list[float]], **parts: lis
     example = Example("s", "r", "I am sad.", "Go out.")
     sampled = tuple(SampledGroup(example, tuple(map(trajectory, row))) for row in groups)
     values = {name: np.array(rows) for name, rows in parts.items()}
-    signal = Signal(sampled, np.array(advantages), {}, values, {})
+    signal = AdvantageBatch(sampled, np.array(advantages), {}, values, {})
     return iteration_metrics(Iteration(0, signal, {}, PHASES, 0.0), 2)
 
 

@@ -18,7 +18,7 @@ import torch
 from partner_rl.algorithm import state as state_module
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
-from partner_rl.algorithm.state import MOMENTS, STATE, WEIGHTS, TrainingState
+from partner_rl.algorithm.state import OPTIMIZER_STATE, STATE, WEIGHTS, TrainingState
 from partner_rl.metric_names import OF_THE_MACHINE
 from partner_rl.storage import atomic
 from partner_rl.storage.manifest import MANIFEST
@@ -38,7 +38,7 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
     state.save(tmp_path / "c" / "iteration-000004")
     found = TrainingState.load(tmp_path / "c" / "iteration-000004")
     assert (found.iterations, found.extra) == (4, EXTRA)
-    for before, after in ((state.weights, found.weights), (state.moments, found.moments)):
+    for before, after in ((state.weights, found.weights), (state.optimizer_state, found.optimizer_state)):
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["iteration-000004"]
@@ -54,7 +54,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, MOMENTS, STATE, MANIFEST])
+@pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER_STATE, STATE, MANIFEST])
 @pytest.mark.parametrize("damage", [cut_off, flip_a_bit, Path.unlink, lambda path: path.write_bytes(b"")])
 def test_every_damage_to_every_file_is_noticed(tmp_path, name, damage):
     make_state().save(tmp_path / "s")
@@ -176,7 +176,7 @@ def test_three_and_three_iterations_equal_six(local_ray, tmp_path, runners, lear
     straight = build_toy(config)
     try:
         train(straight, 3, config.env.window)
-        straight.companions["guards"] = {"streak": 2}
+        straight.extra_state["guards"] = {"streak": 2}
         straight.save_training_state(tmp_path / "half")
         rows = train(straight, 3, config.env.window)
         straight.save_training_state(tmp_path / "straight")
@@ -185,11 +185,11 @@ def test_three_and_three_iterations_equal_six(local_ray, tmp_path, runners, lear
     resumed = build_toy(config)
     try:
         assert resumed.restore_training_state(tmp_path / "half") == 3
-        assert resumed.companions == {"guards": {"streak": 2}}
+        assert resumed.extra_state == {"guards": {"streak": 2}}
         assert train(resumed, 3, config.env.window) == rows
         resumed.save_training_state(tmp_path / "resumed")
     finally:
         resumed.stop()
-    # The files themselves: weights, moments and everything else, to the last bit.
+    # The files themselves: weights, optimizer state and everything else, to the last bit.
     manifests = [json.loads((tmp_path / name / MANIFEST).read_text()) for name in ("straight", "resumed")]
     assert manifests[0] == manifests[1]

@@ -13,7 +13,7 @@ from rich.console import Console
 from launch.commands.watch import WatchedRun, frame
 from launch.run_folder.record import STALL_FILE, recorded
 from launch.training.watchdog import Candidate, Watchdog, Whereabouts, diagnose, limit_of
-from partner_rl.algorithm.activity import LOG, SAMPLE, UPDATE, Activity, Doing
+from partner_rl.algorithm.phase_tracker import LOG, SAMPLE, UPDATE, Phase, PhaseTracker
 from partner_rl.cluster.pending_calls import Wait
 from partner_rl.config.load import load_config, save_config
 
@@ -30,7 +30,7 @@ def test_a_reward_actor_that_others_wait_for_is_named_with_what_waits_behind_it(
         Wait("z", 999.0, {"other-empathy-0": 9}),
     ]
     silent = [(REWARD, PLACES[0]), *zip(RUNNERS, PLACES[1:], strict=True)]
-    stall = diagnose(Doing(SAMPLE, 12), 300.0, silent, waits)
+    stall = diagnose(Phase(SAMPLE, 12), 300.0, silent, waits)
     assert str(stall) == (
         "stalled: nothing has moved for 300 s in phase sample of iteration 12; it waits for reward actor "
         "run-empathy-0 (node 10.0.0.7, pid 70), 5 calls without an answer for 290 s; behind it: env runner 1, "
@@ -40,16 +40,16 @@ def test_a_reward_actor_that_others_wait_for_is_named_with_what_waits_behind_it(
 
 def test_an_env_runner_that_waits_for_nobody_is_named_itself():
     stopped = Whereabouts("b", "ALIVE", "10.0.0.7", 71, "stopped by a signal")
-    stall = diagnose(Doing(SAMPLE, 1), 20.0, [(RUNNERS[0], stopped)], [])
+    stall = diagnose(Phase(SAMPLE, 1), 20.0, [(RUNNERS[0], stopped)], [])
     assert "it waits for env runner 1 (node 10.0.0.7, pid 71, stopped by a signal), 1 call without" in str(stall)
     homeless = Whereabouts("b", "RESTARTING", "", 0, "being started again")
     assert "env runner 1 (on no node, being started again)" in str(
-        diagnose(Doing(SAMPLE, 1), 20.0, [(RUNNERS[0], homeless)], [])
+        diagnose(Phase(SAMPLE, 1), 20.0, [(RUNNERS[0], homeless)], [])
     )
 
 
 def test_where_every_actor_answers_it_is_the_driver():
-    assert "it is the driver itself (node " in str(diagnose(Doing(LOG, 3), 20.0, [], []))
+    assert "it is the driver itself (node " in str(diagnose(Phase(LOG, 3), 20.0, [], []))
 
 
 def test_a_phase_that_always_takes_long_is_given_longer():
@@ -58,34 +58,34 @@ def test_a_phase_that_always_takes_long_is_given_longer():
     assert limit_of(300.0, 200.0) == 600.0
 
 
-def test_usual_seconds_are_those_of_the_phase_alone(monkeypatch):
+def test_median_seconds_are_those_of_the_phase_alone(monkeypatch):
     clock = iter([0.0, 10.0, 15.0, 45.0, 46.0, 76.0])
     # In the one module alone: other threads of this process look at the clock, too.
-    monkeypatch.setattr("partner_rl.algorithm.activity.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    activity = Activity()
+    monkeypatch.setattr("partner_rl.algorithm.phase_tracker.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    phases = PhaseTracker()
     for phase, iteration in ((SAMPLE, 1), (UPDATE, None), (SAMPLE, 2), (UPDATE, None), (SAMPLE, 3)):
-        activity.begin(phase, iteration)
-    assert activity.usual_seconds(UPDATE) == 30.0
-    assert activity.usual_seconds(SAMPLE) == pytest.approx(3.0)
-    assert activity.usual_seconds(LOG) == 0.0
-    assert (activity.doing.phase, activity.doing.iteration) == (SAMPLE, 3)
+        phases.begin(phase, iteration)
+    assert phases.median_seconds(UPDATE) == 30.0
+    assert phases.median_seconds(SAMPLE) == pytest.approx(3.0)
+    assert phases.median_seconds(LOG) == 0.0
+    assert (phases.current.name, phases.current.iteration) == (SAMPLE, 3)
 
 
 def test_who_answers_the_second_call_is_not_killed(monkeypatch, tmp_path, caplog):
     killed: list[int] = []
     monkeypatch.setattr("launch.training.watchdog.kill_process", lambda place: killed.append(place.pid))
     settings = load_config("smoke", ["faults.stall_s=5", "faults.replace_stalled_s=10"]).faults
-    activity = Activity()
-    activity.begin(SAMPLE, 1)
-    dog = Watchdog(activity, list, settings, tmp_path)
+    phases = PhaseTracker()
+    phases.begin(SAMPLE, 1)
+    dog = Watchdog(phases, list, settings, tmp_path)
     # The second env runner was only slow.
     monkeypatch.setattr(dog, "_roll", SimpleNamespace(silent=lambda asked: [one for one in asked if one == RUNNERS[0]]))
-    stall = diagnose(activity.doing, 20.0, list(zip(RUNNERS, PLACES[1:], strict=True)), [])
+    stall = diagnose(phases.current, 20.0, list(zip(RUNNERS, PLACES[1:], strict=True)), [])
     dog._replace(stall, 20.0, RUNNERS)
     assert killed == [PLACES[1].pid]
     assert "env runner 1 is killed" in caplog.text
     # Meanwhile the run has gone on.
-    activity.begin(UPDATE)
+    phases.begin(UPDATE)
     dog._replace(stall, 20.0, RUNNERS)
     assert len(killed) == 1
 

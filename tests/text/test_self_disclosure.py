@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.honesty import PARTS, Labelled, Share, false_alarms, precision, read_labelled, recall
-from partner_rl.algorithm.guard_figures import GuardFigures, Measured, guard_figures
+from partner_rl.algorithm.guard_metrics import GuardMetrics, Measured, guard_metrics
 from partner_rl.algorithm.honesty import honesty
 from partner_rl.algorithm.reward_signal import RewardSignal
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
@@ -221,7 +221,7 @@ def test_without_a_weight_the_reward_is_left_alone():
 
 
 def test_the_guards_count_rewrites_with_such_a_sentence():
-    figures = guard_figures([request("Me too. Same here."), request("What happened?"), request()], Measured())
+    figures = guard_metrics([request("Me too. Same here."), request("What happened?"), request()], Measured())
     assert (figures.disclosing, figures.episodes) == (1, 3)
     content = json.loads(json.dumps(figures.as_json()))
-    assert GuardFigures.from_json(content) == figures
+    assert GuardMetrics.from_json(content) == figures

@@ -75,8 +75,10 @@ def test_files_are_as_large_as_estimated(cache, shapes, tmp_path, overrides):
     config = load_config("smoke", overrides)
     policy = load_policy(resolve("random:llama", cache), config.policy, config.env.window)
     weights = {n: p.detach().clone() for n, p in policy.model.named_parameters() if p.requires_grad}
-    moments = {f"{n}/{key}": torch.zeros_like(t) for n, t in weights.items() for key in ("exp_avg", "exp_avg_sq")}
-    TrainingState(1, {}, weights, moments).save(tmp_path / "state")
+    optimizer_state = {
+        f"{n}/{key}": torch.zeros_like(t) for n, t in weights.items() for key in ("exp_avg", "exp_avg_sq")
+    }
+    TrainingState(1, {}, weights, optimizer_state).save(tmp_path / "state")
     save_policy(policy, tmp_path / "export")
     state = sum(path.stat().st_size for path in (tmp_path / "state").glob("*.safetensors"))
     export = (tmp_path / "export" / "model.safetensors").stat().st_size

@@ -19,8 +19,8 @@ import ray
 
 from launch.run_folder.reader import read_stall
 from launch.training.watchdog import Candidate, Watchdog, reward_candidates
-from partner_rl.algorithm.activity import Activity
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
+from partner_rl.algorithm.phase_tracker import PhaseTracker
 from partner_rl.cluster.pending_calls import read_waits
 from partner_rl.config.reward_schema import RewardsConfig, RewardSection
 from partner_rl.config.schema import FaultsConfig
@@ -89,8 +89,8 @@ class Crew:
         The watchdog begins to look when a condition holds, if there is one: on a busy machine, env runners that have
         not asked for rewards yet are themselves whom a run waits for.
         """
-        activity = self.algorithm.activity = Activity()
-        watchdog = Watchdog(activity, lambda: self.candidates, FaultsConfig(**settings), run_dir)
+        phases = self.algorithm.phases = PhaseTracker()
+        watchdog = Watchdog(phases, lambda: self.candidates, FaultsConfig(**settings), run_dir)
         with ThreadPoolExecutor(1) as thread:
             training = thread.submit(self.algorithm.train)
             try:

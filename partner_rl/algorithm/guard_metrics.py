@@ -60,7 +60,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardFigures:
+class GuardMetrics:
     """An iteration's figures; counts of 0 where there was nothing to count.
 
     Attributes:
@@ -103,7 +103,7 @@ class GuardFigures:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> GuardFigures:
+    def from_json(cls, content: Mapping[str, Any]) -> GuardMetrics:
         """What `as_json` returned, taken back."""
         judged = content["judged"]
         return cls(
@@ -117,9 +117,9 @@ class GuardFigures:
         )
 
 
-def guard_figures(
+def guard_metrics(
     requests: Sequence[ScoreRequest], measured: Measured, judged: JudgedGain | None = None
-) -> GuardFigures:
+) -> GuardMetrics:
     """The figures of an iteration.
 
     Args:
@@ -131,7 +131,7 @@ def guard_figures(
     triples = [ngrams(words, _REPEAT_WORDS) for words in written]
     sentences, openings = sentence_counts(requests)
     overlaps = own_overlaps(requests)
-    return GuardFigures(
+    return GuardMetrics(
         measured=measured,
         judged=judged,
         episodes=len(requests),
