@@ -27,7 +27,8 @@ from partner_rl.config.section import LoraSection
 from partner_rl.models.sources import resolve
 from partner_rl.policy.generate import Sampling, sample_actions
 from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
-from partner_rl.policy.model import Policy, load_policy
+from partner_rl.policy.model import Policy
+from partner_rl.policy.pretrained import load_policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.types import PartnerError, RewriteState
 

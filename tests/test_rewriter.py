@@ -9,7 +9,8 @@ from envs import text
 from partner_rl.config.schema import EnvConfig, PolicyConfig
 from partner_rl.models.sources import resolve
 from partner_rl.policy.generate import Sampling
-from partner_rl.policy.model import Policy, load_policy
+from partner_rl.policy.model import Policy
+from partner_rl.policy.pretrained import load_policy
 from partner_rl.rewriter import Rewrite, RewriteError, Rewriter
 from partner_rl.types import Example, PartnerError
 

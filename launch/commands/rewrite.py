@@ -75,7 +75,7 @@ def command(
 
 
 def _find_model(path: Path) -> _Model:
-    from partner_rl.policy.model import read_metadata
+    from partner_rl.policy.pretrained import read_metadata
     from partner_rl.storage.artefact import MARK
 
     if (path / "config.yaml").is_file():
@@ -138,7 +138,7 @@ def _rewrites(model: _Model, pairs: Sequence[Example], greedy: bool, seed: int) 
     from launch.resources.device import device_of
     from launch.resources.session import place_on_this_machine
     from partner_rl.policy.generate import Sampling
-    from partner_rl.policy.model import load_policy
+    from partner_rl.policy.pretrained import load_policy
     from partner_rl.rewriter import Rewriter
 
     place_on_this_machine(model.config)

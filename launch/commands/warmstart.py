@@ -173,7 +173,7 @@ def _train_and_write(config: RunConfig, output: Path, state: PartialState) -> No
     import torch
 
     from launch.training.warmstart_report import summary_table, write_report
-    from partner_rl.policy.model import save_policy
+    from partner_rl.policy.pretrained import save_policy
     from partner_rl.warmstart.train import train_warmstart
 
     work = work_folder(output)
@@ -265,7 +265,7 @@ def _policy(config: RunConfig, state: PartialState) -> Policy:
     import torch
 
     from partner_rl.models.sources import resolve
-    from partner_rl.policy.model import load_policy
+    from partner_rl.policy.pretrained import load_policy
 
     settings = config.policy
     on_gpu = state.device.type == "cuda"

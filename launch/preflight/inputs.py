@@ -334,7 +334,7 @@ def _model_folder(name: str, cache: Path | None) -> Iterator[Path | None]:
 
 
 def _check_policy(folder: Path, config: RunConfig) -> None:
-    from partner_rl.policy.model import check_policy
+    from partner_rl.policy.pretrained import check_policy
 
     check_policy(folder, config.policy, config.env.window)
 

@@ -51,7 +51,8 @@ from partner_rl.data.splits import Splits, select_pairs
 from partner_rl.evaluation.system import TRAINED
 from partner_rl.evaluation.systems import evaluate_system
 from partner_rl.policy.generate import Sampling
-from partner_rl.policy.model import Policy, load_policy
+from partner_rl.policy.model import Policy
+from partner_rl.policy.pretrained import load_policy
 from partner_rl.rewriter import Rewrite, Rewriter
 from partner_rl.storage.atomic import folder_when_whole, write_json, write_text
 from partner_rl.types import PartnerError

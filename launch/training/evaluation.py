@@ -342,7 +342,7 @@ def _rewriter(config: RunConfig, pairs: Sequence[Example]) -> RewritesPairs:
     """Rewrites the pairs with the policy in a folder, drawing as the evaluation does."""
     from launch.resources.device import device_of
     from partner_rl.policy.generate import Sampling
-    from partner_rl.policy.model import load_policy
+    from partner_rl.policy.pretrained import load_policy
     from partner_rl.rewriter import Rewriter
     from partner_rl.types import ScoreRequest
 

@@ -34,7 +34,8 @@ from partner_rl.evaluation.system import ORIGINAL
 from partner_rl.evaluation.systems import SystemScores, evaluate_system, original_requests
 from partner_rl.models.sources import resolve
 from partner_rl.policy.generate import Sampling
-from partner_rl.policy.model import Policy, load_policy, save_policy
+from partner_rl.policy.model import Policy
+from partner_rl.policy.pretrained import load_policy, save_policy
 from partner_rl.rewriter import Rewrite, Rewriter
 from partner_rl.storage.atomic import folder_when_whole, text_when_whole, write_json, write_text
 from partner_rl.types import Example, PartnerError, ScoreRequest

@@ -19,7 +19,7 @@ _INTERVAL: Final = (2.5, 97.5)
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Estimate:
     """A figure with its 95 % bootstrap interval.
 
     Attributes:
@@ -71,11 +71,11 @@ class TopicScores:
 
     positives: int
     negatives: int
-    precision: Figure
-    recall: Figure
-    f1: Figure
-    specificity: Figure
-    auc: Figure
+    precision: Estimate
+    recall: Estimate
+    f1: Estimate
+    specificity: Estimate
+    auc: Estimate
     confusion: Confusion
     calibration_error: float
 
@@ -156,7 +156,7 @@ def _with_intervals(
     positives: Probabilities,
     negatives: Probabilities,
     seed: int,
-) -> list[Figure]:
+) -> list[Estimate]:
     random = np.random.default_rng(seed)
     drawn: list[npt.NDArray[Any]] = [
         figures(random.choice(positives, len(positives)), random.choice(negatives, len(negatives)))
@@ -164,4 +164,4 @@ def _with_intervals(
     ]
     low, high = np.percentile(np.stack(drawn), _INTERVAL, axis=0)
     values = figures(positives, negatives)
-    return [Figure(float(v), float(a), float(b)) for v, a, b in zip(values, low, high, strict=True)]
+    return [Estimate(float(v), float(a), float(b)) for v, a, b in zip(values, low, high, strict=True)]

@@ -1,4 +1,4 @@
-"""Local folders → tokenizers and models, quietly, from safetensors only and never running code from the folder."""
+"""Local folders ↔ tokenizers and models, quietly, in safetensors only and never running code from the folder."""
 
 from __future__ import annotations
 
@@ -227,6 +227,13 @@ def _load_weights(
         )
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a model and its tokenizer into a folder, as `load_causal_lm` or `load_encoder` read it."""
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def check_positions(name: str, config: Any, longest: int, remedy: str) -> None:

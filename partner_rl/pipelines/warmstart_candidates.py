@@ -54,7 +54,7 @@ DEFAULT_MAX_WORDS: Final = PolicyConfig().max_new_tokens * 3 // 4
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class CandidateSettings:
     """What makes a sentence an example.
 
     Attributes:
@@ -78,7 +78,7 @@ class Recipe:
 class ExtractorBuilder:
     """Builds the transform in a worker; without a classifier, rationales alone say which sentences are empathic."""
 
-    recipe: Recipe
+    settings: CandidateSettings
     classifier: ClassifierSettings | None
 
     def __call__(self) -> Extractor:
@@ -87,16 +87,16 @@ class ExtractorBuilder:
         Raises:
             PartnerError: See `ClassifierSettings.load`.
         """
-        return Extractor(self.recipe, None if self.classifier is None else self.classifier.load().predict)
+        return Extractor(self.settings, None if self.classifier is None else self.classifier.load().predict)
 
 
 class Extractor:
     """The transform: rows of pairs in, rows of examples out."""
 
-    def __init__(self, recipe: Recipe, predict: Predict | None) -> None:
+    def __init__(self, settings: CandidateSettings, predict: Predict | None) -> None:
         """Take a classifier, or None to go by the rows' own rationales."""
-        self._recipe = recipe
-        self._env = EnvConfig(window=recipe.window)
+        self._settings = settings
+        self._env = EnvConfig(window=settings.window)
         self._predict = predict
 
     def __call__(self, batch: pa.Table) -> tuple[pa.Table, Counter[str]]:
@@ -108,13 +108,13 @@ class Extractor:
         examples, counts = parse_batch(batch)
         counts["responses/read"] += len(examples)
         responses = self._annotated(examples, counts)
-        rng = np.random.default_rng(_hash(self._recipe.seed, *(example.response_id for example in examples)))
-        recipe = self._recipe
+        rng = np.random.default_rng(_hash(self._settings.seed, *(example.response_id for example in examples)))
+        settings = self._settings
         targets = find_targets(
-            responses, recipe.min_level, recipe.max_sentences, recipe.max_words, recipe.own_experience
+            responses, settings.min_level, settings.max_sentences, settings.max_words, settings.own_experience
         )
         usable = self._usable(targets, counts)
-        neutral = neutral_sentences(responses, self._recipe.max_words)
+        neutral = neutral_sentences(responses, self._settings.max_words)
         inserts, replaces = draft_edits(usable, neutral, self._env, rng)
         counts["dropped/no sentence would be left"] += len(usable) - len(inserts) - len(replaces)
         drafts = [*inserts, *replaces, *draft_noops(responses, self._env, rng)]
@@ -126,7 +126,7 @@ class Extractor:
             counts["responses/without labels"] += sum(example.labels is None for example in examples)
         else:
             labelled = _labelled(examples, self._predict)
-            responses, checks = annotate_checked(labelled, _sentence_scorer(self._predict), self._recipe.min_level)
+            responses, checks = annotate_checked(labelled, _sentence_scorer(self._predict), self._settings.min_level)
             for mechanism, cases in checks.items():
                 counts.update({f"check/{mechanism}/{case}": count for case, count in cases.items()})
         counts["responses/used"] += len(responses)
@@ -134,10 +134,10 @@ class Extractor:
         return responses
 
     def _usable(self, targets: Sequence[Target], counts: Counter[str]) -> list[Target]:
-        usable, recipe = [], self._recipe
+        usable, settings = [], self._settings
         for target in targets:
             counts[f"empathic/{target.mechanism}"] += 1
-            reason = why_unusable(target.sentence, MIN_WORDS, recipe.max_words, recipe.own_experience)
+            reason = why_unusable(target.sentence, MIN_WORDS, settings.max_words, settings.own_experience)
             if reason is None:
                 usable.append(target)
             else:
@@ -145,15 +145,15 @@ class Extractor:
         return usable
 
     def _table(self, drafts: Sequence[Draft]) -> pa.Table:
-        keys = pa.array([_key(self._recipe.seed, draft) for draft in drafts], pa.uint64())
-        return examples_table(drafts, self._recipe.window).append_column(CANDIDATE_SCHEMA.field(KEY), keys)
+        keys = pa.array([_key(self._settings.seed, draft) for draft in drafts], pa.uint64())
+        return examples_table(drafts, self._settings.window).append_column(CANDIDATE_SCHEMA.field(KEY), keys)
 
 
-def candidate_stage(recipe: Recipe, classifier: ClassifierSettings | None, resources: Resources) -> Stage:
+def candidate_stage(settings: CandidateSettings, classifier: ClassifierSettings | None, resources: Resources) -> Stage:
     """The stage.
 
     Args:
-        recipe: What makes a sentence an example.
+        settings: What makes a sentence an example.
         classifier: Scores sentences, and responses without labels; None goes by the rows' own rationales.
         resources: Rows of a batch lend each other neutral sentences, so that their number is one of the settings.
 
@@ -162,11 +162,11 @@ def candidate_stage(recipe: Recipe, classifier: ClassifierSettings | None, resou
     """
     return Stage(
         name="warmstart-candidates",
-        build=ExtractorBuilder(recipe, classifier),
+        build=ExtractorBuilder(settings, classifier),
         columns=pair_fields,
         output_schema=CANDIDATE_SCHEMA,
         settings={
-            **asdict(recipe),
+            **asdict(settings),
             "batch_rows": resources.batch_rows,
             **({"model": None} if classifier is None else classifier.record()),
         },

@@ -29,7 +29,7 @@ from partner_rl.pipelines.label import ClassifierSettings
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage, run_stage
 from partner_rl.pipelines.units import parquet_files, plan_units
-from partner_rl.pipelines.warmstart_candidates import KEY, Recipe, candidate_stage, refuse_unlabelled
+from partner_rl.pipelines.warmstart_candidates import KEY, CandidateSettings, candidate_stage, refuse_unlabelled
 from partner_rl.pipelines.warmstart_pairs_report import REPORT_JSON, PairsReport, Sample, sample_of, write_report
 from partner_rl.positions import decode_position, num_positions
 from partner_rl.progress import Progress, ShowProgress, show_no_progress
@@ -98,7 +98,7 @@ class Choice:
 def make_warmstart_pairs(
     source: Path,
     output: Path,
-    recipe: Recipe,
+    settings: CandidateSettings,
     balance: Balance,
     classifier: ClassifierSettings | None,
     resources: Resources,
@@ -111,12 +111,12 @@ def make_warmstart_pairs(
     Args:
         source: A .parquet file of pairs, labelled unless there is a classifier, or a folder of them.
         output: Folder of the examples and the report.
-        recipe: What makes a sentence an example.
+        settings: What makes a sentence an example.
         balance: How many to take.
         classifier: Scores sentences, and responses without labels; None goes by the rows' own rationales.
         resources: Workers and sizes.
         show: Shows the progress of each pass.
-        overwrite: Replace what an earlier run wrote. Candidates of the same recipe, model and input are kept.
+        overwrite: Replace what an earlier run wrote. Candidates of the same settings, model and input are kept.
 
     Raises:
         PartnerError: See `run_stage`; no pair is labelled and there is no classifier; no sentence qualifies; the
@@ -126,7 +126,7 @@ def make_warmstart_pairs(
         refuse_unlabelled(source)
     if output.resolve() == (source if source.is_dir() else source.parent).resolve():
         raise PartnerError(f"{output} is the folder of the input: choose another one for the output")
-    stage = candidate_stage(recipe, classifier, resources)
+    stage = candidate_stage(settings, classifier, resources)
     candidates = output / CANDIDATES
     growing_folder(output, KIND)
     with locked(output):
@@ -137,10 +137,10 @@ def make_warmstart_pairs(
         if not extraction.counts.get("responses/read"):
             raise none_usable(source, extraction.rows_in, extraction.counts)
         files = parquet_files(candidates)
-        choice = choose(*read_keys(files, recipe.window), recipe.window, balance)
+        choice = choose(*read_keys(files, settings.window), settings.window, balance)
         if not len(choice.keys):
             raise PartnerError(
-                f"{source} yields no example: no usable sentence reaches level {recipe.min_level}; "
+                f"{source} yields no example: no usable sentence reaches level {settings.min_level}; "
                 "lower --min-level, raise --max-words, or give more pairs"
             )
         # The report first: while it is not there, the folder is not finished.
@@ -149,9 +149,9 @@ def make_warmstart_pairs(
             path.unlink(missing_ok=True)
         with show("Copying") as progress:
             rows, samples = _copy(files, output, choice.keys, progress)
-        settings = {**asdict(recipe), **asdict(balance)}
+        given = {**asdict(settings), **asdict(balance)}
         report = PairsReport(
-            settings, extraction.counts, choice.before, choice.after, choice.repeated, rows, tuple(samples)
+            given, extraction.counts, choice.before, choice.after, choice.repeated, rows, tuple(samples)
         )
         write_report(report, output)
     return report

@@ -71,7 +71,7 @@ class PairsReport:
     """What a data set was made of.
 
     Attributes:
-        settings: The recipe and the balance.
+        settings: Those of the candidates and of the balance.
         extraction: What the first pass counted.
         before: Candidates of each cell, repeated ones counted once.
         after: Examples of each cell.

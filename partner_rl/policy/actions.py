@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from partner_rl.models.text_tokens import text_ids
+from partner_rl.policy.model import Policy
 from partner_rl.positions import noop_position
 from partner_rl.types import EditAction
-
-if TYPE_CHECKING:
-    from partner_rl.policy.model import Policy
 
 _WHOLE_SENTENCES = re.compile(r"(.*[.!?…][\"')\]]*)(?:\s|$)")
 

@@ -13,7 +13,7 @@ import torch
 from partner_rl.policy.actions import ActionTokens
 from partner_rl.policy.model import Policy
 from partner_rl.policy.prompt import encode_prompt
-from partner_rl.policy.sampling import Drawn, draw
+from partner_rl.policy.sampling import SampledTokens, sample_tokens
 from partner_rl.policy.shared_prompt import SharedPromptCache, StaticSharedPromptCache
 from partner_rl.positions import noop_position
 from partner_rl.types import RewriteState
@@ -183,11 +183,11 @@ def _start(
         )
     valid_GA = torch.stack([vocabulary.valid_positions(p.num_sentences) for p in prompts])
     logprobs_GA = vocabulary.position_logprobs(output.logits[:, -1], valid_GA.to(policy.device), sampling.temperature)
-    drawn = draw(logprobs_GA[group_N], greedy_N, generator=generator)
+    drawn = sample_tokens(logprobs_GA[group_N], greedy_N, generator=generator)
     layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
     make_cache = StaticSharedPromptCache if policy.settings.compile else SharedPromptCache
     cache = make_cache(layers, mask_GP, group_N, policy.settings.max_new_tokens)
-    return _Start(drawn.words_N, drawn.logprobs_N, greedy_N, mask_GP.sum(-1)[group_N], cache)
+    return _Start(drawn.tokens_N, drawn.logprobs_N, greedy_N, mask_GP.sum(-1)[group_N], cache)
 
 
 def _decode(policy: Policy, start: _Start, sampling: Sampling, generator: torch.Generator) -> list[_Sentence]:
@@ -219,23 +219,23 @@ def _decode(policy: Policy, start: _Start, sampling: Sampling, generator: torch.
             )
         logits_MV = vocabulary.word_logits(output.logits[:, -1], sampling.temperature)
         # Rows that have ended, which only a compiled step keeps, use no random numbers either.
-        drawn = draw(
+        drawn = sample_tokens(
             logits_MV,
             start.greedy_N[index_M] | ~alive_M,
             generator=generator,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
         )
-        token_M = drawn.words_N
+        token_M = drawn.tokens_N
         _append(drawn, [sentences[row] for row in index_M.tolist()], alive_M)
         alive_M = alive_M & (token_M != vocabulary.end_id)
     return sentences
 
 
-def _append(drawn: Drawn, sentences: Sequence[_Sentence], alive_M: torch.Tensor) -> None:
+def _append(drawn: SampledTokens, sentences: Sequence[_Sentence], alive_M: torch.Tensor) -> None:
     """Adds what was drawn to the sentences that have not ended."""
     kept = [[]] * len(sentences) if drawn.kept_NW is None else drawn.kept_NW.tolist()
-    values = zip(alive_M.tolist(), drawn.words_N.tolist(), drawn.logprobs_N.tolist(), kept, strict=True)
+    values = zip(alive_M.tolist(), drawn.tokens_N.tolist(), drawn.logprobs_N.tolist(), kept, strict=True)
     for sentence, (is_alive, token, logprob, words) in zip(sentences, values, strict=True):
         if is_alive:
             sentence.tokens.append(token)

@@ -7,7 +7,7 @@ train on wrong numbers without a sign of it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 
@@ -16,12 +16,10 @@ from partner_rl.models.loading import check_positions, first_line
 from partner_rl.models.text_tokens import text_ids
 from partner_rl.policy.actions import ActionTokens
 from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
+from partner_rl.policy.model import Policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.policy.shared_prompt import SharedPromptCache
 from partner_rl.types import PartnerError, RewriteState
-
-if TYPE_CHECKING:
-    from partner_rl.policy.model import Policy
 
 _LARGEST_GAP: Final = 0.05
 """Nats; in float32 the ways agree to 1e-4."""

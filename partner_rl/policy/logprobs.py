@@ -69,11 +69,6 @@ class PackedBatch:
         present = {f.name: tensor for f in fields(self) if (tensor := getattr(self, f.name)) is not None}
         return PackedBatch(**{name: tensor.to(device) for name, tensor in present.items()})
 
-    @property
-    def num_tokens(self) -> int:
-        """Padded tokens of a forward pass."""
-        return self.prompt_GP.shape[0] * (self.prompt_GP.shape[1] + self.input_GC.shape[1])
-
 
 @dataclass(frozen=True, slots=True)
 class ActionLogprobs:

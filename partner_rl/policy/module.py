@@ -12,7 +12,8 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from partner_rl.config.schema import PolicyConfig
 from partner_rl.policy.logprobs import PackedBatch, action_logprobs
-from partner_rl.policy.model import Policy, load_policy
+from partner_rl.policy.model import Policy
+from partner_rl.policy.pretrained import load_policy
 
 PACKED = "packed"
 """Key of the `PackedBatch` in the batch of `forward_train`."""

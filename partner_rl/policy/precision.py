@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from partner_rl.policy.small_batch_linear import FewRowsLinear
+from partner_rl.policy.small_batch_linear import SmallBatchLinear
 
 
 def full_precision(device_type: str) -> contextlib.AbstractContextManager[Any]:
@@ -31,7 +31,7 @@ class Float32Linear(nn.Linear):
             return super().forward(states.float())
 
 
-class Float32FewRowsLinear(FewRowsLinear):
+class Float32SmallBatchLinear(SmallBatchLinear):
     """The same without bias, quick for few rows on a CPU."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -43,7 +43,7 @@ class Float32FewRowsLinear(FewRowsLinear):
 def use_float32_head(model: Any) -> None:
     """Makes a linear head one of float32, in place: parameters and their names stay."""
     head = model.get_output_embeddings()
-    if type(head) is FewRowsLinear:
-        head.__class__ = Float32FewRowsLinear
+    if type(head) is SmallBatchLinear:
+        head.__class__ = Float32SmallBatchLinear
     elif type(head) is nn.Linear:
         head.__class__ = Float32Linear

@@ -22,28 +22,28 @@ CHUNK = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SampledTokens:
     """What was drawn for each row.
 
     Attributes:
-        words_N: The words.
+        tokens_N: The words.
         logprobs_N: Their log-probabilities in the distribution that they were drawn from, in nats.
         kept_NW: The words that top-k and top-p left, the likeliest first, padded with -1; None without truncation.
     """
 
-    words_N: torch.Tensor
+    tokens_N: torch.Tensor
     logprobs_N: torch.Tensor
     kept_NW: torch.Tensor | None = None
 
 
-def draw(
+def sample_tokens(
     logits_NV: torch.Tensor,
     greedy_N: torch.Tensor,
     *,
     generator: torch.Generator,
     top_p: float = 1.0,
     top_k: int = 0,
-) -> Drawn:
+) -> SampledTokens:
     """Draws a word for each row.
 
     Args:
@@ -80,7 +80,7 @@ def draw(
         total_N1 = torch.where(greedy_N[:, None], total_N1, cumulative_NW[:, -1:])
     chosen_N1 = torch.where(greedy_N[:, None], likeliest_N1, drawn_N1)
     logprob_N1 = (logits_NV.gather(1, chosen_N1) - shift_N1).double() - total_N1.log()
-    return Drawn(chosen_N1.squeeze(1), logprob_N1.squeeze(1).float(), kept_NW)
+    return SampledTokens(chosen_N1.squeeze(1), logprob_N1.squeeze(1).float(), kept_NW)
 
 
 def _chunk_sums(weights_NV: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ MAX_ROWS: Final = 64
 """From about twice as many rows on, the usual way is as quick."""
 
 
-class FewRowsLinear(nn.Linear):
+class SmallBatchLinear(nn.Linear):
     """A linear layer without bias; the same but for the order of the factors, and only where nothing is trained."""
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -28,8 +28,8 @@ class FewRowsLinear(nn.Linear):
         return columns.t().reshape(*rows.shape[:-1], self.out_features)
 
 
-def use_few_rows_linear(model: Any) -> None:
-    """Makes every plain linear layer without bias a `FewRowsLinear`, in place: parameters and their names stay."""
+def use_small_batch_linear(model: Any) -> None:
+    """Makes every plain linear layer without bias a `SmallBatchLinear`, in place: parameters and their names stay."""
     for module in model.modules():
         if type(module) is nn.Linear and module.bias is None:
-            module.__class__ = FewRowsLinear
+            module.__class__ = SmallBatchLinear

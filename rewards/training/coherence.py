@@ -26,7 +26,7 @@ from rewards.batching import length_batches
 from rewards.coherence_model import CoherenceClassifier, CoherenceModel
 from rewards.encoder import mean_pool, pad_id_of, token_limit, tokenize
 from rewards.sentence_style import style_matrix
-from rewards.training.coherence_scores import PairScores, classifier_scores
+from rewards.training.coherence_scores import CoherenceScores, classifier_scores
 from rewards.training.frozen import PartlyFrozenEncoder, precompute_steps
 from rewards.training.schedule import StepCounter, Trainer
 from rewards.training.sentence_pairs import (
@@ -58,7 +58,7 @@ class CoherenceReport:
         seconds: Wall time, the dev pairs included.
     """
 
-    dev: PairScores | None
+    dev: CoherenceScores | None
     train_responses: int
     steps: int
     seconds: float

@@ -46,7 +46,7 @@ class NegativesScores:
 
 
 @dataclass(frozen=True, slots=True)
-class PairScores:
+class CoherenceScores:
     """Figures against each kind of negatives.
 
     Attributes:
@@ -75,9 +75,9 @@ class CoherenceTestReport:
         pairs_per_second: Pairs that the classifier scored in a second.
     """
 
-    classifier: PairScores
-    embedding_cosine: PairScores
-    bag_of_words: PairScores
+    classifier: CoherenceScores
+    embedding_cosine: CoherenceScores
+    bag_of_words: CoherenceScores
     pairs_per_second: float
 
     def as_json(self) -> dict[str, Any]:
@@ -85,12 +85,12 @@ class CoherenceTestReport:
         return asdict(self)
 
 
-def classifier_scores(classifier: CoherenceClassifier, trials: Sequence[PairTrial], seed: int) -> PairScores:
+def classifier_scores(classifier: CoherenceClassifier, trials: Sequence[PairTrial], seed: int) -> CoherenceScores:
     """The classifier's figures on some trials."""
     return pair_scores(lambda pairs: classifier.probabilities(pairs).double().numpy(), trials, 0.5, seed)
 
 
-def pair_scores(score: PairScore, trials: Sequence[PairTrial], threshold: float, seed: int) -> PairScores:
+def pair_scores(score: PairScore, trials: Sequence[PairTrial], threshold: float, seed: int) -> CoherenceScores:
     """Figures of a score on some trials, at least one.
 
     Args:
@@ -107,7 +107,7 @@ def pair_scores(score: PairScore, trials: Sequence[PairTrial], threshold: float,
         name: _against(own, negative, threshold, clusters, seed)
         for name, negative in (("easy", easy), ("hard", hard), ("mix", mix))
     }
-    return PairScores(**found, pairs=len(trials), responses=len(set(clusters.tolist())))
+    return CoherenceScores(**found, pairs=len(trials), responses=len(set(clusters.tolist())))
 
 
 def held_out_report(

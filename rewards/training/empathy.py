@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class EpochReport:
+class EmpathyEpoch:
     """One pass.
 
     Attributes:
@@ -81,7 +81,7 @@ class EmpathyReport:
     """
 
     mechanisms: Mapping[str, MechanismScores]
-    epochs: tuple[EpochReport, ...]
+    epochs: tuple[EmpathyEpoch, ...]
     best_epoch: int
     train_pairs: int
     dev_pairs: int
@@ -217,15 +217,15 @@ class _Training:
     def _processes(self) -> int:
         return int(self._accelerator.num_processes)
 
-    def run(self) -> tuple[tuple[EpochReport, ...], int]:
+    def run(self) -> tuple[tuple[EmpathyEpoch, ...], int]:
         """All epochs, or until the dev loss has not fallen for `empathy_patience` passes. Keeps the best."""
-        epochs: list[EpochReport] = []
+        epochs: list[EmpathyEpoch] = []
         best: tuple[int, float, dict[str, Tensor], list[float]] | None = None
         model = self._classifier.model
         for epoch in range(1, self._settings.empathy_epochs + 1):
             train_loss = self._train_epoch()
             dev_loss, temperatures = self._calibrate() if self._dev else (None, model.config.temperatures)
-            epochs.append(EpochReport(train_loss, dev_loss))
+            epochs.append(EmpathyEpoch(train_loss, dev_loss))
             logger.info("epoch %d: training loss %.3f, dev loss %s", epoch, train_loss, _figure(dev_loss))
             if best is None or dev_loss is None or dev_loss < best[1]:
                 best = (epoch, dev_loss if dev_loss is not None else 0.0, self._trained_weights(), temperatures)

@@ -16,7 +16,8 @@ from partner_rl.algorithm.env_runner import Chunk, roll
 from partner_rl.algorithm.trajectory import SampledGroup, Step
 from partner_rl.config.schema import EnvConfig, PolicyConfig
 from partner_rl.models.sources import resolve
-from partner_rl.policy.model import Policy, load_policy
+from partner_rl.policy.model import Policy
+from partner_rl.policy.pretrained import load_policy
 from partner_rl.types import PartnerError, RewardBreakdown, ScoreRequest
 from tests.algorithm.toy import build_toy, count_letter, examples, toy_config
 

@@ -8,7 +8,7 @@ from partner_rl.algorithm.advantages.reinforce import MovingAverageBaseline
 from partner_rl.algorithm.advantages.rloo import LeaveOneOut
 from partner_rl.algorithm.losses import policy_gradient_loss
 from partner_rl.policy.logprobs import _kept_logprobs
-from partner_rl.policy.sampling import draw
+from partner_rl.policy.sampling import sample_tokens
 
 WORDS = 200
 TOP_P, TOP_K = 0.92, 30
@@ -26,15 +26,15 @@ def drift(estimator, groups: int, samples: int, trend: float, *, renormalised: b
     before, count = entropy(logits.detach()), groups * samples
     for step in range(400):
         rows = logits.detach().expand(count, WORDS).contiguous()
-        drawn = draw(rows, torch.zeros(count, dtype=torch.bool), generator=generator, top_p=TOP_P, top_k=TOP_K)
+        drawn = sample_tokens(rows, torch.zeros(count, dtype=torch.bool), generator=generator, top_p=TOP_P, top_k=TOP_K)
         rewards = trend * step + rng.normal(size=(groups, samples)) * 0.5
         advantages = torch.from_numpy(estimator.advantages(rewards)).float()
         if renormalised:
             kept = _kept_logprobs(logits.expand(1, count, WORDS), drawn.kept_NW[None], 1.0)[0]
-            taken = torch.where(drawn.kept_NW == drawn.words_N[:, None], kept, 0.0).sum(1)
+            taken = torch.where(drawn.kept_NW == drawn.tokens_N[:, None], kept, 0.0).sum(1)
             torch.testing.assert_close(taken.detach(), drawn.logprobs_N, atol=1e-5, rtol=0)
         else:
-            taken = logits.log_softmax(0)[drawn.words_N]
+            taken = logits.log_softmax(0)[drawn.tokens_N]
         mask = torch.ones(groups, samples, 1, dtype=torch.bool)
         loss = policy_gradient_loss(taken.view(groups, samples, 1), mask, advantages) / count
         optimizer.zero_grad()

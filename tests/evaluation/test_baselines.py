@@ -40,7 +40,7 @@ from partner_rl.models.loading import load_causal_lm, load_tokenizer
 from partner_rl.models.sources import resolve
 from partner_rl.policy.generate import Sampling, sample_actions
 from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
-from partner_rl.policy.model import load_policy
+from partner_rl.policy.pretrained import load_policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.progress import show_no_progress
 from partner_rl.rewriter import Rewrite, Rewriter

@@ -16,7 +16,7 @@ from partner_rl.evaluation.judge.head import NUM_LEVELS, JudgeHead
 from partner_rl.evaluation.judge.states import ResponseStates
 from partner_rl.models.loading import load_causal_lm, load_encoder, load_tokenizer
 from partner_rl.models.sources import resolve
-from partner_rl.policy.model import load_policy, save_policy
+from partner_rl.policy.pretrained import load_policy, save_policy
 from partner_rl.types import MECHANISMS
 from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA, write_examples
 from rewards.coherence_model import CoherenceClassifier, CoherenceModel

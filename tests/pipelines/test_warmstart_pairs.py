@@ -18,7 +18,7 @@ from envs import rewriting
 from launch.cli import main
 from partner_rl.config.schema import EnvConfig
 from partner_rl.data.schema import batch_from_examples, write_parquet
-from partner_rl.pipelines.warmstart_candidates import Extractor, Recipe, refuse_unlabelled
+from partner_rl.pipelines.warmstart_candidates import CandidateSettings, Extractor, refuse_unlabelled
 from partner_rl.pipelines.warmstart_pairs import CANDIDATES, Balance, choose
 from partner_rl.positions import PositionKind, decode_position, noop_position, num_positions
 from partner_rl.types import MECHANISMS, EditAction, Example, MechanismLabel, PartnerError, RewriteState
@@ -27,7 +27,7 @@ from partner_rl.warmstart.pairs import WarmStartExample
 from rewards.empathy_model import EmpathyPrediction, MechanismPrediction
 
 WINDOW = 3
-RECIPE = Recipe(window=WINDOW)
+RECIPE = CandidateSettings(window=WINDOW)
 EMPATHIC = (
     "I am so sorry that this happened.",
     "That must feel very lonely at night.",
@@ -103,7 +103,7 @@ def test_a_candidate_s_edit_brings_the_sentence_back() -> None:
 def test_extraction_depends_on_the_seed_alone() -> None:
     examples = corpus()[:60]
     first, again, other = (
-        Extractor(Recipe(window=WINDOW, seed=seed), None)(table_of(examples))[0] for seed in (3, 3, 4)
+        Extractor(CandidateSettings(window=WINDOW, seed=seed), None)(table_of(examples))[0] for seed in (3, 3, 4)
     )
     assert first.equals(again)
     assert not set(first["key"].to_pylist()) & set(other["key"].to_pylist())
@@ -136,7 +136,7 @@ def test_the_classifier_scores_sentences_and_its_rationales_check_them() -> None
         ]
 
     example = Example("s", "r", "Help me.", response)
-    table, counts = Extractor(Recipe(window=5, min_level=1.0), predict)(table_of([example]))
+    table, counts = Extractor(CandidateSettings(window=5, min_level=1.0), predict)(table_of([example]))
     assert set(table["sentence"].to_pylist()) == {parts[0], parts[2]}
     prefix = f"check/{MECHANISMS[0]}/"
     found = {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}

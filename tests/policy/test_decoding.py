@@ -13,7 +13,8 @@ from partner_rl.models.sources import resolve
 from partner_rl.policy import model
 from partner_rl.policy.generate import PromptRows, Sampling, sample_actions, sample_prompts
 from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
-from partner_rl.policy.model import Policy, load_policy
+from partner_rl.policy.model import Policy
+from partner_rl.policy.pretrained import load_policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.positions import noop_position
 from partner_rl.types import PartnerError, RewriteState

@@ -13,7 +13,8 @@ from partner_rl.models.loading import load_tokenizer
 from partner_rl.policy import position_rows
 from partner_rl.policy.generate import Sampling, sample_actions
 from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
-from partner_rl.policy.model import Policy, load_policy, save_policy
+from partner_rl.policy.model import Policy
+from partner_rl.policy.pretrained import load_policy, save_policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.policy.shared_prompt import SharedPromptCache
 from partner_rl.types import PartnerError, RewriteState

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from partner_rl.policy import sampling as module
-from partner_rl.policy.sampling import draw
+from partner_rl.policy.sampling import sample_tokens
 from partner_rl.types import PartnerError
 
 
@@ -16,12 +16,12 @@ def logits(rows: int, words: int, scale: float = 3.0) -> torch.Tensor:
 
 def everything_drawn(values: torch.Tensor, greedy: torch.Tensor | None = None, top_p: float = 1.0, top_k: int = 0):
     greedy = torch.zeros(len(values), dtype=torch.bool) if greedy is None else greedy
-    return draw(values, greedy, top_p=top_p, top_k=top_k, generator=torch.Generator().manual_seed(5))
+    return sample_tokens(values, greedy, top_p=top_p, top_k=top_k, generator=torch.Generator().manual_seed(5))
 
 
 def drawn(values: torch.Tensor, greedy: torch.Tensor | None = None, top_p: float = 1.0, top_k: int = 0):
     result = everything_drawn(values, greedy, top_p, top_k)
-    return result.words_N, result.logprobs_N
+    return result.tokens_N, result.logprobs_N
 
 
 @pytest.mark.parametrize("words", [3, 512, 1300, 2048])
@@ -70,9 +70,9 @@ def test_truncation_tells_what_it_drew_from_and_renormalises_over_it():
         result = everything_drawn(values, **limits)
         assert result.kept_NW is not None
         assert result.kept_NW.tolist() == [order[:count]] * 500
-        assert set(result.words_N.tolist()) <= set(order[:count])
+        assert set(result.tokens_N.tolist()) <= set(order[:count])
         among_kept = values[:, order[:count]].log_softmax(1)
-        place_N = (result.kept_NW == result.words_N[:, None]).int().argmax(1)
+        place_N = (result.kept_NW == result.tokens_N[:, None]).int().argmax(1)
         expected = among_kept.gather(1, place_N[:, None])[:, 0]
         torch.testing.assert_close(result.logprobs_N, expected, atol=1e-5, rtol=0)
     assert set(drawn(values, top_p=1e-6)[0].tolist()) == {order[0]}

@@ -13,7 +13,8 @@ from partner_rl.models.sources import resolve
 from partner_rl.policy.actions import ActionTokens, decode_action, encode_action
 from partner_rl.policy.generate import Sampling, sample_actions
 from partner_rl.policy.logprobs import PromptGroup, action_logits, action_logprobs, logprobs_of, pack_groups
-from partner_rl.policy.model import Policy, load_policy, save_policy
+from partner_rl.policy.model import Policy
+from partner_rl.policy.pretrained import load_policy, save_policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.positions import noop_position, position_mask
 from partner_rl.types import EditAction, PartnerError, RewriteState

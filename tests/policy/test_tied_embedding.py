@@ -8,7 +8,7 @@ from torch import nn
 
 from partner_rl.config.schema import PolicyConfig
 from partner_rl.models.sources import resolve
-from partner_rl.policy.model import load_policy
+from partner_rl.policy.pretrained import load_policy
 from partner_rl.policy.tied_embedding import TiedEmbedding, share_gradient_with_head
 
 

@@ -24,7 +24,7 @@ from partner_rl.evaluation.judge import load_judge
 from partner_rl.models.embedded import EmbeddedModel, copy_payload, pull
 from partner_rl.models.loading import load_causal_lm, load_encoder, load_tokenizer
 from partner_rl.models.random_models import build_random_bert, build_random_gpt2
-from partner_rl.policy.model import load_policy
+from partner_rl.policy.pretrained import load_policy
 from partner_rl.storage.artefact import MARK
 from partner_rl.storage.manifest import write_manifest
 from partner_rl.types import PartnerError

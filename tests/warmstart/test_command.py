@@ -19,7 +19,7 @@ from launch.commands.warmstart import work_folder
 from partner_rl.config.schema import PolicyConfig
 from partner_rl.models.loading import load_encoder, load_tokenizer
 from partner_rl.models.sources import resolve
-from partner_rl.policy.model import load_policy
+from partner_rl.policy.pretrained import load_policy
 from partner_rl.types import EditAction, RewriteState
 from partner_rl.warmstart.dataset import examples_table, write_examples
 from partner_rl.warmstart.pairs import Draft, WarmStartExample

@@ -12,7 +12,8 @@ from partner_rl.config.schema import WarmStartConfig
 from partner_rl.config.section import LoraSection
 from partner_rl.policy.actions import encode_action
 from partner_rl.policy.generate import Sampling, sample_actions
-from partner_rl.policy.model import Policy, load_policy, save_policy
+from partner_rl.policy.model import Policy
+from partner_rl.policy.pretrained import load_policy, save_policy
 from partner_rl.types import EditAction, PartnerError, RewriteState
 from partner_rl.warmstart.history import History, WarmStartReport, position_baselines
 from partner_rl.warmstart.pairs import WarmStartExample

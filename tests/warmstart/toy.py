@@ -8,7 +8,8 @@ import torch
 
 from partner_rl.config.schema import PolicyConfig
 from partner_rl.models.sources import resolve
-from partner_rl.policy.model import Policy, load_policy
+from partner_rl.policy.model import Policy
+from partner_rl.policy.pretrained import load_policy
 from partner_rl.positions import noop_position
 from partner_rl.types import EditAction, RewriteState
 from partner_rl.warmstart.packing import TokenExample, encode_example

@@ -19,7 +19,7 @@ from partner_rl.config.section import MAX_SEED
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
 from partner_rl.pipelines.label import ClassifierSettings
 from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
-from partner_rl.pipelines.warmstart_candidates import DEFAULT_MAX_WORDS, DEFAULT_WINDOW, Recipe
+from partner_rl.pipelines.warmstart_candidates import DEFAULT_MAX_WORDS, DEFAULT_WINDOW, CandidateSettings
 from partner_rl.pipelines.warmstart_pairs import KIND, Balance, make_warmstart_pairs
 from partner_rl.pipelines.warmstart_pairs_report import REPORT_PAGE, PairsReport
 from partner_rl.storage.outputs import GrowingFolder, check_outputs
@@ -92,7 +92,7 @@ def command(
     report = make_warmstart_pairs(
         converted(source, output, KIND, DEFAULT_MAX_CHARACTERS, overwrite=overwrite),
         output,
-        Recipe(window, min_level, max_words, seed, max_sentences, own_experience),
+        CandidateSettings(window, min_level, max_words, seed, max_sentences, own_experience),
         Balance(max_examples, noop_fraction),
         classifier,
         resources,

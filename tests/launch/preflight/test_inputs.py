@@ -16,7 +16,7 @@ from partner_rl.config.paths import Kind
 from partner_rl.curation.topic import TopicFilter
 from partner_rl.evaluation.judge import load_judge
 from partner_rl.models.loading import load_causal_lm, load_encoder, load_tokenizer
-from partner_rl.policy.model import load_policy
+from partner_rl.policy.pretrained import load_policy
 from partner_rl.types import PartnerError
 from partner_rl.warmstart.dataset import read_warmstart_examples
 from rewards.coherence_model import CoherenceClassifier

@@ -33,7 +33,7 @@ from partner_rl.config.load import load_config
 from partner_rl.models.sources import find_model, resolve
 from partner_rl.policy.actions import ActionTokens
 from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
-from partner_rl.policy.model import load_policy, save_policy
+from partner_rl.policy.pretrained import load_policy, save_policy
 from partner_rl.types import PartnerError
 
 ADAPTERS = ["policy.lora.rank=4"]
