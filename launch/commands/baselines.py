@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -91,7 +92,7 @@ def train_seq2seq_command(
         if not state.is_main_process:
             return
         settings = config.baselines.model_dump(mode="json")
-        figures = {**result.as_json(), "settings": settings, "data": Path(data).name, "seed": config.seed}
+        figures = {**asdict(result), "settings": settings, "data": Path(data).name, "seed": config.seed}
         write_report(temporary, figures, _card(config, result))
     out.print(f"{result.seconds:.0f} s of training on {result.examples} examples; model in {output}", soft_wrap=True)
 

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
-
-POOL_BATCHES: Final = 16
-"""Batches that are sorted by length together: enough to pad little, few enough to keep batches random."""
 
 Row = list[int]
 """The examples of one row."""
@@ -23,26 +19,6 @@ def shuffled_batches(count: int, batch_size: int, rng: np.random.Generator) -> l
     """A pass over all examples in random batches; the last one may be smaller."""
     order = rng.permutation(count).tolist()
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
-
-
-def bucketed_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[list[int]]:
-    """A pass over all examples in random batches whose examples are of similar length.
-
-    Args:
-        lengths: Tokens of each example.
-        batch_size: Examples of a batch; one batch may be smaller.
-        rng: Source of randomness.
-
-    Returns:
-        Batches of example numbers; every example is in exactly one.
-    """
-    order = rng.permutation(len(lengths)).tolist()
-    pool_size = POOL_BATCHES * batch_size
-    batches = []
-    for start in range(0, len(order), pool_size):
-        pool = sorted(order[start : start + pool_size], key=lambda row: lengths[row])
-        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
-    return [batches[index] for index in rng.permutation(len(batches))]
 
 
 def share_of_process(batch: Sequence[int], lengths: Sequence[int], process: int, num_processes: int) -> list[int]:

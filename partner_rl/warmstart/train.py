@@ -29,7 +29,6 @@ from partner_rl.storage.fingerprint import fingerprint_of
 from partner_rl.types import PartnerError
 from partner_rl.warmstart.batches import (
     Row,
-    bucketed_batches,
     padded_tokens,
     passes_of,
     rows_of,
@@ -40,14 +39,12 @@ from partner_rl.warmstart.checkpoint import Tensors, TrainingState, load_best, s
 from partner_rl.warmstart.history import DevScores, EpochReport, History, WarmStartReport, position_baselines
 from partner_rl.warmstart.packing import RowLogprobs, TokenExample, encode_example, pack_rows, row_logprobs
 from partner_rl.warmstart.pairs import WarmStartExample
+from rewards.training.schedule import GRAD_CLIP, bucketed_batches, linear_rate
 
 logger = logging.getLogger(__name__)
 
-GRAD_CLIP: Final = 1.0
-"""Global norm that gradients are clipped to."""
-
-WARMUP_SHARE: Final = 0.1
-"""Share of the steps in which the learning rate rises to its peak."""
+SORTED_BATCHES: Final = 16
+"""Batches whose examples are sorted by length together: enough to pad little, few enough to keep batches random."""
 
 SCORED_TOGETHER: Final = 256
 """Held-out examples that are laid out in rows together."""
@@ -175,7 +172,7 @@ class _Trainer:
         rng = generator_of("warm start order", self._seed, epoch)
         size = self._settings.batch_size
         if self._settings.row_tokens is None:
-            batches = bucketed_batches(self._lengths, size, rng)
+            batches = bucketed_batches(self._lengths, size, rng, SORTED_BATCHES)
         else:
             batches = shuffled_batches(len(self._rows), size, rng)
         for batch in batches[len(history.losses) - epoch * self.steps_per_epoch :]:
@@ -226,7 +223,7 @@ class _Trainer:
                 f"the warm start's gradient norm is {norm} at step {number}: lower warmstart.learning_rate"
             )
         for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.learning_rate * _rate_factor(number - 1, self._total_steps)
+            group["lr"] = self._settings.learning_rate * linear_rate(number - 1, self._total_steps)
         self._optimizer.step()
         self._optimizer.zero_grad()
 
@@ -362,11 +359,3 @@ def _dev_sums(scored: RowLogprobs, examples: Sequence[TokenExample]) -> torch.Te
     tokens = len(scored.log_tokens_N)
     values = [-scored.log_chosen_E.sum(), -scored.log_tokens_N.sum(), float(tokens), float(correct_E.sum())]
     return torch.stack([torch.as_tensor(value, device=scored.log_chosen_E.device) for value in values])
-
-
-def _rate_factor(step: int, total: int) -> float:
-    """Learning rate at a step as a share of the peak: up over a tenth of the steps, then down to zero."""
-    warmup = max(1, round(WARMUP_SHARE * total))
-    if step < warmup:
-        return (step + 1) / warmup
-    return max(0.0, (total - step) / max(1, total - warmup))

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, embedding
 from transformers import PreTrainedTokenizerBase
 
@@ -28,7 +28,7 @@ from rewards.encoder import mean_pool, pad_id_of, token_limit, tokenize
 from rewards.sentence_style import style_matrix
 from rewards.training.coherence_scores import CoherenceScores, classifier_scores
 from rewards.training.frozen import PartlyFrozenEncoder, precompute_steps
-from rewards.training.schedule import StepCounter, Trainer
+from rewards.training.schedule import GRAD_CLIP, StepCounter, linear_schedule
 from rewards.training.sentence_pairs import (
     SplitResponse,
     SplitSentences,
@@ -170,13 +170,12 @@ def _train(
     counter = StepCounter(progress, precompute_steps(encoded, frozen) + steps)
     device = next(model.parameters()).device
     encoder = PartlyFrozenEncoder(model.encoder, encoded, frozen, pad_id_of(tokenizer), counter.advance)
-    trainer = Trainer(
-        encoder.parameters(),
-        list(model.head.parameters()),
-        settings.coherence_learning_rate,
-        settings.coherence_head_learning_rate,
-        steps,
-    )
+    upper, head = encoder.parameters(), list(model.head.parameters())
+    groups = [{"params": head, "lr": settings.coherence_head_learning_rate}]
+    if upper:
+        groups.append({"params": upper, "lr": settings.coherence_learning_rate})
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    schedule = linear_schedule(optimizer, steps)
     model.train()
     for batches in epochs:
         for batch in batches:
@@ -184,7 +183,11 @@ def _train(
             pairs = batch_pairs(sentences, owners, [responses[i] for i in batch], _near(batch, topics), settings, rng)
             indices = [place[sentence] for sentence in sentences]
             pooled_ND = _pooled(encoder, indices, [len(encoded[i].ids) for i in indices])
-            trainer.step(_loss(model, pooled_ND, style_matrix(sentences, device), pairs))
+            optimizer.zero_grad(set_to_none=True)
+            _loss(model, pooled_ND, style_matrix(sentences, device), pairs).backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_([*upper, *head], GRAD_CLIP)
+            optimizer.step()
+            schedule.step()
             counter.advance()
     return steps
 

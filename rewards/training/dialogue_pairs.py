@@ -23,7 +23,7 @@ POOL_BATCHES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TargetRow:
     """What a dialogue model reads, and the tokens that it is to predict after that, at least one."""
 
     context: Tokens
@@ -69,14 +69,14 @@ def encode_rows(
     conditions: Sequence[str],
     targets: Sequence[str],
     max_tokens: int,
-) -> list[Row]:
+) -> list[TargetRow]:
     """Rows of tokens exactly as the scorer asks for them; every target has visible text."""
     prompt = FORWARD_PROMPT if direction == "forward" else BACKWARD_PROMPT
     contexts, target_tokens = dialogue_tokens(language_model, prompt, conditions, targets, max_tokens)
-    return [Row(context, target) for context, target in zip(contexts, target_tokens, strict=True)]
+    return [TargetRow(context, target) for context, target in zip(contexts, target_tokens, strict=True)]
 
 
-def token_batches(rows: Sequence[Row], budget: int, rng: np.random.Generator) -> list[list[int]]:
+def token_batches(rows: Sequence[TargetRow], budget: int, rng: np.random.Generator) -> list[list[int]]:
     """A pass over all rows in random batches of similar length, each of at most `budget` padded tokens."""
     mean = max(1, sum(row.length for row in rows) // max(1, len(rows)))
     pool_size = max(1, POOL_BATCHES * budget // mean)
@@ -88,7 +88,7 @@ def token_batches(rows: Sequence[Row], budget: int, rng: np.random.Generator) ->
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def make_batch(rows: Sequence[Row]) -> TargetBatch:
+def make_batch(rows: Sequence[TargetRow]) -> TargetBatch:
     """Rows padded on the right, and where the hidden states stand that predict their target tokens."""
     longest = max(row.length for row in rows)
     ids_BT = torch.zeros((len(rows), longest), dtype=torch.long)
@@ -104,9 +104,9 @@ def make_batch(rows: Sequence[Row]) -> TargetBatch:
     return TargetBatch(ids_BT, mask_BT, torch.tensor(numbers), torch.tensor(columns), targets_N)
 
 
-def with_wrong_conditions(rows: Sequence[Row], batch: Sequence[int], partners: Sequence[int]) -> list[Row]:
+def with_wrong_conditions(rows: Sequence[TargetRow], batch: Sequence[int], partners: Sequence[int]) -> list[TargetRow]:
     """The rows of a batch, then their targets after the conditions of their partners, in the same order."""
-    return [*(rows[i] for i in batch), *(Row(rows[partners[i]].context, rows[i].target) for i in batch)]
+    return [*(rows[i] for i in batch), *(TargetRow(rows[partners[i]].context, rows[i].target) for i in batch)]
 
 
 def wrong_partners(seekers: Sequence[str], rng: np.random.Generator) -> list[int]:

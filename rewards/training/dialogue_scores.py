@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 
 from partner_rl.types import Example
 from rewards.language_model import LanguageModel
-from rewards.training.dialogue_pairs import Direction, Row, conditions_and_targets, encode_rows, wrong_partners
+from rewards.training.dialogue_pairs import Direction, TargetRow, conditions_and_targets, encode_rows, wrong_partners
 from rewards.training.intervals import IntArray, bootstrap_interval
 
 CHUNK: Final = 16
@@ -79,7 +79,7 @@ def dialogue_scores(
     partners = wrong_partners([e.seeker_id for e in examples], np.random.default_rng(seed))
     conditions, targets = conditions_and_targets(examples, direction)
 
-    def rows(conditions: Sequence[str], targets: Sequence[str]) -> list[Row]:
+    def rows(conditions: Sequence[str], targets: Sequence[str]) -> list[TargetRow]:
         return encode_rows(language_model, direction, conditions, targets, max_tokens)
 
     true = rows(conditions, targets)
@@ -101,7 +101,7 @@ def dialogue_scores(
 
 
 def perplexity(
-    language_model: LanguageModel, rows: Sequence[Row], accelerator: Accelerator, advance: Callable[[], None]
+    language_model: LanguageModel, rows: Sequence[TargetRow], accelerator: Accelerator, advance: Callable[[], None]
 ) -> float:
     """Exp of the mean negative log-likelihood of a target token, over all processes."""
     sums_N1, lengths_N1 = _score(language_model, [(row,) for row in rows], accelerator, advance)
@@ -116,7 +116,7 @@ def score_chunks(count: int, accelerator: Accelerator) -> int:
 
 def _score(
     language_model: LanguageModel,
-    groups: Sequence[tuple[Row, ...]],
+    groups: Sequence[tuple[TargetRow, ...]],
     accelerator: Accelerator,
     advance: Callable[[], None],
 ) -> tuple[FloatArray, FloatArray]:

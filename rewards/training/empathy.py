@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +41,11 @@ from rewards.training.frozen import PartlyFrozenEncoder, precompute_steps
 from rewards.training.schedule import (
     GRAD_CLIP,
     StepCounter,
+    bfloat16_autocast,
+    bucketed_batches,
     layer_groups,
     linear_schedule,
-    num_batches,
     process_share,
-    shuffled_batches,
 )
 
 logger = logging.getLogger(__name__)
@@ -182,7 +181,7 @@ class _Training:
         self.targets: EmpathyTargets = empathy_targets(pairs, responses)
         self._lengths = [len(response.ids) for response in responses]
 
-        per_epoch = len(process_share(list(range(num_batches(len(pairs), settings.batch_size))), 0, self._processes))
+        per_epoch = -(-len(pairs) // (settings.batch_size * self._processes))
         steps = settings.empathy_epochs * per_epoch
         passes = sum(1 for _ in state_batches(seekers)) + precompute_steps(responses, settings.frozen_layers)
         self._counter = StepCounter(progress if self._accelerator.is_main_process else no_progress, passes + steps)
@@ -241,7 +240,7 @@ class _Training:
         model = self._classifier.model
         model.train()
         model.seeker_encoder.train(False)
-        batches = shuffled_batches(self._lengths, self._settings.batch_size, self._rng)
+        batches = bucketed_batches(self._lengths, self._settings.batch_size, self._rng)
         mine = process_share(batches, self._accelerator.process_index, self._processes)
         total = torch.zeros((), device=self._classifier.device)
         for batch in mine:
@@ -252,7 +251,7 @@ class _Training:
 
     def _step(self, batch: Sequence[int]) -> Tensor:
         seeker_BUD, seeker_mask_BU = pad_states([self._seekers[self._place[self._pairs[i].seeker_post]] for i in batch])
-        with _autocast(self._classifier.device):
+        with bfloat16_autocast(self._classifier.device):
             logits: EmpathyLogits = self._net(batch, seeker_BUD, seeker_mask_BU)
         loss = empathy_loss(logits, self.targets, batch, self._weights_ML, self._settings)
         if not torch.isfinite(loss):
@@ -312,13 +311,6 @@ def empathy_loss(
         )
         loss = loss + settings.level_loss_weight * level + settings.rationale_loss_weight * rationale
     return loss
-
-
-def _autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 where the hardware has it; weights stay in float32."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
 
 
 def _figure(value: float | None) -> str:

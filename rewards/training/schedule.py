@@ -1,4 +1,4 @@
-"""The order of the examples, the learning rate and the progress of a training."""
+"""What trainings share: the order of the examples, the learning rate, the precision and the progress."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from partner_rl.progress import Progress
 from rewards.encoder import layer_stack
 from rewards.training.frozen import PartlyFrozenEncoder
 
 T = TypeVar("T")
-
 
 WARMUP = 0.1
 """Share of the steps in which the learning rate rises."""
@@ -28,7 +27,7 @@ class StepCounter:
     """Counts steps and passes them on."""
 
     def __init__(self, progress: Progress, total: int) -> None:
-        """Count to `total`; no callback is fine."""
+        """Count to `total`."""
         self._progress = progress
         self._total = total
         self._done = 0
@@ -40,19 +39,26 @@ class StepCounter:
         self._progress(self._done, self._total)
 
 
-def num_batches(size: int, batch_size: int) -> int:
-    """Batches of `shuffled_batches`."""
-    return -(-size // batch_size)
+def bucketed_batches(
+    lengths: Sequence[int], batch_size: int, rng: np.random.Generator, sorted_batches: int = SORTED_BATCHES
+) -> list[list[int]]:
+    """A pass over all examples in random batches whose examples are of similar length.
 
+    Args:
+        lengths: Tokens of each example.
+        batch_size: Examples of a batch; one batch may be smaller.
+        rng: Decides everything.
+        sorted_batches: Batches whose examples are sorted by length together.
 
-def shuffled_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[list[int]]:
-    """Indices in random batches of similar length; every index occurs exactly once."""
-    order = rng.permutation(len(lengths))
-    pool = batch_size * SORTED_BATCHES
+    Returns:
+        Batches of indices; every index is in exactly one.
+    """
+    order = rng.permutation(len(lengths)).tolist()
+    pool_size = sorted_batches * batch_size
     batches = []
-    for start in range(0, len(order), pool):
-        indices = sorted((int(i) for i in order[start : start + pool]), key=lambda i: lengths[i])
-        batches += [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    for start in range(0, len(order), pool_size):
+        pool = sorted(order[start : start + pool_size], key=lambda i: lengths[i])
+        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
@@ -78,37 +84,18 @@ def layer_groups(encoder: PartlyFrozenEncoder, rate: float, decay: float) -> lis
     return [{"params": parameters, "lr": rate * decay**below} for below, parameters in sorted(groups.items())]
 
 
-def linear_schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Rates that rise over the first tenth of the steps and then fall linearly to zero."""
+def linear_rate(step: int, steps: int) -> float:
+    """Learning rate at a step, from 0, as a share of the peak: up over a tenth of the steps, then down to zero."""
     warmup = max(1, round(WARMUP * steps))
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
-    )
+    return min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
 
 
-class Trainer:
-    """AdamW with two learning rates that rise over the first tenth of the steps and then fall linearly to zero."""
+def linear_schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """The rates of `linear_rate`."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: linear_rate(step, steps))
 
-    def __init__(
-        self,
-        encoder: Sequence[nn.Parameter],
-        heads: Sequence[nn.Parameter],
-        encoder_rate: float,
-        head_rate: float,
-        steps: int,
-    ) -> None:
-        """Train `encoder` at peak rate `encoder_rate` and `heads` at `head_rate` for `steps` steps."""
-        groups = [{"params": list(heads), "lr": head_rate}]
-        if encoder:
-            groups.append({"params": list(encoder), "lr": encoder_rate})
-        self._parameters = [*encoder, *heads]
-        self._optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-        self._schedule = linear_schedule(self._optimizer, steps)
 
-    def step(self, loss: Tensor) -> None:
-        """One update down the gradient of `loss`."""
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._parameters, GRAD_CLIP)
-        self._optimizer.step()
-        self._schedule.step()
+def bfloat16_autocast(device: torch.device, *, enabled: bool = True) -> torch.autocast:
+    """bfloat16 on a GPU that has it; the weights stay in float32."""
+    enabled = enabled and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -24,7 +24,7 @@ from rewards.mutual_information import MutualInformationBuilder, MutualInformati
 from rewards.training import target_loss
 from rewards.training.dialogue_pairs import (
     Direction,
-    Row,
+    TargetRow,
     conditions_and_targets,
     encode_rows,
     make_batch,
@@ -75,7 +75,7 @@ def llama(model_cache: Path) -> Path:
     return resolve("random:llama", model_cache)
 
 
-def rows_of(lm: LanguageModel, texts: tuple[str, ...]) -> list[Row]:
+def rows_of(lm: LanguageModel, texts: tuple[str, ...]) -> list[TargetRow]:
     return encode_rows(lm, "backward", texts, texts[::-1], MAX_TOKENS)
 
 
@@ -149,13 +149,13 @@ def test_the_loss_is_the_scorers_mean_log_probability(lm: LanguageModel, texts: 
 
 def test_batches_hold_every_row_once_within_the_budget():
     rng = np.random.default_rng(0)
-    rows = [Row((1,) * int(n), (2,) * int(m)) for n, m in rng.integers(1, 40, (200, 2))]
+    rows = [TargetRow((1,) * int(n), (2,) * int(m)) for n, m in rng.integers(1, 40, (200, 2))]
     batches = token_batches(rows, 200, rng)
     assert sorted(i for batch in batches for i in batch) == list(range(200))
     padded = [len(batch) * max(rows[i].length for i in batch) for batch in batches]
     assert max(padded) <= 200
     assert sum(row.length for row in rows) / sum(padded) > 0.85
-    assert token_batches([Row((1,) * 500, (2,))], 200, rng) == [[0]]
+    assert token_batches([TargetRow((1,) * 500, (2,))], 200, rng) == [[0]]
 
 
 def test_wrong_partners_are_of_other_seekers():

@@ -17,7 +17,7 @@ from rewards.encoder import encode_states, lowest_layers, pad_id_of, pad_states,
 from rewards.training.empathy import train_empathy
 from rewards.training.empathy_targets import IGNORED, class_weights, level_matrix, rationale_tokens
 from rewards.training.frozen import PartlyFrozenEncoder
-from rewards.training.schedule import layer_groups, process_share, shuffled_batches
+from rewards.training.schedule import bucketed_batches, layer_groups, process_share
 
 SORRY = "I am so sorry to hear that."
 BEEN = "I have been there too."
@@ -177,7 +177,7 @@ def test_rare_levels_weigh_more_and_absent_ones_nothing():
 
 
 def test_batches_hold_every_index_once():
-    batches = shuffled_batches([5, 3, 9, 1, 7], 2, np.random.default_rng(0))
+    batches = bucketed_batches([5, 3, 9, 1, 7], 2, np.random.default_rng(0))
     assert sorted(i for batch in batches for i in batch) == [0, 1, 2, 3, 4]
 
 

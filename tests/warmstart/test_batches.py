@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from partner_rl.warmstart.batches import (
-    bucketed_batches,
     padded_tokens,
     passes_of,
     row_length,
@@ -14,6 +13,7 @@ from partner_rl.warmstart.batches import (
     share_of_process,
     shuffled_batches,
 )
+from rewards.training.schedule import bucketed_batches
 
 LENGTHS = np.random.default_rng(0).integers(20, 100, 512).tolist()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -135,7 +136,7 @@ def _train(direction: Direction, config: RunConfig, splits: Splits, output: Path
 def _as_json(config: RunConfig, result: DialogueReport) -> dict[str, object]:
     settings = config.reward_training.model_dump(mode="json")
     return {
-        **result.as_json(),
+        **asdict(result),
         "settings": {name: value for name, value in settings.items() if name.startswith("mi_")},
         "max_tokens": config.rewards.max_tokens,
         "base": Path(config.models.reward_lm).name,
