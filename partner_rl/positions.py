@@ -31,7 +31,6 @@ class Position:
     """A decoded position.
 
     Attributes:
-        kind: Insert, replace or no-op.
         index: The gap (insert, 0…n) or sentence (replace, 0…n-1) of the window; 0 for the no-op.
     """
 

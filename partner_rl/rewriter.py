@@ -23,7 +23,6 @@ class Rewrite:
     """A response that the policy has been over.
 
     Attributes:
-        example: The pair.
         request: The rewritten response and its sentences, as the rewards and the evaluation take them.
         edits: What changed, in reading order; none when the policy left the response alone.
     """
@@ -40,12 +39,7 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True)
 class RewriteError:
-    """A pair that cannot be rewritten.
-
-    Attributes:
-        example: The pair.
-        message: What is wrong with it; quotes no post.
-    """
+    """A pair that cannot be rewritten, and why; the message quotes no post."""
 
     example: Example
     message: str

@@ -24,6 +24,11 @@ class PartnerError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @dataclass(frozen=True, slots=True)
 class MechanismLabel:
     """One mechanism's annotation of a response.
@@ -43,9 +48,6 @@ class Example:
 
     Attributes:
         seeker_id: Identifies the seeker's post; splits are made by its hash.
-        response_id: Identifies the response.
-        seeker_post: Text of the support seeker's post.
-        response_post: Text of the peer supporter's response.
         labels: One label per mechanism in the order of `MECHANISMS`, or None for an unlabelled pair.
     """
 
@@ -66,7 +68,6 @@ class RewriteState:
     """What the policy sees: the seeker's post and the window of response sentences that it may edit.
 
     Attributes:
-        seeker_post: Text of the seeker's post.
         span: The window's sentences, at most `k` of them, surrounding white space removed.
     """
 
@@ -92,9 +93,7 @@ class ScoreRequest:
     """Everything a reward needs to know about one rewritten response.
 
     Attributes:
-        seeker_post: The seeker's post `S`.
         original_response: The response `R` as the supporter wrote it.
-        rewritten_response: The rewritten response.
         candidates: The generated sentences that stand in the rewritten response.
         other_sentences: The rewritten response's other sentences.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from partner_rl.types import PartnerError
+from partner_rl.types import PartnerError, first_line
 
 _ENCODERS: Final = ("bert", "roberta", "distilbert", "mpnet", "xlm-roberta", "electra", "deberta", "deberta-v2")
 
@@ -49,7 +49,7 @@ def read_shape(folder: Path) -> ModelShape:
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
 
-    from partner_rl.models.loading import first_line, load_config, quiet_transformers
+    from partner_rl.models.loading import load_config, quiet_transformers
 
     config: Any = load_config(folder)
     try:

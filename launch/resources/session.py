@@ -16,7 +16,7 @@ from launch.resources.plan import DRIVER, Plan, machine_cores, resource_plan, sh
 from launch.resources.wait_for_nodes import require_capacity
 from partner_rl.cluster.local_ray import join_ray, start_ray
 from partner_rl.config.schema import RunConfig
-from partner_rl.types import PartnerError
+from partner_rl.types import PartnerError, first_line
 
 _ANSWER_S = 5.0
 _SHOWN = 300
@@ -68,7 +68,7 @@ def ray_session(config: RunConfig, plan: Plan) -> Iterator[None]:
         raise
     # Where a node does not come up in time, Ray raises a bare Exception.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise PartnerError(f"Ray cannot be started on this machine: {reason}") from error
     try:
         if address is not None:

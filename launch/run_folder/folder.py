@@ -17,10 +17,10 @@ from launch.run_folder.record import FINGERPRINTS_FILE, RUN_FILE, recorded
 from partner_rl.config.load import load_config, save_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.storage.artefact import MARK
-from partner_rl.storage.atomic import growing_folder, remove_unfinished
+from partner_rl.storage.atomic import growing_folder
 from partner_rl.storage.file_names import is_plain_name
 from partner_rl.storage.manifest import has_whole_size
-from partner_rl.storage.temporary import is_temporary
+from partner_rl.storage.temporary import is_temporary, remove_unfinished
 from partner_rl.types import PartnerError
 
 logger = logging.getLogger(__name__)

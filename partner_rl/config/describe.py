@@ -29,15 +29,11 @@ _BOUNDS = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "
 
 @dataclass(frozen=True, slots=True)
 class KeyDescription:
-    """One key of the configuration.
+    """One dotted key of the configuration, such as `algorithm.learning_rate`.
 
     Attributes:
-        key: Dotted key, such as `algorithm.learning_rate`.
         type: What the key accepts, in words.
         default: The default as a user writes it; empty for a section that is on.
-        documentation: What the key does.
-        is_section: Whether the key holds further keys.
-        is_adjustable: Whether the key may be changed when a run is resumed.
     """
 
     key: str

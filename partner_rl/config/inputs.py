@@ -19,11 +19,9 @@ from partner_rl.types import PartnerError
 
 @dataclass(frozen=True, slots=True)
 class NamedInput:
-    """Something that a configuration names and that must be there before a run starts.
+    """Something that a key or an option names, and that must be there before a run starts.
 
     Attributes:
-        key: The key, or the option, that names it.
-        kind: What it is to be.
         name: The name or absolute path.
     """
 

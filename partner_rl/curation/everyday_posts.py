@@ -28,7 +28,6 @@ class EverydayPost:
     """A post that is not about mental health.
 
     Attributes:
-        text: The post.
         kind: What it is about, such as `food`; empty where the file does not say.
     """
 

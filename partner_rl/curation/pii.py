@@ -65,13 +65,7 @@ _USER: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A place in a text.
-
-    Attributes:
-        start: Index of its first character.
-        end: Index after its last character.
-        placeholder: What stands for it.
-    """
+    """The characters from `start` to before `end`, and what stands for them."""
 
     start: int
     end: int

@@ -60,12 +60,7 @@ _PENALTIES: Final = tuple(10.0**power for power in np.arange(-1, 4.1, 0.5))
 
 @dataclass(frozen=True, slots=True)
 class TopicHead:
-    """A logistic regression on an embedding of length 1.
-
-    Attributes:
-        weight_D: One weight a hidden unit.
-        bias: Added to the weighted sum.
-    """
+    """A logistic regression on an embedding of length 1."""
 
     weight_D: npt.NDArray[np.float64]
     bias: float

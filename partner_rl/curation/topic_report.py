@@ -20,13 +20,7 @@ _INTERVAL: Final = (2.5, 97.5)
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its 95 % bootstrap interval.
-
-    Attributes:
-        value: On the posts as they are.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-    """
+    """A figure and the ends of its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -35,14 +29,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Counts at the threshold; positive means about mental health.
-
-    Attributes:
-        true_positives: Positives that are kept.
-        false_negatives: Positives that are lost.
-        false_positives: Negatives that are kept.
-        true_negatives: Negatives that are dropped.
-    """
+    """Counts at the threshold; positive means about mental health."""
 
     true_positives: int
     false_negatives: int
@@ -58,14 +45,7 @@ class TopicScores:
     dropped, and the area under the ROC curve do not.
 
     Attributes:
-        positives: Posts about mental health.
-        negatives: Everyday posts.
         precision: Positives among the posts that are kept; 0 when none is kept.
-        recall: Kept among the positives.
-        f1: Harmonic mean of both.
-        specificity: Dropped among the negatives.
-        auc: Share of (positive, negative) pairs in which the positive has the higher probability.
-        confusion: Counts at the threshold.
         calibration_error: Expected calibration error over ten equal bins, both classes weighing the same.
     """
 
@@ -85,12 +65,7 @@ class TopicReport:
     """A trained topic classifier's figures, all on posts that it was not trained on.
 
     Attributes:
-        encoder: Name of the encoder's folder.
-        seed: Seed of folds and bootstrap.
-        threshold: A post with at least this probability is kept.
         inverse_penalty: The logistic regression's `C`, chosen by cross-validation on the training posts.
-        train_positives: Posts about mental health that it was trained on.
-        train_negatives: Everyday posts that it was trained on.
         held_out: On every held-out post.
         hard: On held-out positives and hard negatives; None where no hard negative is held out.
         other: On the positives that were to be judged apart and all held-out negatives; None where there are none.

@@ -20,12 +20,7 @@ _REPLACEMENT: Final = "\ufffd"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Lengths of a post that can be used.
-
-    Attributes:
-        min_words: A post with fewer words is too short.
-        max_characters: A post with more characters is too long.
-    """
+    """Lengths of a post that can be used."""
 
     min_words: int = 2
     max_characters: int = DEFAULT_MAX_CHARACTERS

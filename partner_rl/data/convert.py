@@ -15,13 +15,7 @@ from partner_rl.types import Example, PartnerError
 
 @dataclass(frozen=True, slots=True)
 class ConvertResult:
-    """What a conversion did.
-
-    Attributes:
-        written: Pairs in the new file.
-        rejects: Rows left out.
-        remarks: What was mended in rows that were written.
-    """
+    """How many pairs were written, which rows were left out, and what was mended in others."""
 
     written: int
     rejects: tuple[Reject, ...]

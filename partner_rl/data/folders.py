@@ -8,17 +8,17 @@ from typing import Final
 
 from partner_rl.types import PartnerError
 
-RECEIPTS: Final = "_receipts"
-"""Folder of the receipts in an output folder of a command, one for each file that is whole."""
+DONE: Final = "_done"
+"""Folder of the done markers in an output folder of a command, one for each file that is whole."""
 
 RUN: Final = "run.json"
-"""File among the receipts that says what the folder is made of, and how many files it will have (`units`)."""
+"""File among the done markers that says what the folder is made of, and how many files it will have (`units`)."""
 
 REJECTS_SUFFIX: Final = ".rejects.jsonl"
 """How the names of lists of rejected rows end, which stand beside the pairs."""
 
-_ENDS: Final = {f"_work/{RECEIPTS}": f"{RECEIPTS}/curate.json", f"_candidates/{RECEIPTS}": "report.json"}
-"""Receipts of what a command's passes leave for each other → the file that the command writes at its end."""
+_ENDS: Final = {f"_work/{DONE}": f"{DONE}/curate.json", f"_candidates/{DONE}": "report.json"}
+"""Done markers of what a command's passes leave for each other → the file that the command writes at its end."""
 
 
 def data_files(folder: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
@@ -62,12 +62,12 @@ def refuse_unfinished(folder: Path) -> None:
     )
     if any((folder / work).is_dir() and not (folder / end).exists() for work, end in _ENDS.items()):
         raise unfinished
-    path = folder / RECEIPTS / RUN
+    path = folder / DONE / RUN
     try:
         units = json.loads(path.read_text(encoding="utf-8")).get("units", 0)
     except FileNotFoundError:
         return
     except (OSError, ValueError, AttributeError) as error:
         raise PartnerError(f"{path} cannot be read: make the folder {folder} again") from error
-    if sum((folder / f"{receipt.stem}.parquet").is_file() for receipt in path.parent.glob("*.json")) < units:
+    if sum((folder / f"{marker.stem}.parquet").is_file() for marker in path.parent.glob("*.json")) < units:
         raise unfinished

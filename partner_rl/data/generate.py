@@ -58,8 +58,6 @@ class Recipe:
     """What to generate.
 
     Attributes:
-        rows: Number of pairs.
-        seed: Another seed, another corpus.
         duplicates: Share of rows that repeat an earlier pair; half of them to the letter but for the case, half with
             a word added to both posts.
         pii: Share of rows with a piece of personal data.
@@ -88,7 +86,6 @@ class Generated:
     """What was planted.
 
     Attributes:
-        rows: Number of pairs.
         exact: Rows that repeat an earlier one but for the case.
         near: Rows that repeat an earlier one with a word added.
         pii: Kind → rows with a piece of personal data of this kind, duplicates included.

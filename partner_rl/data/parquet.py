@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from partner_rl.data.delimited import ReadHeader
 from partner_rl.data.records import Record
 from partner_rl.progress import Progress, no_progress
-from partner_rl.types import PartnerError
+from partner_rl.types import PartnerError, first_line
 
 BATCH_ROWS: Final = 1024
 """Rows of a record batch and of a row group."""
@@ -55,7 +55,7 @@ def damaged(path: Path, error: Exception) -> PartnerError:
     """The error for a file that cannot be read."""
     if isinstance(error, OSError) and error.errno is not None:
         return PartnerError(f"cannot read {path}: {error.strerror}")
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return PartnerError(f"{path} is truncated or no Parquet file: {reason}; write it again")
 
 

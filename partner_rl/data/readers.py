@@ -39,13 +39,7 @@ _MOST_REASONS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
-    """Everything that a source holds.
-
-    Attributes:
-        examples: The pairs that can be used, in the source's order.
-        rejects: Rows that cannot be used.
-        remarks: What was mended or left out in rows that are used.
-    """
+    """Everything that a source holds, in its order."""
 
     examples: tuple[Example, ...]
     rejects: tuple[Reject, ...]

@@ -26,8 +26,6 @@ class Reject:
 
     Attributes:
         line: The line on which the row starts, from 1 (the row number in a Parquet file).
-        reason: What is wrong with it.
-        file: Name of the file.
     """
 
     line: int
@@ -40,9 +38,7 @@ class Remark:
     """Something about a row that was mended or left out while the pair was kept. Holds no text of any post.
 
     Attributes:
-        line: The line on which the row starts, from 1.
         reason: What was done; the same words for the same kind of remark.
-        file: Name of the file.
     """
 
     line: int

@@ -19,12 +19,7 @@ from partner_rl.types import Example
 
 @dataclass(frozen=True, slots=True)
 class RewrittenPair:
-    """A pair and what was made of its response.
-
-    Attributes:
-        example: The pair.
-        rewritten_response: The rewriting, or None.
-    """
+    """A pair and what was made of its response; None where nothing is given."""
 
     example: Example
     rewritten_response: str | None

@@ -16,13 +16,7 @@ SplitName = Literal["train", "dev", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """A corpus in three parts that share no seeker id; each keeps the corpus's order.
-
-    Attributes:
-        train: Trained on.
-        dev: Held out for model selection.
-        test: Held out for the evaluation.
-    """
+    """A corpus in three parts that share no seeker id; each keeps the corpus's order."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]

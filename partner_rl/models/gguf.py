@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from partner_rl.models.loading import first_line, quiet_transformers
+from partner_rl.models.loading import quiet_transformers
 from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import write_json
-from partner_rl.types import PartnerError
+from partner_rl.types import PartnerError, first_line
 
 _TOKENIZER_ORIGIN_KEYS = ("is_local", "local_files_only", "name_or_path")
 

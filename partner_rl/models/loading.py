@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from partner_rl.storage.file_names import is_plain_name
-from partner_rl.types import PartnerError
+from partner_rl.types import PartnerError, first_line
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -259,8 +259,3 @@ def _zero_dropout(config: PreTrainedConfig) -> None:
     for key, value in config.to_dict().items():
         if key.endswith(("dropout", "pdrop")) and isinstance(value, int | float) and not isinstance(value, bool):
             setattr(config, key, 0.0)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -42,12 +42,7 @@ RATIONALES_DROPPED: Final = "rationales_dropped"
 
 @dataclass(frozen=True, slots=True)
 class TopicSettings:
-    """The topic classifier.
-
-    Attributes:
-        model: Folder of a `TopicFilter`.
-        threshold: Probability from which on a seeker post is kept.
-    """
+    """The folder of a `TopicFilter`, and the probability from which on a seeker post is kept."""
 
     model: Path
     threshold: float = 0.5
@@ -55,14 +50,7 @@ class TopicSettings:
 
 @dataclass(frozen=True)
 class CleanBuilder:
-    """Builds the transform of the first pass.
-
-    Attributes:
-        limits: Lengths of posts that can be used.
-        phone_regions: Regions whose national notation of telephone numbers is recognised.
-        topic: The topic classifier; None keeps every topic.
-        device: Torch device of the classifier.
-    """
+    """Builds the transform of the first pass; without a topic classifier every topic is kept."""
 
     limits: Limits
     phone_regions: tuple[str, ...]

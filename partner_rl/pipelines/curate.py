@@ -21,7 +21,7 @@ from typing import Any, Final
 from partner_rl.curation import duplicates, pii
 from partner_rl.curation.usable import REASONS, Limits
 from partner_rl.data.batches import REJECTED, REMARKED, counts_under, pair_fields
-from partner_rl.data.folders import RECEIPTS
+from partner_rl.data.folders import DONE
 from partner_rl.data.schema import PAIR_SCHEMA
 from partner_rl.pipelines.cleaning import CLEAN_SCHEMA, OFF_TOPIC, RATIONALES_DROPPED, CleanBuilder, TopicSettings
 from partner_rl.pipelines.deduplication import MARKS, KeepBuilder, mark_duplicates, offsets
@@ -30,6 +30,7 @@ from partner_rl.pipelines.done_markers import (
     read_json,
     refuse_difference,
     refuse_foreign,
+    refuse_input_folder,
     remove_results,
     run_record,
 )
@@ -39,6 +40,7 @@ from partner_rl.pipelines.stage import Stage, StageReport, columns_of, run_stage
 from partner_rl.pipelines.units import plan_units
 from partner_rl.progress import ShowProgress, show_no_progress
 from partner_rl.storage.atomic import growing_folder, write_json
+from partner_rl.storage.fingerprint import fingerprint_of_files
 from partner_rl.types import PartnerError
 
 KIND: Final = "curated pairs"
@@ -50,7 +52,7 @@ COUNTS: Final = "counts.json"
 WORK: Final = "_work"
 """Folder of what the passes leave for each other, in the output folder."""
 
-_DONE: Final = "curate.json"
+_CURATED: Final = "curate.json"
 _COPY_ROWS: Final = 4096
 
 
@@ -59,7 +61,6 @@ class CurateSettings:
     """What decides about pairs.
 
     Attributes:
-        limits: Lengths of posts that can be used.
         phone_regions: Regions whose national notation of telephone numbers is recognised.
         near_threshold: Similarity of both posts from which on pairs are near-duplicates.
         topic: The topic classifier; None keeps every topic.
@@ -74,7 +75,7 @@ class CurateSettings:
         """The settings as JSON values; the state of the topic model's files is among them."""
         values = asdict(self) | {"topic": None}
         if self.topic is not None:
-            values["topic"] = {"threshold": self.topic.threshold, "model": _folder_state(self.topic.model)}
+            values["topic"] = {"threshold": self.topic.threshold, "model": fingerprint_of_files(self.topic.model)}
         return values
 
 
@@ -83,12 +84,8 @@ class CurateReport:
     """What curating did.
 
     Attributes:
-        rows_in: Pairs read.
-        kept: Pairs written.
         dropped: Why pairs were dropped → how many.
         replaced: Kind of personal data → how many were replaced, in the pairs that passed the first checks.
-        rationales_dropped: Rationales that are no part of their response any more.
-        seconds: Time that this run took.
         rejected: Why rows are no pairs → how many.
         remarks: What was left out of pairs → of how many.
     """
@@ -135,12 +132,11 @@ def curate(
     record = run_record("curate", settings.record(), resources.rows_per_unit, units)
     if overwrite:
         _remove(output)
-    if (output / RECEIPTS / _DONE).exists():
-        refuse_difference(output, read_json(output / RECEIPTS / _DONE), record)
+    if (output / DONE / _CURATED).exists():
+        refuse_difference(output, read_json(output / DONE / _CURATED), record)
         return CurateReport(**read_json(output / COUNTS), seconds=time.monotonic() - started)
-    if output.resolve() == (source if source.is_dir() else source.parent).resolve():
-        raise PartnerError(f"{output} is the folder of the input: choose another one for the output")
-    if not (output / RECEIPTS).exists():
+    refuse_input_folder(output, source)
+    if not (output / DONE).exists():
         refuse_foreign(output)
     growing_folder(output, KIND)
     with locked(output / WORK), local_ray(resources, address):
@@ -198,23 +194,18 @@ def _counts(rows_in: int, kept: int, counts: Mapping[str, int]) -> dict[str, Any
 
 def _finish(output: Path, record: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
     write_json(output / COUNTS, counts, indent=1, sort_keys=True)
-    write_json(output / RECEIPTS / _DONE, record, indent=1)
+    write_json(output / DONE / _CURATED, record, indent=1)
     shutil.rmtree(output / WORK)
 
 
 def _remove(output: Path) -> None:
     """Deletes what curating wrote into a folder; what says that it is finished goes first."""
-    (output / RECEIPTS / _DONE).unlink(missing_ok=True)
+    (output / DONE / _CURATED).unlink(missing_ok=True)
     (output / COUNTS).unlink(missing_ok=True)
-    if (output / RECEIPTS).is_dir():
+    if (output / DONE).is_dir():
         with locked(output):
             remove_results(output)
     if (output / WORK).is_dir():
         with locked(output / WORK):
             shutil.rmtree(output / WORK / "clean", ignore_errors=True)
             (output / WORK / MARKS).unlink(missing_ok=True)
-
-
-def _folder_state(folder: Path) -> list[list[Any]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]

@@ -92,7 +92,6 @@ class KeepBuilder:
     """Builds the transform of the third pass.
 
     Attributes:
-        marks: The file that `mark_duplicates` wrote.
         offsets: Name of each cleaned file → index of its first row among the marks.
     """
 

@@ -1,7 +1,7 @@
 """What an output folder says about itself: made of which input with which settings, and which units are done.
 
-`_receipts/run.json` is written first and says what the folder is made of. `_receipts/<unit>.json` is written last, once
-the unit's file is under its final name. A unit whose receipt and file fit is not done again.
+`_done/run.json` is written first and says what the folder is made of. `_done/<unit>.json` is written last, once
+the unit's file is under its final name. A unit whose marker and file fit is not done again.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from partner_rl.data.folders import RECEIPTS, RUN
+from partner_rl.data.folders import DONE, RUN
 from partner_rl.pipelines.units import Unit
 from partner_rl.storage.atomic import write_json
-from partner_rl.storage.temporary import sweep
+from partner_rl.storage.temporary import remove_unfinished
 from partner_rl.types import PartnerError
 
 ATTEMPTS: Final = ".attempts-"
@@ -28,17 +28,11 @@ ATTEMPTS: Final = ".attempts-"
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class DoneMarker:
     """A unit that is done.
 
     Attributes:
-        name: The unit.
         fingerprint: Hash of the input file's state, the stage and its settings.
-        rows_in: Rows read.
-        rows_out: Rows written.
-        counts: What the stage counted.
-        output_bytes: Size of the output file.
-        seconds: Time that the unit took.
     """
 
     name: str
@@ -88,8 +82,8 @@ def locked(output: Path) -> Iterator[None]:
         PartnerError: Another run writes there, or the folder cannot be made.
     """
     try:
-        (output / RECEIPTS).mkdir(parents=True, exist_ok=True)
-        with FileLock(output / RECEIPTS / ".lock", timeout=0):
+        (output / DONE).mkdir(parents=True, exist_ok=True)
+        with FileLock(output / DONE / ".lock", timeout=0):
             yield
     except Timeout as error:
         raise PartnerError(f"another run writes to {output}: wait for it, or choose another folder") from error
@@ -105,25 +99,35 @@ def open_output(output: Path, record: Mapping[str, Any]) -> None:
     Raises:
         PartnerError: The folder holds other results; says what differs.
     """
-    path = output / RECEIPTS / RUN
+    path = output / DONE / RUN
     if not path.exists():
         refuse_foreign(output)
         write_json(path, record, indent=1)
         return
     refuse_difference(output, read_json(path), record)
-    remove_unfinished(output)
+    remove_leftovers(output)
 
 
-def remove_unfinished(output: Path) -> None:
-    """Deletes files that were being written by a process that is gone."""
-    for folder in (output, output / RECEIPTS):
-        sweep(folder)
-    for counter in (output / RECEIPTS).glob(f"{ATTEMPTS}*"):
+def remove_leftovers(output: Path) -> None:
+    """Deletes what processes that are gone left: unfinished files, and their counts of attempts."""
+    for folder in (output, output / DONE):
+        remove_unfinished(folder)
+    for counter in (output / DONE).glob(f"{ATTEMPTS}*"):
         counter.unlink(missing_ok=True)
 
 
+def refuse_input_folder(output: Path, source: Path) -> None:
+    """Checks that an output folder is not the one that the input lies in.
+
+    Raises:
+        PartnerError: It is.
+    """
+    if output.resolve() == (source if source.is_dir() else source.parent).resolve():
+        raise PartnerError(f"{output} is the folder of the input: choose another one for the output")
+
+
 def refuse_foreign(output: Path) -> None:
-    """Checks that a folder without receipts is one to write to.
+    """Checks that a folder without markers is one to write to.
 
     Raises:
         PartnerError: It holds Parquet files, which readers of the folder would take for results.
@@ -145,33 +149,33 @@ def refuse_difference(output: Path, found: Mapping[str, Any], wanted: Mapping[st
 
 
 def remove_results(output: Path) -> None:
-    """Deletes what a stage wrote into a folder: the files that have receipts, the receipts, unfinished files."""
-    receipts = output / RECEIPTS
-    for path in sorted(receipts.glob("*.json")):
+    """Deletes what a stage wrote into a folder: the files that have markers, the markers, unfinished files."""
+    markers = output / DONE
+    for path in sorted(markers.glob("*.json")):
         if path.name != RUN:
             (output / f"{path.stem}.parquet").unlink(missing_ok=True)
             path.unlink()
-    remove_unfinished(output)
+    remove_leftovers(output)
     # Last, so that an interruption leaves a folder that can be overwritten again.
-    (receipts / RUN).unlink(missing_ok=True)
+    (markers / RUN).unlink(missing_ok=True)
 
 
-def finished(output: Path, units: Sequence[Unit], record: Mapping[str, Any]) -> dict[str, Receipt]:
-    """The receipts of the units that need not be done again, by the units' names."""
-    found: dict[str, Receipt] = {}
+def finished(output: Path, units: Sequence[Unit], record: Mapping[str, Any]) -> dict[str, DoneMarker]:
+    """The markers of the units that need not be done again, by the units' names."""
+    found: dict[str, DoneMarker] = {}
     for unit in units:
-        receipt = _read_receipt(output / RECEIPTS / f"{unit.name}.json")
-        if receipt is None or receipt.fingerprint != fingerprint(record, unit):
+        path, written = output / DONE / f"{unit.name}.json", output / f"{unit.name}.parquet"
+        if not path.exists() or not written.is_file():
             continue
-        path = output / f"{unit.name}.parquet"
-        if path.is_file() and path.stat().st_size == receipt.output_bytes:
-            found[unit.name] = receipt
+        marker = DoneMarker(**read_json(path))
+        if marker.fingerprint == fingerprint(record, unit) and marker.output_bytes == written.stat().st_size:
+            found[unit.name] = marker
     return found
 
 
-def write_receipt(receipt: Receipt, output: Path) -> None:
-    """Writes a unit's receipt; it appears complete or not at all."""
-    write_json(output / RECEIPTS / f"{receipt.name}.json", asdict(receipt), indent=1)
+def write_marker(marker: DoneMarker, output: Path) -> None:
+    """Writes a unit's marker; it appears complete or not at all."""
+    write_json(output / DONE / f"{marker.name}.json", asdict(marker), indent=1)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -185,10 +189,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise PartnerError(f"{path} cannot be read: delete the folder it is in, or choose another one") from error
     return content
-
-
-def _read_receipt(path: Path) -> Receipt | None:
-    return Receipt(**read_json(path)) if path.exists() else None
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ expected level, the three levels' probabilities and where the rationales stand i
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,32 +23,9 @@ from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage, StageReport, run_stage
 from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import growing_folder
+from partner_rl.storage.fingerprint import fingerprint_of_files
 from partner_rl.types import MAX_LEVEL, MECHANISMS, Example, MechanismLabel, PartnerError
 from rewards.empathy_model import EmpathyClassifier, EmpathyPrediction, MechanismPrediction
-
-
-def folder_digest(folder: Path) -> str:
-    """Hash of the names and contents of a folder's files; subfolders and its model card (*.md) are left out.
-
-    Paths and times do not count: a copy of a model is the same model.
-
-    Raises:
-        PartnerError: There is no such folder, or it holds no weights.
-    """
-    if not folder.is_dir():
-        raise PartnerError(f"no model folder {folder}: name a folder that `partner-rl rewards train empathy` wrote")
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and path.suffix != ".md")
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise PartnerError(
-            f"{folder} holds no weights (*.safetensors): name a folder with a trained empathy classifier"
-        )
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
-
 
 KIND: Final = "labelled pairs"
 """What the output folder says that it is."""
@@ -105,8 +81,6 @@ class ClassifierSettings:
     Attributes:
         folder: The classifier, readable where the workers are.
         max_tokens: Each post is cut to its first this many tokens; None cuts as in the classifier's training.
-        device: `cpu` or `cuda`.
-        threads: Threads of a worker.
     """
 
     folder: Path
@@ -128,12 +102,12 @@ class ClassifierSettings:
         return EmpathyClassifier.load(self.folder, self.max_tokens, self.device)
 
     def record(self) -> dict[str, Any]:
-        """What of it changes the labels, as JSON values.
+        """What of it changes the labels, as JSON values: a copy of a model is the same model.
 
         Raises:
-            PartnerError: There is no such folder, or it holds no weights.
+            PartnerError: There is no such folder.
         """
-        return {"model": folder_digest(self.folder), "max_tokens": self.max_tokens}
+        return {"model": fingerprint_of_files(self.folder), "max_tokens": self.max_tokens}
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +219,6 @@ class MechanismCounts:
 
     Attributes:
         levels: Rows of each level, as labelled now.
-        rationales: Passages in all.
         confusion: `confusion[old][new]`: rows with level `old` in the input that were labelled `new`; rows without a
             level in the input are in none.
     """
@@ -263,17 +236,9 @@ class MechanismCounts:
 
 @dataclass(frozen=True, slots=True)
 class LabelReport:
-    """What a labelling did.
-
-    Attributes:
-        stage: Rows, units and seconds.
-        new_rows: Rows that this run labelled; the others were done before.
-        mechanisms: Mechanism → its counts, all rows.
-        rejected: Why rows are no pairs → how many.
-    """
+    """What a labelling did; counts are by mechanism, rejected rows by their reasons."""
 
     stage: StageReport
-    new_rows: int
     mechanisms: Mapping[str, MechanismCounts]
     rejected: Mapping[str, int]
 
@@ -281,7 +246,7 @@ class LabelReport:
         """The report as JSON values; holds no text."""
         return {
             "rows": self.stage.rows_out,
-            "new_rows": self.new_rows,
+            "new_rows": self.stage.new_rows,
             "rejected": dict(self.rejected),
             "seconds": round(self.stage.seconds, 2),
             "mechanisms": {
@@ -300,7 +265,7 @@ def label_stage(classifier: ClassifierSettings) -> Stage:
     """The stage.
 
     Raises:
-        PartnerError: There is no such model folder, or it holds no weights.
+        PartnerError: There is no such model folder.
     """
     return Stage(
         name="label",
@@ -333,21 +298,12 @@ def label(
     Raises:
         PartnerError: See `run_stage`; or the classifier cannot be loaded or answers nonsense.
     """
-    earlier: int | None = None
-
-    def report_progress(done: int, total: int) -> None:
-        nonlocal earlier
-        # The first report is of the rows that earlier runs did.
-        earlier = done if earlier is None else earlier
-        progress(done, total)
-
     stage = label_stage(classifier)
     growing_folder(output, KIND)
-    report = run_stage(stage, source, output, resources, report_progress, overwrite=overwrite)
+    report = run_stage(stage, source, output, resources, progress, overwrite=overwrite)
     if not report.rows_out:
         raise none_usable(source, report.rows_in, report.counts)
-    rejected = counts_under(report.counts, REJECTED)
-    return LabelReport(report, report.rows_in - (earlier or 0), _summary(report.counts), rejected)
+    return LabelReport(report, _summary(report.counts), counts_under(report.counts, REJECTED))
 
 
 def _summary(counts: Mapping[str, int]) -> dict[str, MechanismCounts]:

@@ -17,11 +17,11 @@ from ray.exceptions import RayError
 
 from partner_rl.cluster.local_ray import join_ray, start_ray
 from partner_rl.pipelines.resources import Resources
-from partner_rl.pipelines.units import Unit, one_line
-from partner_rl.types import PartnerError
+from partner_rl.pipelines.units import Unit
+from partner_rl.types import PartnerError, first_line
 
 OBJECT_STORE_BYTES: Final = 80 * 2**20
-"""Object store of a Ray that is started for a stage; only units and receipts pass through it."""
+"""Object store of a Ray that is started for a stage; only units and markers pass through it."""
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def local_ray(resources: Resources, address: str | None = None) -> Iterator[None
     # Where a node does not come up in time, Ray raises a bare Exception.
     except Exception as error:
         where = "locally" if address is None else f"at {address}"
-        raise PartnerError(f"Ray cannot be started or joined {where}: {one_line(error)}") from error
+        raise PartnerError(f"Ray cannot be started or joined {where}: {first_line(error)}") from error
     try:
         _check_room(resources)
         yield

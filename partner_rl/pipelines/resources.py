@@ -16,7 +16,6 @@ class Resources:
     """Workers and sizes of a stage. Of these, only `rows_per_unit` shows in the output: it cuts the files.
 
     Attributes:
-        workers: Processes that work in parallel.
         num_cpus: CPUs that each reserves in Ray, and its threads.
         num_gpus: GPUs, or a fraction of one, that each reserves in Ray.
         batch_rows: Rows that a transform gets at once.

@@ -26,12 +26,7 @@ _RECORD: Final = "source.json"
 
 @dataclass(frozen=True, slots=True)
 class ParquetSource:
-    """A corpus as Parquet.
-
-    Attributes:
-        path: A .parquet file or a folder of them.
-        rejected: Rows that could not be converted.
-    """
+    """A corpus as a .parquet file or a folder of them, and how many of its rows could not be converted."""
 
     path: Path
     rejected: int = 0

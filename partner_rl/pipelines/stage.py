@@ -2,10 +2,10 @@
 
 Ray Data hands units to actors and starts an actor again that dies. The rows themselves stay out of Ray's object store:
 an actor streams a unit's batches from the input file through the transform into the output file, and only the unit's
-receipt travels back. So memory does not depend on the size of files, row groups or units.
+marker travels back. So memory does not depend on the size of files, row groups or units.
 
-A unit's file is written under a temporary name and renamed when it is whole; then its receipt is written
-(`receipts.py`). Run again, a stage does what has no receipt yet.
+A unit's file is written under a temporary name and renamed when it is whole; then its marker is written
+(`done_markers.py`). Run again, a stage does what has no marker yet.
 
 Example:
     stage = Stage("shout", Shout, columns_of(TEXT), TEXT, settings={})
@@ -27,26 +27,27 @@ from typing import IO, Any, Final, Protocol, runtime_checkable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from partner_rl.data.folders import RECEIPTS
+from partner_rl.data.folders import DONE
 from partner_rl.data.parquet import READ_ERRORS, READ_OPTIONS
 from partner_rl.pipelines.done_markers import (
     ATTEMPTS,
-    Receipt,
+    DoneMarker,
     fingerprint,
     finished,
     locked,
     open_output,
+    refuse_input_folder,
+    remove_leftovers,
     remove_results,
-    remove_unfinished,
     run_record,
-    write_receipt,
+    write_marker,
 )
 from partner_rl.pipelines.ray_data import local_ray, map_units
 from partner_rl.pipelines.resources import Resources
-from partner_rl.pipelines.units import Unit, one_line, plan_units
+from partner_rl.pipelines.units import Unit, plan_units
 from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import file_when_whole
-from partner_rl.types import PartnerError
+from partner_rl.types import PartnerError, first_line
 
 ROW_GROUP_ROWS: Final = 2048
 """Rows that are collected before a row group is written."""
@@ -103,11 +104,9 @@ class Stage:
     """A transformation of Parquet files.
 
     Attributes:
-        name: Names the stage in messages and receipts.
         build: Makes the transform, in the worker; must be picklable. Models are loaded here.
         columns: The columns of an input file that the transform reads, in this order; raises a `PartnerError` about a
             file with the wrong ones (see `columns_of`, `batches.pair_fields`).
-        output_schema: The columns of the output files.
         settings: All that changes the output, as JSON values; a folder made with others is refused.
     """
 
@@ -120,22 +119,12 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """What a stage did, units that were done by an earlier run included.
-
-    Attributes:
-        counts: What the transform counted.
-        rows_in: Rows read.
-        rows_out: Rows written.
-        units: Number of units.
-        skipped_units: Those that an earlier run had done.
-        seconds: Time that this run took.
-    """
+    """What a stage did in all its runs, and the rows and seconds that this run took."""
 
     counts: Mapping[str, int]
     rows_in: int
     rows_out: int
-    units: int
-    skipped_units: int
+    new_rows: int
     seconds: float
 
 
@@ -166,28 +155,30 @@ def run_stage(
     """
     started = time.monotonic()
     units = plan_units(source, resources.rows_per_unit, stage.columns)
-    folder = source if source.is_dir() else source.parent
-    if output.resolve() == folder.resolve():
-        raise PartnerError(f"{output} is the folder of the input: choose another one for the output")
+    refuse_input_folder(output, source)
     record = run_record(stage.name, stage.settings, resources.rows_per_unit, units)
     with locked(output):
         if overwrite:
             remove_results(output)
         open_output(output, record)
-        receipts = finished(output, units, record)
-        skipped = len(receipts)
+        markers = finished(output, units, record)
+        done_before = _rows_in(markers)
         total = sum(unit.rows for unit in units)
-        _report(progress, receipts, total)
-        remaining = [unit for unit in units if unit.name not in receipts]
+        progress(done_before, total)
+        remaining = [unit for unit in units if unit.name not in markers]
         if remaining:
             worker = UnitWorker(stage, record, output, resources.batch_rows)
             with local_ray(resources):
-                for receipt in _receipts(worker, remaining, resources):
-                    receipts[receipt.name] = receipt
-                    _report(progress, receipts, total)
+                for marker in _markers(worker, remaining, resources):
+                    markers[marker.name] = marker
+                    progress(_rows_in(markers), total)
             # What workers left that died.
-            remove_unfinished(output)
-    return _summary(receipts, skipped, time.monotonic() - started)
+            remove_leftovers(output)
+    counts: Counter[str] = Counter()
+    for marker in markers.values():
+        counts.update(marker.counts)
+    rows_out = sum(marker.rows_out for marker in markers.values())
+    return StageReport(counts, total, rows_out, total - done_before, time.monotonic() - started)
 
 
 def columns_of(required: pa.Schema) -> Callable[[pa.Schema, Path], tuple[str, ...]]:
@@ -242,17 +233,17 @@ class UnitWorker:
         """Do a unit.
 
         Returns:
-            Its receipt, as JSON. An error is sent in the same way (`{"error": message}`), because Ray would
+            Its marker, as JSON. An error is sent in the same way (`{"error": message}`), because Ray would
             wrap an exception in its own and print the text of its rows.
         """
-        attempts = self._output / RECEIPTS / f"{ATTEMPTS}{unit.name}"
+        attempts = self._output / DONE / f"{ATTEMPTS}{unit.name}"
         try:
             _count_attempt(attempts, unit)
             if self._transform is None:
                 self._transform = self._stage.build()
-            receipt = self._do(unit, self._transform)
+            marker = self._do(unit, self._transform)
             attempts.unlink(missing_ok=True)
-            return json.dumps(asdict(receipt))
+            return json.dumps(asdict(marker))
         except PartnerError as error:
             return json.dumps({"error": str(error)})
         except OSError as error:
@@ -264,7 +255,7 @@ class UnitWorker:
             where = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
             return json.dumps({"error": f"{self._stage.name} failed on {unit.file.path}: {where}; please report it"})
 
-    def _do(self, unit: Unit, transform: Transform) -> Receipt:
+    def _do(self, unit: Unit, transform: Transform) -> DoneMarker:
         started = time.monotonic()
         unit.file.check_unchanged()
         if isinstance(transform, FollowsUnits):
@@ -276,9 +267,9 @@ class UnitWorker:
             output_bytes = file.tell()
         seconds = time.monotonic() - started
         mark = fingerprint(self._record, unit)
-        receipt = Receipt(unit.name, mark, unit.rows, rows_out, dict(counts), output_bytes, seconds)
-        write_receipt(receipt, self._output)
-        return receipt
+        marker = DoneMarker(unit.name, mark, unit.rows, rows_out, dict(counts), output_bytes, seconds)
+        write_marker(marker, self._output)
+        return marker
 
     def _write(self, unit: Unit, transform: Transform, file: IO[bytes], counts: Counter[str]) -> int:
         rows = 0
@@ -319,7 +310,9 @@ class UnitWorker:
                     first_row += batch.num_rows
         except READ_ERRORS as error:
             unit.file.check_unchanged()
-            raise PartnerError(f"{path} is damaged after row {first_row}: {one_line(error)}; write it again") from error
+            raise PartnerError(
+                f"{path} is damaged after row {first_row}: {first_line(error)}; write it again"
+            ) from error
 
 
 def _count_attempt(path: Path, unit: Unit) -> None:
@@ -338,22 +331,13 @@ def _row_error(unit: Unit, row: int, reason: str) -> PartnerError:
     return PartnerError(f"{unit.file.path}, row {row} (the first is 0): {reason}; mend the row and run again")
 
 
-def _receipts(worker: UnitWorker, units: Sequence[Unit], resources: Resources) -> Iterator[Receipt]:
+def _markers(worker: UnitWorker, units: Sequence[Unit], resources: Resources) -> Iterator[DoneMarker]:
     for answer in map_units(worker, units, resources):
         content = json.loads(answer)
         if "error" in content:
             raise PartnerError(content["error"])
-        yield Receipt(**content)
+        yield DoneMarker(**content)
 
 
-def _report(progress: Progress, receipts: Mapping[str, Receipt], total: int) -> None:
-    progress(sum(receipt.rows_in for receipt in receipts.values()), total)
-
-
-def _summary(receipts: Mapping[str, Receipt], skipped: int, seconds: float) -> StageReport:
-    counts: Counter[str] = Counter()
-    for receipt in receipts.values():
-        counts.update(receipt.counts)
-    rows_in = sum(receipt.rows_in for receipt in receipts.values())
-    rows_out = sum(receipt.rows_out for receipt in receipts.values())
-    return StageReport(dict(counts), rows_in, rows_out, len(receipts), skipped, seconds)
+def _rows_in(markers: Mapping[str, DoneMarker]) -> int:
+    return sum(marker.rows_in for marker in markers.values())

@@ -16,14 +16,7 @@ from partner_rl.types import PartnerError
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A Parquet file as it was when the run was planned.
-
-    Attributes:
-        path: The file.
-        size: Its bytes.
-        mtime_ns: When it was last changed, nanoseconds.
-        row_group_rows: Rows of each row group.
-    """
+    """A Parquet file as it was when the run was planned."""
 
     path: Path
     size: int
@@ -50,10 +43,7 @@ class Unit:
 
     Attributes:
         name: Stem of the output file, `<stem of the input file>-00003`.
-        file: The input file.
-        row_groups: Its row groups that belong to the unit.
         first_row: Index of the unit's first row in the file; the file's first row is 0.
-        rows: Number of rows.
     """
 
     name: str
@@ -101,11 +91,6 @@ def plan_units(source: Path, rows_per_unit: int, columns: Callable[[pa.Schema, P
     if not units:
         raise PartnerError(f"{source} holds no rows")
     return tuple(units)
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _read_footer(path: Path) -> tuple[InputFile, pa.Schema]:

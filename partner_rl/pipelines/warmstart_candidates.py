@@ -60,7 +60,6 @@ class CandidateSettings:
     Attributes:
         window: `k` of the task.
         min_level: A sentence of at least this level in a mechanism is highly empathic.
-        max_words: Longest sentence.
         seed: Other seeds give other windows, neutral sentences and keys.
         max_sentences: Adjacent empathic sentences make one example, at most this many.
         own_experience: Whether sentences that speak of their writer's life are examples.
@@ -158,7 +157,7 @@ def candidate_stage(settings: CandidateSettings, classifier: ClassifierSettings 
         resources: Rows of a batch lend each other neutral sentences, so that their number is one of the settings.
 
     Raises:
-        PartnerError: There is no such model folder, or it holds no weights.
+        PartnerError: There is no such model folder.
     """
     return Stage(
         name="warmstart-candidates",

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from partner_rl.config.schema import WarmStartConfig
 from partner_rl.data.batches import none_usable
-from partner_rl.data.folders import RECEIPTS, RUN
-from partner_rl.pipelines.done_markers import locked, run_record
+from partner_rl.data.folders import DONE, RUN
+from partner_rl.pipelines.done_markers import locked, refuse_input_folder, run_record
 from partner_rl.pipelines.label import ClassifierSettings
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage, run_stage
@@ -60,7 +60,6 @@ class Balance:
 
     Attributes:
         max_examples: Most examples in all; None for as many as the balance allows.
-        noop_fraction: Share of no-ops among the examples.
     """
 
     max_examples: int | None = None
@@ -85,8 +84,6 @@ class Choice:
     Attributes:
         keys: Their keys, sorted, all different.
         before: Candidates of each cell, repeated ones counted once.
-        after: Examples of each cell.
-        repeated: Candidates that repeat another one.
     """
 
     keys: Keys
@@ -124,8 +121,7 @@ def make_warmstart_pairs(
     """
     if classifier is None:
         refuse_unlabelled(source)
-    if output.resolve() == (source if source.is_dir() else source.parent).resolve():
-        raise PartnerError(f"{output} is the folder of the input: choose another one for the output")
+    refuse_input_folder(output, source)
     stage = candidate_stage(settings, classifier, resources)
     candidates = output / CANDIDATES
     growing_folder(output, KIND)
@@ -243,7 +239,7 @@ def _shuffled(keys: Keys) -> Keys:
 
 def _made_alike(stage: Stage, source: Path, folder: Path, resources: Resources) -> bool:
     """Whether a folder of candidates was begun by the same stage from the same input."""
-    path = folder / RECEIPTS / RUN
+    path = folder / DONE / RUN
     if not path.exists():
         return False
     units = plan_units(source, resources.rows_per_unit, stage.columns)

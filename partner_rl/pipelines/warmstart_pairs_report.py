@@ -29,15 +29,10 @@ SHOWN_CHARACTERS: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An example as the page shows it.
+    """An example as the page shows it; a no-op has no sentence, no mechanism and level 0.
 
     Attributes:
-        seeker_post: The seeker's post.
-        span: The window's sentences.
         position: The edit's place, such as `insert 2`.
-        sentence: The sentence; "" for a no-op.
-        mechanism: What it carries; "" for a no-op.
-        level: Its level in that mechanism; 0 for a no-op.
     """
 
     seeker_post: str
@@ -71,13 +66,9 @@ class PairsReport:
     """What a data set was made of.
 
     Attributes:
-        settings: Those of the candidates and of the balance.
         extraction: What the first pass counted.
         before: Candidates of each cell, repeated ones counted once.
-        after: Examples of each cell.
-        repeated: Candidates that repeat another one and were dropped.
         files: Name of each file of examples → its rows.
-        samples: Random examples.
     """
 
     settings: Mapping[str, Any]

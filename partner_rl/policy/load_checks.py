@@ -12,14 +12,14 @@ from typing import Any, Final
 import torch
 
 from partner_rl.config.schema import PolicyConfig
-from partner_rl.models.loading import check_positions, first_line
+from partner_rl.models.loading import check_positions
 from partner_rl.models.text_tokens import text_ids
 from partner_rl.policy.actions import ActionTokens
 from partner_rl.policy.logprobs import PromptGroup, action_logprobs, pack_groups
 from partner_rl.policy.model import Policy
 from partner_rl.policy.prompt import encode_prompt
 from partner_rl.policy.shared_prompt import SharedPromptCache
-from partner_rl.types import PartnerError, RewriteState
+from partner_rl.types import PartnerError, RewriteState, first_line
 
 _LARGEST_GAP: Final = 0.05
 """Nats; in float32 the ways agree to 1e-4."""

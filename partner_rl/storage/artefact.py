@@ -26,13 +26,7 @@ _SHOWN: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What a folder says of itself.
-
-    Attributes:
-        kind: What it is: `judge`, `policy`, `sweep` and so on.
-        format: Version of its layout.
-        content: All that its mark holds.
-    """
+    """What a folder says of itself: its kind, such as `judge`, the version of its layout, and all else in its mark."""
 
     kind: str
     format: int

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from partner_rl.storage.artefact import FORMAT, MARK, refuse_foreign, seal
-from partner_rl.storage.temporary import locked, name_of_replaced, new_file, new_folder, sweep
+from partner_rl.storage.temporary import locked, name_of_replaced, new_file, new_folder
 from partner_rl.types import PartnerError
 
 _MAX_LINKS: Final = 40
@@ -33,11 +33,7 @@ _RUST_ERROR: Final = re.compile(r"\(os error (\d+)\)")
 
 
 class WriteError(PartnerError):
-    """A file or folder that cannot be written; nothing of it is left.
-
-    Attributes:
-        errno: The number of the operating system's error.
-    """
+    """A file or folder that cannot be written; nothing of it is left."""
 
     def __init__(self, path: Path, number: int) -> None:
         """Says what cannot be written and why."""
@@ -160,11 +156,6 @@ def growing_folder(path: Path, kind: str) -> Path:
     if not (path / MARK).exists():
         write_json(path / MARK, {"kind": kind, "format": FORMAT})
     return path
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Removes what processes that are gone left unfinished in a folder; what was just being replaced is put back."""
-    sweep(folder)
 
 
 def real_path(path: Path) -> Path:

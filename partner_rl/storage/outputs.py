@@ -26,12 +26,7 @@ _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A file that is replaced.
-
-    Attributes:
-        path: Where to write it.
-        name: What the command line calls it.
-    """
+    """A file that is replaced; `name` is what the command line calls it."""
 
     path: Path
     name: str = "--output"
@@ -39,13 +34,7 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True)
 class NewFolder:
-    """A folder that is written whole; an older one of its kind is replaced.
-
-    Attributes:
-        path: Where to write it.
-        kind: What it is.
-        name: What the command line calls it.
-    """
+    """A folder that is written whole; an older one of its kind is replaced."""
 
     path: Path
     kind: str
@@ -54,13 +43,7 @@ class NewFolder:
 
 @dataclass(frozen=True, slots=True)
 class GrowingFolder:
-    """A folder that is written file by file; one of its kind is gone on with.
-
-    Attributes:
-        path: Where it is.
-        kind: What it is.
-        name: What the command line calls it.
-    """
+    """A folder that is written file by file; one of its kind is gone on with."""
 
     path: Path
     kind: str

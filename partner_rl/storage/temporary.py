@@ -77,7 +77,7 @@ def name_of_replaced(target: Path) -> Path:
     return _beside(target, "old")
 
 
-def sweep(folder: Path, name: str | None = None) -> None:
+def remove_unfinished(folder: Path, name: str | None = None) -> None:
     """Removes what processes that are gone left unfinished in a folder; what was just being replaced is put back.
 
     Args:
@@ -114,11 +114,11 @@ def _settle(path: Path, target: Path, *, was_replaced: bool) -> None:
 
 
 def _claimed(target: Path, make: Callable[[Path], int | None]) -> tuple[Path, int]:
-    sweep(target.parent, target.name)
+    remove_unfinished(target.parent, target.name)
     while True:
         path = _beside(target, "part")
         descriptor = make(path)
-        # Somebody who sweeps may be faster than the lock.
+        # Another one that removes what is unfinished may be faster than the lock.
         if descriptor is None:
             continue
         # On a file system without locks, leftovers stay.

@@ -19,7 +19,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from partner_rl.storage.atomic import folder_when_whole, remove_unfinished, write_json
+from partner_rl.storage.atomic import folder_when_whole, write_json
+from partner_rl.storage.temporary import remove_unfinished
 from partner_rl.types import PartnerError
 from partner_rl.warmstart.history import History
 

@@ -13,7 +13,7 @@ import pytest
 
 from launch.cli import main
 from partner_rl.config.schema import DataConfig
-from partner_rl.data.folders import RECEIPTS, RUN
+from partner_rl.data.folders import DONE, RUN
 from partner_rl.data.readers import ReadResult, read_examples
 from partner_rl.data.records import Reject
 from partner_rl.data.rewrites import RewrittenPair, iter_rewritten
@@ -416,25 +416,25 @@ def test_a_folder_without_pairs_says_what_would_be_there(tmp_path: Path, capsys:
 
 def test_unfinished_folders_are_refused(tmp_path: Path):
     folder = folder_of(tmp_path / "label", "a-00000.parquet", "a-00001.parquet")
-    receipts = folder / RECEIPTS
-    receipts.mkdir()
-    text(receipts / RUN, json.dumps({"stage": "label", "units": 2}))
-    text(receipts / "a-00000.json", "{}")
+    markers = folder / DONE
+    markers.mkdir()
+    text(markers / RUN, json.dumps({"stage": "label", "units": 2}))
+    text(markers / "a-00000.json", "{}")
     with pytest.raises(PartnerError, match="is unfinished: run the command that makes it again"):
         read(folder)
-    text(receipts / "a-00001.json", "{}")
+    text(markers / "a-00001.json", "{}")
     assert len(read(folder).examples) == 2
     (folder / "a-00001.parquet").unlink()
     with pytest.raises(PartnerError, match="is unfinished"):
         read(folder)
 
 
-@pytest.mark.parametrize(("work", "end"), [("_work", f"{RECEIPTS}/curate.json"), ("_candidates", "report.json")])
+@pytest.mark.parametrize(("work", "end"), [("_work", f"{DONE}/curate.json"), ("_candidates", "report.json")])
 def test_folders_between_two_passes_are_refused(tmp_path: Path, work: str, end: str):
     folder = folder_of(tmp_path / "out", "a-00000.parquet")
     (folder / work).mkdir()
     assert len(read(folder).examples) == 1, "a folder of the user's own"
-    (folder / work / RECEIPTS).mkdir()
+    (folder / work / DONE).mkdir()
     with pytest.raises(PartnerError, match="is unfinished"):
         read(folder)
     (folder / end).parent.mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from partner_rl.pipelines.done_markers import RECEIPTS
+from partner_rl.pipelines.done_markers import DONE
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import RowError, Stage, columns_of, run_stage
 from partner_rl.types import PartnerError
@@ -91,7 +91,7 @@ def read(output: Path) -> list[int]:
 
 def parquet_files(output: Path) -> list[str]:
     """Everything that is or was to be a result, hidden and temporary files included."""
-    return sorted(path.name for path in output.iterdir() if path.name != RECEIPTS)
+    return sorted(path.name for path in output.iterdir() if path.name != DONE)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_all_rows_are_transformed_in_order_and_counted(source: Path, trace: Path
     assert parquet_files(tmp_path / "out") == [
         f"{name}.parquet" for name in ("a-00000", "a-00001", "a-00002", "b-00000")
     ]
-    assert (report.rows_in, report.rows_out, report.units, report.skipped_units) == (37, 31, 4, 0)
+    assert (report.rows_in, report.rows_out, report.new_rows) == (37, 31, 37)
     # Batches of 4 rows in units of 10, 10, 5 and 12 rows.
     assert report.counts == {"sevens": 6, "batches": 3 + 3 + 2 + 3}
     assert calls[0] == (0, 37)
@@ -133,7 +133,7 @@ def test_an_interrupted_run_is_continued(source: Path, trace: Path, tmp_path: Pa
     # A worker that was killed in the middle leaves such a file.
     (tmp_path / "out" / ".b-00000.parquet.0123abcd.part").write_bytes(b"half")
     report = run_stage(doubling(trace), source, tmp_path / "out", RESOURCES)
-    assert report.skipped_units >= 1
+    assert report.new_rows < 37
     assert read(tmp_path / "out") == [2 * number for number in range(37) if number % 7]
     assert not list((tmp_path / "out").glob(".*"))
     assert report.counts["sevens"] == 6
@@ -143,11 +143,11 @@ def test_only_what_is_missing_is_done_again(source: Path, trace: Path, tmp_path:
     first = run_stage(doubling(trace), source, tmp_path / "out", RESOURCES)
     trace.unlink()
     again = run_stage(doubling(trace), source, tmp_path / "out", RESOURCES)
-    assert replace(again, seconds=0) == replace(first, skipped_units=4, seconds=0)
+    assert replace(again, seconds=0) == replace(first, new_rows=0, seconds=0)
     assert not trace.exists()
     (tmp_path / "out" / "a-00001.parquet").unlink()
     (tmp_path / "out" / "a-00002.parquet").write_bytes(b"cut")
-    assert run_stage(doubling(trace), source, tmp_path / "out", RESOURCES).skipped_units == 2
+    assert run_stage(doubling(trace), source, tmp_path / "out", RESOURCES).new_rows == 15
     assert sorted(map(int, trace.read_text().split())) == list(range(10, 25))
     assert read(tmp_path / "out") == [2 * number for number in range(37) if number % 7]
 
@@ -167,7 +167,7 @@ def test_results_of_other_settings_or_input_are_refused(source: Path, trace: Pat
     (source / "b.parquet").unlink()
     (out / "mine.txt").write_text("mine")
     report = run_stage(other, source, out, RESOURCES, overwrite=True)
-    assert (report.skipped_units, report.rows_in) == (0, 29)
+    assert (report.new_rows, report.rows_in) == (29, 29)
     assert parquet_files(out) == [
         "a-00000.parquet",
         "a-00001.parquet",

@@ -25,7 +25,7 @@ from partner_rl.storage.atomic import (
     write_text,
 )
 from partner_rl.storage.full_disk import is_full_disk
-from partner_rl.storage.temporary import is_temporary, new_folder, sweep
+from partner_rl.storage.temporary import is_temporary, new_folder, remove_unfinished
 from partner_rl.types import PartnerError
 from tests.storage.processes import NOBODY, in_a_child, kill_self
 
@@ -233,7 +233,7 @@ def test_what_is_being_written_stays(tmp_path: Path) -> None:
         # As another process would: locks belong to the open file.
         write_text(tmp_path / "x", "second")
         write_folder(tmp_path / "m", "second")
-        sweep(tmp_path)
+        remove_unfinished(tmp_path)
     assert (tmp_path / "x").read_text() == (tmp_path / "m" / "a").read_text() == "first"
     assert names(tmp_path) == ["m", "x"]
 
@@ -252,7 +252,7 @@ def test_a_kill_while_a_folder_is_replaced_loses_neither(tmp_path: Path, monkeyp
         patch.setattr(Path, "rename", killed_when_the_old_one_is_away)
         assert in_a_child(lambda: write_folder(tmp_path / "m", "new")) == -9
     assert not (tmp_path / "m").exists()
-    sweep(tmp_path)
+    remove_unfinished(tmp_path)
     assert (tmp_path / "m" / "a").read_text() == "old"
     assert names(tmp_path) == ["m"]
 
@@ -261,7 +261,7 @@ def test_nothing_is_removed_by_a_look_at_a_stranger_s_link_or_pipe(tmp_path: Pat
     write_text(tmp_path / "precious", "x")
     (tmp_path / ".m.01234567.part").symlink_to("precious")
     os.mkfifo(tmp_path / ".m.76543210.part")
-    sweep(tmp_path)
+    remove_unfinished(tmp_path)
     assert (tmp_path / "precious").read_text() == "x"
 
 
@@ -286,7 +286,7 @@ def test_a_file_system_without_locks_can_be_written_to(tmp_path: Path, monkeypat
     write_folder(tmp_path / "m", "two")
     os.close(new_folder(tmp_path / "m")[1])
     # Nobody knows whether it is being written.
-    sweep(tmp_path)
+    remove_unfinished(tmp_path)
     assert [is_temporary(name) for name in names(tmp_path)] == [True, False, False]
 
 

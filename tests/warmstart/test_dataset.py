@@ -151,7 +151,7 @@ def test_examples_that_are_no_text_are_refused(tmp_path: Path) -> None:
 @pytest.mark.reported
 def test_an_unfinished_folder_of_examples_is_refused(tmp_path: Path) -> None:
     write_examples(tmp_path / "part.parquet", [example()])
-    (tmp_path / "_candidates" / "_receipts").mkdir(parents=True)
+    (tmp_path / "_candidates" / "_done").mkdir(parents=True)
     with pytest.raises(PartnerError, match="is unfinished: run the command that makes it again"):
         read_warmstart_examples(tmp_path)
     (tmp_path / "report.json").write_text("{}")

@@ -73,8 +73,8 @@ def command(
     if any(counts.accuracy is not None for counts in report.mechanisms.values()):
         out.print(_agreement(report))
     out.print(
-        f"{report.stage.rows_out} rows in {output}, {report.new_rows} of them new; "
-        f"{report.new_rows / report.stage.seconds:.1f} rows/s, start of the workers included",
+        f"{report.stage.rows_out} rows in {output}, {report.stage.new_rows} of them new; "
+        f"{report.stage.new_rows / report.stage.seconds:.1f} rows/s, start of the workers included",
         soft_wrap=True,
     )
     for reason, count in report.rejected.items():
