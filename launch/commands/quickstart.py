@@ -10,7 +10,6 @@ import typer
 from launch.console import err, out
 from launch.options import DryRunOption, RedactOption, redaction
 from launch.run_folder.folder import RunFolder
-from launch.training.phases import PhaseClock
 from partner_rl.config.schema import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -56,41 +55,29 @@ def command(
 def quickstart(config: RunConfig, run: RunFolder) -> None:
     """Runs all phases and leaves their results in the run folder."""
     from launch.resources.session import place_on_this_machine, ray_session
-    from launch.tracking.curves import plot_curves, read_metrics
     from launch.training import phases
-    from launch.training.resuming import settle
-    from launch.training.rl_loop import train_policy
+    from launch.training.phases import PhaseClock
+    from launch.training.train import prepare
     from partner_rl.evaluation.report import print_rewrites, systems_table
     from partner_rl.evaluation.summary import build_summary, write_summary
 
-    clock = PhaseClock()
-    chosen = config
-    config, plan = place_on_this_machine(config)
+    clock = PhaseClock(planned=5)
+    placed, plan = place_on_this_machine(config)
     with run.resumable():
-        splits = phases.load_splits(config)
-        settle(run, chosen, splits)
-        phases.require_rewritable(config, splits, "test")
-        examples = phases.warm_start_examples(config, run, splits)
-        with clock.phase("rewards", "1/5 training the reward models"):
-            phases.train_reward_models(config, run, splits)
-        with clock.phase("warm_start", "2/5 warm start of the policy"):
-            policy_folder = phases.warm_start(config, run, examples)
-        with ray_session(config, plan), phases.reward_pools(config, run, plan) as pools:
+        prepared = prepare(placed, run, clock, config, "test")
+        with ray_session(placed, plan), phases.reward_pools(placed, run, plan) as pools:
             client = pools.client()
-            with clock.phase("evaluation", "3/5 evaluation before RL"):
-                evaluation = phases.Evaluation(config, run, splits.test, client)
-                systems = [evaluation.originals(), evaluation.policy("warm_start", policy_folder)[0]]
-            with clock.phase("rl", "4/5 reinforcement learning"):
-                pairs = phases.rewritable(splits.train, config)
-                throughput = train_policy(config, run, policy_folder, pairs, client, resume=False)
-            with clock.phase("evaluation", "5/5 evaluation after RL"):
+            with clock.phase("evaluation", "evaluation before RL"):
+                evaluation = phases.Evaluation(placed, run, prepared.splits.test, client)
+                systems = [evaluation.originals(), evaluation.policy("warm_start", prepared.policy_folder)[0]]
+            throughput = prepared.reinforce(client, resume=False)
+            with clock.phase("evaluation", "evaluation after RL"):
                 scores, rewrites = evaluation.policy("rl", run.export)
                 systems.append(scores)
                 records = evaluation.records(rewrites)
                 if config.tracking.redact:
                     records = [phases.without_texts(record) for record in records]
                 phases.write_jsonl(records, run.rewrites)
-    plot_curves(read_metrics(run.metrics), run.curves)
     write_summary(run.summary, build_summary(systems, clock.seconds, throughput.episodes_per_second, config.seed))
     out.print(systems_table(systems))
     if not config.tracking.redact:

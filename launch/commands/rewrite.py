@@ -135,21 +135,15 @@ def _record(outcome: Rewrite | RewriteError | Reject, scored: Iterator[dict[str,
 
 
 def _rewrites(model: _Model, pairs: Sequence[Example], greedy: bool, seed: int) -> list[Rewrite | RewriteError]:
-    from launch.resources.device import device_of
     from launch.resources.session import place_on_this_machine
+    from launch.training.phases import exported_policy
     from partner_rl.policy.generate import Sampling
-    from partner_rl.policy.pretrained import load_policy
     from partner_rl.rewriter import Rewriter
 
     place_on_this_machine(model.config)
     settings = model.config.evaluation
     sampling = Sampling.greedy() if greedy else Sampling(settings.temperature, settings.top_p, settings.top_k)
-    policy = load_policy(
-        model.folder,
-        model.config.policy.model_copy(update={"lora": None}),
-        model.config.env.window,
-        device_of(model.config),
-    )
+    policy = exported_policy(model.folder, model.config)
     rewriter = Rewriter(policy, model.config.env, sampling, seed, settings.batch_size)
     with progress("Rewriting") as report:
         return rewriter.rewrite(pairs, report)

@@ -22,7 +22,6 @@ from ray import tune
 from ray.exceptions import RayError, RayTaskError
 
 from launch.preflight.inputs import run_request
-from launch.resources.device import device_of
 from launch.resources.plan import DRIVER, Plan
 from launch.run_folder.fingerprints import InputError, check_present, inputs_of
 from launch.run_folder.folder import RunFolder
@@ -39,11 +38,9 @@ from launch.sweep.trial_records import (
     with_seconds,
 )
 from launch.tracking import log_evaluation
-from launch.tracking.curves import plot_curves, read_metrics
 from launch.training import phases
 from launch.training.phases import PhaseClock
-from launch.training.resuming import settle
-from launch.training.rl_loop import train_policy
+from launch.training.train import prepare
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.config.load import assignments, load_config, save_config
 from partner_rl.config.schema import RunConfig
@@ -52,7 +49,6 @@ from partner_rl.evaluation.system import TRAINED
 from partner_rl.evaluation.systems import evaluate_system
 from partner_rl.policy.generate import Sampling
 from partner_rl.policy.model import Policy
-from partner_rl.policy.pretrained import load_policy
 from partner_rl.rewriter import Rewrite, Rewriter
 from partner_rl.storage.atomic import folder_when_whole, write_json, write_text
 from partner_rl.types import PartnerError
@@ -241,18 +237,11 @@ def _train(
             _adopt(sweep, run, config, origin)
         _set_threads(setup.plan)
         check_present(inputs_of(config, run_request(config, resumed=run).keys), sweep.resume_command)
-        splits = phases.load_splits(config)
-        settle(run, config, splits)
-        phases.require_rewritable(config, splits, setup.spec.split)
-        examples = phases.warm_start_examples(config, run, splits)
-        with clock.phase("reward models", "reward models"):
-            phases.train_reward_models(config, run, splits)
-        with clock.phase("warm start", "warm start"):
-            policy_folder = phases.warm_start(config, run, examples)
+        prepared = prepare(config, run, clock, config, setup.spec.split)
         with clock.phase("reward actors", "reward actors"):
             client, actors = stack.enter_context(_client(setup, config, run))
         sweep.write(_current(sweep, point.name).model_copy(update={"reward_actors": actors}))
-        evaluator = TrialEvaluator(setup.spec.split, config, run, splits, client, clock)
+        evaluator = TrialEvaluator(setup.spec.split, config, run, prepared.splits, client, clock)
 
         def evaluate(step: int, algorithm: RewriteAlgorithm) -> None:
             interval = setup.spec.evaluation_interval
@@ -261,13 +250,8 @@ def _train(
                 sweep.write(_current(sweep, point.name).evaluated(found))
                 _report_or_stop(report, found)
 
-        with clock.phase("training", "reinforcement learning"):
-            pairs = phases.rewritable(splits.train, config)
-            train_policy(config, run, policy_folder, pairs, client, resume=resume, after_iteration=evaluate)
-        plot_curves(read_metrics(run.metrics), run.curves)
-        policy = load_policy(
-            run.export, config.policy.model_copy(update={"lora": None}), config.env.window, device_of(config)
-        )
+        prepared.reinforce(client, resume=resume, after_iteration=evaluate)
+        policy = phases.exported_policy(run.export, config)
         last = TrialEvaluation(iterations=config.algorithm.iterations, metrics=evaluator.measure(policy))
         log_evaluation(run.path, config, [{"system": TRAINED, **last.metrics}])
         sweep.write(_current(sweep, point.name).evaluated(last).model_copy(update={"status": "finished"}))

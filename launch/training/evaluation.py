@@ -340,17 +340,13 @@ def baseline_context(
 
 def _rewriter(config: RunConfig, pairs: Sequence[Example]) -> RewritesPairs:
     """Rewrites the pairs with the policy in a folder, drawing as the evaluation does."""
-    from launch.resources.device import device_of
     from partner_rl.policy.generate import Sampling
-    from partner_rl.policy.pretrained import load_policy
     from partner_rl.rewriter import Rewriter
     from partner_rl.types import ScoreRequest
 
     def rewrite(folder: Path, samples: int, progress: Progress) -> list[list[ScoreRequest]]:
         settings = config.evaluation
-        policy = load_policy(
-            folder, config.policy.model_copy(update={"lora": None}), config.env.window, device_of(config)
-        )
+        policy = phases.exported_policy(folder, config)
         sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
         rewriter = Rewriter(policy, config.env, sampling, config.seed, settings.batch_size)
         return rewriter.sample(pairs, samples, progress)

@@ -203,6 +203,16 @@ def evaluation_sources(
     return Sources(client, definitions, embed, judge)
 
 
+def exported_policy(folder: Path, config: RunConfig) -> Policy:
+    """Loads a policy whose adapters, if it was trained with some, are merged into its weights.
+
+    Raises:
+        PartnerError: The folder holds no policy of this window.
+    """
+    merged = config.policy.model_copy(update={"lora": None})
+    return load_policy(folder, merged, config.env.window, device_of(config))
+
+
 def rewrite_with(
     name: str, folder: Path, pairs: Sequence[Example], config: RunConfig, sampling: Sampling
 ) -> list[Rewrite]:
@@ -218,9 +228,9 @@ def rewrite_with(
     Raises:
         PartnerError: The folder holds no policy of this window, or a pair has no visible text.
     """
-    settings = config.policy.model_copy(update={"lora": None})
-    policy = load_policy(folder, settings, config.env.window, device_of(config))
-    rewriter = Rewriter(policy, config.env, sampling, config.seed, config.evaluation.batch_size)
+    rewriter = Rewriter(
+        exported_policy(folder, config), config.env, sampling, config.seed, config.evaluation.batch_size
+    )
     with progress(f"Rewriting with {name}") as report:
         results = rewriter.rewrite(pairs, report)
     rewrites = [result for result in results if isinstance(result, Rewrite)]
@@ -314,15 +324,19 @@ class PhaseClock:
     """Measures phases.
 
     Attributes:
+        planned: How many phases there are to be, where they are announced by number.
         seconds: Phase → seconds spent in it.
     """
 
+    planned: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    _begun: int = 0
 
     @contextmanager
     def phase(self, name: str, title: str) -> Iterator[None]:
         """Announces a phase and measures it."""
-        logger.info("%s", title)
+        self._begun += 1
+        logger.info("%s", title if self.planned is None else f"{self._begun}/{self.planned} {title}")
         start = time.perf_counter()
         try:
             yield

@@ -1,36 +1,87 @@
-"""The phases of a training run, from the corpus to the export."""
+"""A training run from its corpus to its exported policy, for `train`, `quickstart` and the trials of a sweep."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from launch.console import err
+from launch.resources.session import place_on_this_machine, ray_session
 from launch.run_folder.folder import RunFolder
+from launch.tracking.curves import plot_curves, read_metrics
+from launch.training import phases
 from launch.training.phases import PhaseClock
+from launch.training.resuming import settle
+from launch.training.rl_loop import AfterIteration, Throughput, train_policy
 from partner_rl.config.schema import RunConfig
+from partner_rl.data.splits import SplitName, Splits
+from rewards.pool import RewardClient
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRun:
+    """A run whose reward models and warm start are there."""
+
+    config: RunConfig
+    run: RunFolder
+    splits: Splits
+    policy_folder: Path
+    clock: PhaseClock
+
+    def reinforce(
+        self, client: RewardClient, *, resume: bool, after_iteration: AfterIteration | None = None
+    ) -> Throughput:
+        """Trains by RL up to the export, and draws the curves; arguments as those of `train_policy`."""
+        pairs = phases.rewritable(self.splits.train, self.config)
+        with self.clock.phase("rl", "reinforcement learning"):
+            throughput = train_policy(
+                self.config,
+                self.run,
+                self.policy_folder,
+                pairs,
+                client,
+                resume=resume,
+                after_iteration=after_iteration,
+            )
+        plot_curves(read_metrics(self.run.metrics), self.run.curves)
+        return throughput
+
+
+def prepare(
+    config: RunConfig, run: RunFolder, clock: PhaseClock, chosen: RunConfig, *held_out: SplitName
+) -> PreparedRun:
+    """Everything before RL: the corpus, the reward models and the warm start, as far as the run folder lacks them.
+
+    To be called inside of the run's lock.
+
+    Args:
+        config: The configuration, placed on this machine.
+        run: The run folder.
+        clock: Measures the phases.
+        chosen: The configuration as the user chose it, which the run folder notes.
+        held_out: The splits that the policy is evaluated on.
+
+    Raises:
+        InputError: An input holds something else than when the run began.
+        PartnerError: The corpus leaves a phase without examples.
+    """
+    splits = phases.load_splits(config)
+    settle(run, chosen, splits)
+    phases.require_rewritable(config, splits, *held_out)
+    # Found out first: a corpus that gives no example must not cost the training of reward models.
+    examples = phases.warm_start_examples(config, run, splits)
+    with clock.phase("rewards", "training the reward models"):
+        phases.train_reward_models(config, run, splits)
+    with clock.phase("warm_start", "warm start of the policy"):
+        policy_folder = phases.warm_start(config, run, examples)
+    return PreparedRun(config, run, splits, policy_folder, clock)
 
 
 def train(config: RunConfig, run: RunFolder, *, resume: bool) -> None:
-    """Runs all phases up to the export; `resume` tells whether the run was started before."""
-    from launch.resources.session import place_on_this_machine, ray_session
-    from launch.tracking.curves import plot_curves, read_metrics
-    from launch.training import phases
-    from launch.training.resuming import settle
-    from launch.training.rl_loop import train_policy
-
-    clock = PhaseClock()
-    chosen = config
-    config, plan = place_on_this_machine(config, scores_all=False)
+    """Trains a run up to its export; `resume` tells whether it was started before."""
+    placed, plan = place_on_this_machine(config, scores_all=False)
     err.print(plan.table())
     with run.resumable():
-        splits = phases.load_splits(config)
-        settle(run, chosen, splits)
-        phases.require_rewritable(config, splits)
-        examples = phases.warm_start_examples(config, run, splits)
-        with clock.phase("rewards", "training the reward models"):
-            phases.train_reward_models(config, run, splits)
-        with clock.phase("warm_start", "warm start"):
-            policy_folder = phases.warm_start(config, run, examples)
-        with ray_session(config, plan), phases.reward_pools(config, run, plan) as pools:
-            pairs = phases.rewritable(splits.train, config)
-            with clock.phase("rl", "reinforcement learning"):
-                train_policy(config, run, policy_folder, pairs, pools.client(), resume=resume)
-    plot_curves(read_metrics(run.metrics), run.curves)
+        prepared = prepare(placed, run, PhaseClock(), config)
+        with ray_session(placed, plan), phases.reward_pools(placed, run, plan) as pools:
+            prepared.reinforce(pools.client(), resume=resume)
