@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,8 @@ from typing import Any, Final
 import psutil
 
 from benchmarks.command import ROOT
+from launch.run_folder.reader import JsonlTail
+from launch.run_folder.record import METRICS_FILE
 from partner_rl.config.load import load_config, save_config
 from partner_rl.types import PartnerError
 
@@ -74,19 +75,14 @@ class Training:
 
     def iterations(self) -> int:
         """The last iteration that it has logged."""
-        lines = self._lines()
-        return int(json.loads(lines[-1])["step"]) if lines else 0
-
-    def _lines(self) -> list[bytes]:
-        try:
-            return (self.folder / "metrics.jsonl").read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return []
+        rows = JsonlTail(self.folder / METRICS_FILE).rows()
+        return int(rows[-1]["step"]) if rows else 0
 
     def _metrics(self) -> tuple[int, int]:
         """Identity and lines of the file of figures; a run that goes back writes it anew."""
         try:
-            return (self.folder / "metrics.jsonl").stat().st_ino, len(self._lines())
+            path = self.folder / METRICS_FILE
+            return path.stat().st_ino, len(JsonlTail(path).rows())
         except FileNotFoundError:
             return 0, 0
 

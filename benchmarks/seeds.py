@@ -22,6 +22,8 @@ import typer
 
 from benchmarks.command import markdown_table, numbers, run_command, where
 from launch.console import out
+from launch.run_folder.reader import read_rows
+from launch.run_folder.record import METRICS_FILE
 from partner_rl import metric_names as names
 from partner_rl.types import PartnerError
 
@@ -82,8 +84,7 @@ def _partner_rl(*arguments: str) -> None:
 
 
 def _last_metrics(run: Path) -> dict[str, float]:
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    last: dict[str, float] = json.loads(lines[-1])
+    last = read_rows(run / METRICS_FILE)[-1]
     return {name: last[name] for name in CURVE}
 
 

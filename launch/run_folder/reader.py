@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +22,24 @@ RECENT: Final = 10
 _DEPTH: Final = 3
 _CHUNK: Final = 65_536
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
+"""A line of `metrics.jsonl` or `samples.jsonl`."""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Reads a whole file of JSON lines, oldest first; a last line that was cut off is left out.
+
+    Raises:
+        PartnerError: The file is missing, or a line is no JSON object.
+    """
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
+    except FileNotFoundError as error:
+        raise PartnerError(f"there is no {path}: give the run folder of a run that has trained") from error
+    rows = _records(lines, path)
+    with suppress(PartnerError):
+        rows += _records([last], path)
+    return rows
 
 
 class JsonlTail:
@@ -43,7 +61,7 @@ class JsonlTail:
         """All records that have been written whole.
 
         Raises:
-            PartnerError: A line is no JSON.
+            PartnerError: A line is no JSON object.
         """
         try:
             with self._path.open("rb") as file:
@@ -55,7 +73,7 @@ class JsonlTail:
         except FileNotFoundError:
             return []
         self._offset += len(whole) + len(end)
-        self._rows += [_record(line, self._path) for line in whole.split(b"\n") if line]
+        self._rows += _records(whole.split(b"\n"), self._path, len(self._rows) + 1)
         return self._rows
 
 
@@ -72,16 +90,26 @@ def last_rows(path: Path) -> list[Row]:
             # The first line may have been cut by where the reading began.
             whole = lines if length == size else lines[1:]
             if whole or length == size:
-                return [_record(line, path) for line in whole if line]
+                return _records(whole, path, None)
             length = min(size, 2 * length)
 
 
-def _record(line: bytes, path: Path) -> Row:
-    try:
-        record: Row = json.loads(line)
-    except ValueError as error:
-        raise PartnerError(f"{path} has a line that is no JSON: repair or remove it") from error
-    return record
+def _records(lines: Sequence[bytes], path: Path, first: int | None = 1) -> list[Row]:
+    """The records of whole lines, of which the first has that number in the file, if it is known."""
+    # Bytes are split at line feeds: posts may hold what else counts as the end of a line.
+    records = []
+    for number, line in enumerate(lines, first or 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            place = "a line" if first is None else f"line {number}"
+            raise PartnerError(f"{path}: {place} is no JSON object: repair or remove it")
+        records.append(record)
+    return records
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
+from launch.run_folder.reader import Row
 from partner_rl import metric_names as names
 from partner_rl.plotting import new_canvas, save_png
-from partner_rl.types import PartnerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +56,6 @@ PANELS: Final = (
     Panel("time.png", "Time of an iteration", "time (s)", ("time/*",)),
 )
 """The charts of a training run."""
-
-Row = dict[str, object]
-"""One line of `metrics.jsonl`."""
-
-
-def read_metrics(path: Path) -> list[Row]:
-    """The rows of a `metrics.jsonl`, oldest first.
-
-    Raises:
-        PartnerError: The file is missing, or a line is no JSON object.
-    """
-    if not path.is_file():
-        raise PartnerError(f"no metrics at {path}: give the run folder of a run that has trained")
-    rows: list[Row] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PartnerError(f"{path} line {number} is no JSON: remove the broken line and plot again") from error
-        if not isinstance(row, dict):
-            raise PartnerError(f"{path} line {number} is no JSON object: remove the line and plot again")
-        rows.append(row)
-    return rows
 
 
 def plot_curves(rows: Sequence[Row], folder: Path, panels: Sequence[Panel] = PANELS) -> list[Path]:

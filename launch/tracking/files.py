@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 from tensorboardX import SummaryWriter
 
+from launch.run_folder.reader import Row, read_rows
 from launch.run_folder.record import METRICS_FILE, SAMPLES_FILE
 from partner_rl import metric_names
-from partner_rl.storage.atomic import file_when_whole
+from partner_rl.storage.atomic import write_text
 from partner_rl.storage.full_disk import disk_of, when_there_is_room
 from partner_rl.types import PartnerError
 
@@ -45,8 +46,8 @@ class JsonlSink:
     def __init__(self, run_dir: Path, resume_step: int | None, wait_s: float = 0.0) -> None:
         self._wait_s = wait_s
         metrics_path, samples_path = run_dir / METRICS_FILE, run_dir / SAMPLES_FILE
-        self.restored_metrics: list[dict[str, Any]] = []
-        self.restored_samples: list[dict[str, Any]] = []
+        self.restored_metrics: list[Row] = []
+        self.restored_samples: list[Row] = []
         if resume_step is not None:
             self.restored_metrics = _drop_later_steps(metrics_path, resume_step)
             self.restored_samples = _drop_later_steps(samples_path, resume_step)
@@ -103,39 +104,23 @@ def _json_line(record: Mapping[str, Any]) -> str:
     return json.dumps(finite, ensure_ascii=False, allow_nan=False, default=float) + "\n"
 
 
-def _drop_later_steps(path: Path, last_step: int) -> list[dict[str, Any]]:
+def _drop_later_steps(path: Path, last_step: int) -> list[Row]:
     """Drops the lines after a step, and a last line that was cut off, in one atomic replacement.
 
     Returns:
         The records that are left.
 
     Raises:
-        PartnerError: A line that is not the last one is no JSON.
+        PartnerError: A line that is not the last one is no record of a step.
     """
     if not path.exists():
         return []
-    kept = [(line, record) for line, record in _lines(path) if record[metric_names.STEP] <= last_step]
-    with file_when_whole(path) as file:
-        file.writelines(line + b"\n" for line, _ in kept)
-    return [record for _, record in kept]
-
-
-def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Lines and what they say, without a last one that was cut off."""
-    # Bytes: a kill may have cut a character in two, and posts may hold what else counts as the end of a line.
-    lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
-    found: list[tuple[bytes, dict[str, Any]]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise PartnerError(f"{path}: line {number} is no JSON; repair or remove the line to resume") from error
-        if not isinstance(record, dict) or not isinstance(record.get(metric_names.STEP), int):
-            raise PartnerError(f"{path}: line {number} has no {metric_names.STEP}; repair or remove the line to resume")
-        found.append((line, record))
-    return found
+    rows = read_rows(path)
+    if not all(isinstance(row.get(metric_names.STEP), int) for row in rows):
+        raise PartnerError(f"{path}: a line has no {metric_names.STEP}; repair or remove the line to resume")
+    kept = [row for row in rows if row[metric_names.STEP] <= last_step]
+    write_text(path, "".join(map(_json_line, kept)))
+    return kept
 
 
 class TensorBoardSink:

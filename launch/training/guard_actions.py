@@ -19,7 +19,6 @@ from partner_rl.algorithm.algorithm import Iteration
 from partner_rl.algorithm.guard_limits import LIMITS
 from partner_rl.algorithm.guard_metrics import JudgedGain, guard_metrics, measured_of
 from partner_rl.algorithm.guards import FORMAT, Alarm, Guards
-from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.algorithm.machine_metrics import MachineReading
 from partner_rl.algorithm.trajectory import Trajectory
 from partner_rl.config.guard_schema import GuardsConfig
@@ -34,25 +33,8 @@ GUARDS_STATE: Final = "guards"
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """What the guards found in an iteration.
-
-    Attributes:
-        figures: Metric → value.
-        alarms: The alarms that are raised.
-    """
-
-    figures: Mapping[str, float]
-    alarms: tuple[Alarm, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Stop:
-    """The run ends after this iteration's checkpoint.
-
-    Attributes:
-        reason: One line for the user.
-    """
+    """The run ends after this iteration's checkpoint; the reason is one line for the user."""
 
     reason: str
 
@@ -76,14 +58,10 @@ class GuardWatch:
     def __init__(self, config: RunConfig) -> None:
         """Loads the judge if the guards ask for one.
 
-        Args:
-            config: The run's configuration.
-
         Raises:
             PartnerError: The judge cannot be loaded.
         """
         self._settings = config.guards
-        self._env_window = config.env.window
         self._guards = Guards(config.guards)
         self._judge: Judge | None = None
         if config.guards.judge_every is not None and config.evaluation.judge is not None:
@@ -94,12 +72,18 @@ class GuardWatch:
         """Whether the checkpoints that there are may be needed for going back: those of a streak are not good."""
         return self._settings.action == "rollback" and self._guards.in_streak
 
-    def observe(self, step: int, iteration: Iteration) -> Watched:
+    def observe(
+        self, step: int, iteration: Iteration, metrics: Mapping[str, float]
+    ) -> tuple[dict[str, float], tuple[Alarm, ...]]:
         """Takes an iteration into the window.
 
         Args:
             step: The iteration, counted from 1.
             iteration: What it did.
+            metrics: Its metrics.
+
+        Returns:
+            The guards' metrics, and the alarms that are raised.
         """
         trajectories = [t for group in iteration.groups for t in group.trajectories]
         judged, seconds = None, {}
@@ -107,11 +91,10 @@ class GuardWatch:
             started = time.perf_counter()
             judged = judged_gain(self._judge, trajectories)
             seconds = {names.TIME_JUDGE: time.perf_counter() - started}
-        measured = measured_of(iteration_metrics(iteration, self._env_window))
-        figures = guard_metrics([t.request for t in trajectories], measured, judged)
+        figures = guard_metrics([t.request for t in trajectories], measured_of(metrics), judged)
         memory = host_memory()
         alarms = self._guards.check(figures, MachineReading(memory, iteration.seconds["iteration"]))
-        return Watched({**_logged(self._guards.values, alarms), names.machine("memory"): memory, **seconds}, alarms)
+        return {**_logged(self._guards.values, alarms), names.machine("memory"): memory, **seconds}, alarms
 
     def report(self, step: int, alarms: Sequence[Alarm], tracker: Tracker) -> None:
         """Says what the alarms are; one that goes on is repeated once a window."""
@@ -143,7 +126,7 @@ def host_memory() -> float:
 
 
 def _logged(values: Mapping[str, float], alarms: Sequence[Alarm]) -> dict[str, float]:
-    """The guards' figures by their metrics, those of the machine apart."""
+    """The guards' values by their metric keys, those of the machine apart."""
     of_machine = {guard.name for guard in LIMITS if guard.of_machine}
     return {
         names.guard("alarms"): float(sum(not alarm.guard.of_machine for alarm in alarms)),
@@ -153,12 +136,7 @@ def _logged(values: Mapping[str, float], alarms: Sequence[Alarm]) -> dict[str, f
 
 
 def judged_gain(judge: Judge, trajectories: Sequence[Trajectory]) -> JudgedGain:
-    """Change in empathy by the judge, beside that by the reward.
-
-    Args:
-        judge: The judge.
-        trajectories: The rewrites, at least one.
-    """
+    """Change in empathy by the judge, beside that by the reward, over at least one rewrite."""
     requests = [t.request for t in trajectories]
     before = [(request.seeker_post, request.original_response) for request in requests]
     after = [(request.seeker_post, request.rewritten_response) for request in requests]

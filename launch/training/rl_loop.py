@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
@@ -99,7 +99,7 @@ def train_policy(
         policy_folder: The policy that training starts from.
         pairs: The training pairs.
         client: Scores the rewrites.
-        resume: Whether the run was started before: its figures go on after its newest checkpoint, or from the start if
+        resume: Whether the run was started before: its metrics go on after its newest checkpoint, or from the start if
             it was stopped before the first one.
         after_iteration: Called after each iteration and its checkpoint, if it has one.
 
@@ -183,21 +183,23 @@ def _iterate(
         for step in range(done + 1, config.algorithm.iterations + 1):
             iteration = _train_once(algorithm)
             algorithm.phases.begin(LOG)
-            watched = watch.observe(step, iteration)
+            metrics = iteration_metrics(iteration, config.env.window)
+            guard_metrics, alarms = watch.observe(step, iteration, metrics)
             algorithm.extra_state[GUARDS_STATE] = watch.state()
-            # Before the figures: an iteration that was logged is not lost with the learners.
+            # Before the metrics: an iteration that was logged is not lost with the learners.
             snapshot.take(algorithm)
-            _log(tracker, step, iteration, config, watched.figures)
-            watch.report(step, watched.alarms, tracker)
+            if tracker.wants(step):
+                tracker.log(step, {**metrics, **guard_metrics}, _rows(iteration))
+            watch.report(step, alarms, tracker)
             throughput.episodes += sum(len(group.trajectories) for group in iteration.groups)
             throughput.seconds += iteration.seconds["iteration"]
-            verdict = decide(watched.alarms, config.guards, step, algorithm.attempt)
+            verdict = decide(alarms, config.guards, step, algorithm.attempt)
             if isinstance(verdict, RollBack) and not stop_requested():
                 return verdict
             last = step == config.algorithm.iterations or stop_requested() or isinstance(verdict, Stop)
             if last or step % config.checkpoint.every == 0:
                 algorithm.phases.begin(CHECKPOINT)
-                # The figures up to here must outlive whatever the checkpoint outlives.
+                # The metrics up to here must outlive whatever the checkpoint outlives.
                 tracker.sync()
                 algorithm.save_training_state(run.checkpoint(step))
                 tracker.checkpoint(step, run.checkpoint(step))
@@ -314,14 +316,6 @@ def _restore(algorithm: RewriteAlgorithm, run: RunFolder, before: int | None = N
     if before is not None:
         raise PartnerError(f"there is no checkpoint before iteration {before} to go back to: lower checkpoint.every")
     return 0
-
-
-def _log(
-    tracker: Tracker, step: int, iteration: Iteration, config: RunConfig, guard_metrics: Mapping[str, float]
-) -> None:
-    if tracker.wants(step):
-        figures = {**iteration_metrics(iteration, config.env.window), **guard_metrics}
-        tracker.log(step, figures, _rows(iteration))
 
 
 def _rows(iteration: Iteration) -> list[SampleRow]:

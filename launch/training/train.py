@@ -8,7 +8,8 @@ from pathlib import Path
 from launch.console import err
 from launch.resources.session import place_on_this_machine, ray_session
 from launch.run_folder.folder import RunFolder
-from launch.tracking.curves import plot_curves, read_metrics
+from launch.run_folder.reader import read_rows
+from launch.tracking.curves import plot_curves
 from launch.training import phases
 from launch.training.phases import PhaseClock
 from launch.training.resuming import settle
@@ -43,7 +44,7 @@ class PreparedRun:
                 resume=resume,
                 after_iteration=after_iteration,
             )
-        plot_curves(read_metrics(self.run.metrics), self.run.curves)
+        plot_curves(read_rows(self.run.metrics), self.run.curves)
         return throughput
 
 

@@ -2,7 +2,7 @@
 
 A thread of the driver compares how long the present phase lasts with `faults.stall_s`. When it is over, every actor of
 the run is sent a call that costs nothing: one that is at work, stopped or being started again does not answer. Of
-those, an env runner that waits for a reward actor is not to blame; reward clients note whom they wait for
+those, an env runner that waits for a reward actor is not to blame; reward clients publish their pending calls
 (`partner_rl.cluster.pending_calls`). What is found is logged, written to `stall.json` in the run folder for
 `partner-rl watch`, and said again with growing gaps.
 """
@@ -29,7 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch.run_folder.record import STALL_FILE
 from partner_rl.algorithm.phase_tracker import Phase, PhaseTracker
-from partner_rl.cluster.pending_calls import Wait, read_waits
+from partner_rl.cluster.pending_calls import PendingCalls, read_pending_calls
 from partner_rl.config.schema import FaultsConfig
 from partner_rl.storage.atomic import write_json
 from rewards.pool import NAMESPACE, ClientSpec
@@ -55,13 +55,7 @@ _TROUBLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An actor that the run may wait for.
-
-    Attributes:
-        name: What messages call it, such as `env runner 2`.
-        handle: Its handle.
-        ray_name: The name that it goes by in Ray and in notes of waits; empty for one without a name.
-    """
+    """An actor that the run may wait for; `ray_name` is empty for one without a name in Ray."""
 
     name: str
     handle: Any
@@ -69,16 +63,10 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
-    """What Ray's control store knows of an actor.
+class ActorLocation:
+    """What Ray's control store knows of an actor: its id, Ray's name of its state, its node's address and id.
 
-    Attributes:
-        actor: Its identifier.
-        state: Ray's name of its state, such as `ALIVE`.
-        node: Address of its node.
-        pid: Its process.
-        trouble: What is wrong with the process or its state, in words; empty for nothing that is known.
-        node_id: Ray's identifier of its node.
+    `trouble` says in words what is wrong with its process or state; it is empty where nothing is known.
     """
 
     actor: str
@@ -90,24 +78,17 @@ class Whereabouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
-    """An actor that the run waits for.
-
-    Attributes:
-        name: What messages call it.
-        whereabouts: Where it is.
-        seconds: Since the oldest call without an answer.
-        queue: Calls without an answer.
-    """
+class BlockingActor:
+    """An actor that the run waits for: `seconds` since the oldest of `queue` calls without an answer."""
 
     name: str
-    whereabouts: Whereabouts
+    location: ActorLocation
     seconds: float
     queue: int
 
     def __str__(self) -> str:
         """Name, place, seconds and queue in a few words."""
-        found = self.whereabouts
+        found = self.location
         place = f"node {found.node}, pid {found.pid}" if found.state == _ALIVE else "on no node"
         trouble = f", {found.trouble}" if found.trouble else ""
         calls = "1 call" if self.queue == 1 else f"{self.queue} calls"
@@ -119,25 +100,23 @@ class Stall:
     """A phase that lasts too long.
 
     Attributes:
-        phase: The phase.
-        seconds: How long it lasts.
-        awaited: Who everything waits for, the longest silent first.
+        blocking: The actors that everything waits for, the longest silent first.
         behind: Names of silent actors that wait for those.
     """
 
     phase: Phase
     seconds: float
-    awaited: tuple[Awaited, ...]
+    blocking: tuple[BlockingActor, ...]
     behind: tuple[str, ...]
 
     def __str__(self) -> str:
         """One line for the user; without any text of a post."""
         start = f"stalled: nothing has moved for {self.seconds:.0f} s in {_place(self.phase)}; "
-        if not self.awaited:
+        if not self.blocking:
             here = f"node {socket.gethostname()}, pid {os.getpid()}"
             return f"{start}every actor answers, so it is the driver itself ({here}) that is busy or waits"
         behind = f"; behind it: {', '.join(self.behind)}" if self.behind else ""
-        return f"{start}it waits for {'; '.join(map(str, self.awaited))}{behind}"
+        return f"{start}it waits for {'; '.join(map(str, self.blocking))}{behind}"
 
 
 def _place(phase: Phase) -> str:
@@ -147,63 +126,49 @@ def _place(phase: Phase) -> str:
 def diagnose(
     phase: Phase,
     seconds: float,
-    silent: Sequence[tuple[Candidate, Whereabouts]],
-    waits: Sequence[Wait],
+    silent: Sequence[tuple[Candidate, ActorLocation]],
+    pending: Sequence[PendingCalls],
 ) -> Stall:
-    """Who of the silent actors everything waits for.
+    """Finds the silent actors that everything waits for.
 
     Args:
         phase: The phase that lasts too long.
         seconds: How long.
         silent: The actors that did not answer, and where they are.
-        waits: Notes of the processes that wait.
+        pending: Calls that processes of the cluster wait for.
     """
-    waiting = {wait.client for wait in waits if wait.client}
-    awaited, behind = [], []
-    for candidate, found in silent:
-        if found.actor in waiting:
+    clients = {calls.client for calls in pending if calls.client}
+    blocking, behind = [], []
+    for candidate, location in silent:
+        if location.actor in clients:
             behind.append(candidate.name)
             continue
-        asked = [wait for wait in waits if wait.calls.get(candidate.ray_name)]
-        awaited.append(
-            Awaited(
+        asked = [calls for calls in pending if calls.calls.get(candidate.ray_name)]
+        blocking.append(
+            BlockingActor(
                 candidate.name,
-                found,
-                max((wait.seconds for wait in asked), default=seconds),
+                location,
+                max((calls.seconds for calls in asked), default=seconds),
                 # The driver has one call at an env runner or a learner.
-                sum(wait.calls[candidate.ray_name] for wait in asked) or 1,
+                sum(calls.calls[candidate.ray_name] for calls in asked) or 1,
             )
         )
-    return Stall(phase, seconds, tuple(sorted(awaited, key=lambda a: -a.seconds)), tuple(behind))
+    return Stall(phase, seconds, tuple(sorted(blocking, key=lambda a: -a.seconds)), tuple(behind))
 
 
 def limit_of(stall_s: float, usual_s: float) -> float:
-    """Seconds after which a phase counts as stalled: one that always takes long is given more.
-
-    Args:
-        stall_s: `faults.stall_s`.
-        usual_s: What the phase took lately.
-    """
+    """Seconds after which a phase counts as stalled: one that usually takes long is given more."""
     return max(stall_s, _USUAL * usual_s)
 
 
-class Roll:
-    """Calls the actors' names, as it were: who answers, and where the others are.
-
-    A silent actor is not called again as long as a call to it has no answer, so that its queue stays as it is.
-    """
+class Pinger:
+    """Pings actors and remembers unanswered pings: a silent actor gets no second one, so that its queue stays short."""
 
     def __init__(self) -> None:
-        """Nobody has been called yet."""
         self._calls: dict[str, Any] = {}
 
     def silent(self, candidates: Sequence[Candidate], answer_s: float = ANSWER_S) -> list[Candidate]:
-        """Those that do not answer.
-
-        Args:
-            candidates: The actors.
-            answer_s: Seconds that they have.
-        """
+        """The actors that do not answer within `answer_s` seconds."""
         for candidate in candidates:
             if candidate.name not in self._calls:
                 actor = candidate.handle
@@ -235,24 +200,19 @@ def _succeeds(call: Any) -> bool:
     return True
 
 
-def whereabouts(handles: Sequence[Any], answer_s: float = ANSWER_S) -> list[Whereabouts]:
-    """Where actors are and how they stand, without asking the actors.
-
-    Args:
-        handles: Their handles.
-        answer_s: Seconds that other nodes have to say how the actors' processes stand.
-    """
+def locate(handles: Sequence[Any], answer_s: float = ANSWER_S) -> list[ActorLocation]:
+    """Where actors are and how their processes stand, without asking the actors; nodes have `answer_s` to tell."""
     found = [_record(handle) for handle in handles]
     troubles = _process_troubles([f for f in found if f.state == _ALIVE], answer_s)
     return [replace(f, trouble=_TROUBLES.get(f.state, "") or troubles.get((f.node_id, f.pid), "")) for f in found]
 
 
-def _record(handle: Any) -> Whereabouts:
+def _record(handle: Any) -> ActorLocation:
     # Ray's public interface to this needs its dashboard, which a local Ray does not start.
     actor = handle._actor_id.hex()
     record: Mapping[str, Any] = ray._private.state.actors(actor)
     address = record.get("Address", {})
-    return Whereabouts(
+    return ActorLocation(
         actor,
         record.get("State", "DEAD"),
         str(address.get("IPAddress", "")),
@@ -261,7 +221,7 @@ def _record(handle: Any) -> Whereabouts:
     )
 
 
-def _process_troubles(living: Sequence[Whereabouts], answer_s: float) -> dict[tuple[str, int], str]:
+def _process_troubles(living: Sequence[ActorLocation], answer_s: float) -> dict[tuple[str, int], str]:
     """Node and process → what explains a silence, from this node and from those that answer in time."""
     pids = {node: [f.pid for f in living if f.node_id == node] for node in dict.fromkeys(f.node_id for f in living)}
     here = ray.get_runtime_context().get_node_id()
@@ -279,12 +239,8 @@ def _on(node_id: str, function: Callable[..., Any]) -> Any:
     return ray.remote(function).options(num_cpus=0, scheduling_strategy=place)
 
 
-def kill_process(found: Whereabouts) -> None:
-    """Kills an actor's process, also one that was stopped: Ray's own way of killing asks the process itself.
-
-    Args:
-        found: Where the actor is.
-    """
+def kill_process(found: ActorLocation) -> None:
+    """Kills an actor's process, also one that was stopped: Ray's own way of killing asks the process itself."""
     ray.get(_on(found.node_id, _kill).remote(found.pid), timeout=_KILL_S)
 
 
@@ -294,21 +250,13 @@ def _kill(pid: int) -> None:
 
 
 def reward_candidates(spec: ClientSpec) -> list[Candidate]:
-    """The reward actors that are asked in training.
-
-    Args:
-        spec: The pools.
-    """
+    """The reward actors that are asked in training."""
     names = [name for pool in spec.pools.values() if pool.is_active for name in pool.actors]
     return [Candidate(f"reward actor {name}", ray.get_actor(name, namespace=NAMESPACE), name) for name in names]
 
 
 def process_troubles(pids: Sequence[int]) -> list[str]:
-    """What the kernel says of processes of this machine, where it explains a silence; otherwise empty.
-
-    Args:
-        pids: The processes.
-    """
+    """What the kernel says of processes of this machine, where it explains a silence; otherwise empty."""
     return [_process_trouble(pid) for pid in pids]
 
 
@@ -326,7 +274,7 @@ def _process_trouble(pid: int) -> str:
 
 
 class Watchdog:
-    """The thread, for the time of a block.
+    """The watchdog's thread, for the time of a block.
 
     Args:
         phases: The driver's phases.
@@ -346,7 +294,7 @@ class Watchdog:
         self._candidates = candidates
         self._settings = settings
         self._file = run_dir / STALL_FILE
-        self._roll = Roll()
+        self._pinger = Pinger()
         self._phase: Phase | None = None
         self._due_s = 0.0
         self._is_stalled = False
@@ -388,11 +336,11 @@ class Watchdog:
         if seconds < self._due_s:
             return
         self._due_s = _GAP * seconds
-        silent = self._roll.silent(self._candidates())
-        places = whereabouts([candidate.handle for candidate in silent])
+        silent = self._pinger.silent(self._candidates())
+        places = locate([candidate.handle for candidate in silent])
         # Asking took some seconds.
         seconds = time.monotonic() - phase.since
-        stall = diagnose(phase, seconds, list(zip(silent, places, strict=True)), read_waits())
+        stall = diagnose(phase, seconds, list(zip(silent, places, strict=True)), read_pending_calls())
         if self._over.is_set() or self._phases.current is not phase:
             return
         self._is_stalled = True
@@ -410,14 +358,14 @@ class Watchdog:
         if after_s is None:
             return
         overdue = {}
-        for awaited in stall.awaited:
-            if awaited.whereabouts.state != _ALIVE:
+        for actor in stall.blocking:
+            if actor.location.state != _ALIVE:
                 continue
-            if awaited.seconds < after_s:
-                self._due_s = min(self._due_s, seconds + after_s - awaited.seconds)
+            if actor.seconds < after_s:
+                self._due_s = min(self._due_s, seconds + after_s - actor.seconds)
             else:
-                overdue[awaited.name] = awaited.whereabouts
-        again = self._roll.silent([candidate for candidate in silent if candidate.name in overdue])
+                overdue[actor.name] = actor.location
+        again = self._pinger.silent([candidate for candidate in silent if candidate.name in overdue])
         if self._over.is_set() or self._phases.current is not stall.phase:
             return
         for candidate in again:

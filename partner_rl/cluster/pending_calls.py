@@ -1,8 +1,8 @@
-"""Notes of processes that wait for answers of actors, in the cluster's key-value store.
+"""Calls that processes wait for, published in the cluster's key-value store.
 
-A client whose actors have been silent for a few seconds notes which of them it has asked and how often. The driver's
-watchdog reads the notes when a run stalls, and so knows who everybody waits for, from whichever node. A note has no
-texts, and goes when an answer comes.
+A client whose actors have been silent for a few seconds publishes how many calls each of them owes. The driver's
+watchdog reads the entries when a run stalls, and so knows who everybody waits for, from whichever node. An entry has
+no texts, and goes when an answer comes.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 logger = logging.getLogger(__name__)
 
 LOOK_S: Final = 5.0
-"""Seconds without an answer after which a client writes its note, and writes it anew."""
+"""Seconds without an answer after which a client publishes its pending calls, and publishes them anew."""
 
 _FRESH_S: Final = 60.0
-"""A note that was written longer ago is of a process that has ended or stands still."""
-_NAMESPACE: Final = "partner-rl-waits"
+"""An entry that was written longer ago is of a process that has ended or stands still."""
+_NAMESPACE: Final = "partner-rl-pending-calls"
 _STORE_ERRORS: Final = (RayError, RuntimeError, ConnectionError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """A process that waits.
+class PendingCalls:
+    """What a process waits for.
 
     Attributes:
-        client: Identifier of the actor that it is; empty for a driver.
-        seconds: Since it heard last.
+        client: Identifier of the actor that waits; empty for a driver.
+        seconds: Since its last answer.
         calls: Name of an actor → calls that it has been asked for, or will be next, without an answer.
     """
 
@@ -44,11 +44,10 @@ class Wait:
     calls: Mapping[str, int]
 
 
-class Note:
-    """This process's note, for the time of one wait after the other."""
+class PendingCallsEntry:
+    """This process's entry in the store."""
 
     def __init__(self) -> None:
-        """The waiting begins."""
         self._heard = time.monotonic()
         self._stands = False
 
@@ -57,8 +56,8 @@ class Note:
         self._heard = time.monotonic()
         self.withdraw()
 
-    def wait(self, calls: Mapping[str, int]) -> float:
-        """Nothing has come since the last look.
+    def report(self, calls: Mapping[str, int]) -> float:
+        """Publishes the calls, none of which has been answered since the last look.
 
         Args:
             calls: Name of an actor → calls without an answer.
@@ -78,22 +77,22 @@ class Note:
             _internal_kv_put(context.get_worker_id(), json.dumps(record), namespace=_NAMESPACE)
             self._stands = True
         except _STORE_ERRORS as error:
-            logger.warning("Ray's store takes no note of a wait (%s)", type(error).__name__)
+            logger.warning("Ray's store takes no entry of pending calls (%s)", type(error).__name__)
         return seconds
 
     def withdraw(self) -> None:
-        """Takes the note back, if there is one."""
+        """Removes the entry, if there is one."""
         if not self._stands:
             return
         self._stands = False
         try:
             _internal_kv_del(ray.get_runtime_context().get_worker_id(), namespace=_NAMESPACE)
         except _STORE_ERRORS as error:
-            logger.warning("Ray's store keeps an old note of a wait (%s)", type(error).__name__)
+            logger.warning("Ray's store keeps an old entry of pending calls (%s)", type(error).__name__)
 
 
-def read_waits() -> list[Wait]:
-    """The notes of the processes of the cluster that wait now, those of other runs among them."""
+def read_pending_calls() -> list[PendingCalls]:
+    """The entries of the cluster's processes that wait now, those of other runs among them."""
     found = []
     for key in _internal_kv_list("", namespace=_NAMESPACE):
         content = _internal_kv_get(key, namespace=_NAMESPACE)
@@ -103,5 +102,5 @@ def read_waits() -> list[Wait]:
         record: dict[str, Any] = json.loads(content)
         age = time.time() - record["written"]
         if age < _FRESH_S:
-            found.append(Wait(record["client"], record["seconds"] + max(0.0, age), record["calls"]))
+            found.append(PendingCalls(record["client"], record["seconds"] + max(0.0, age), record["calls"]))
     return found

@@ -185,7 +185,7 @@ class Query:
 
 def dispatch(queries: Sequence[Query], spec: ClientSpec) -> Iterator[tuple[Query, Batch, FloatArray]]:
     """Drive all queries at once; yields each micro-batch's scores exactly once."""
-    note, told_s = pending_calls.Note(), 0.0
+    entry, told_s = pending_calls.PendingCallsEntry(), 0.0
     try:
         while True:
             for query in queries:
@@ -196,16 +196,18 @@ def dispatch(queries: Sequence[Query], spec: ClientSpec) -> Iterator[tuple[Query
                 return
             done, _ = ray.wait(list(owners), num_returns=1, timeout=pending_calls.LOOK_S)
             for ref in done:
-                note.heard()
+                entry.heard()
                 told_s = 0.0
                 answer = owners[ref].receive(ref, spec)
                 if answer is not None:
                     yield owners[ref], *answer
             if not done:
-                silent_s = note.wait({name: calls for query in queries for name, calls in query.unanswered().items()})
+                silent_s = entry.report(
+                    {name: calls for query in queries for name, calls in query.unanswered().items()}
+                )
                 if silent_s - told_s >= SILENCE_S:
                     told_s = silent_s
                     waiting = sorted({query.name for query in owners.values()})
                     logger.warning("no answer from scorers %s for %.0f s", waiting, silent_s)
     finally:
-        note.withdraw()
+        entry.withdraw()

@@ -12,22 +12,22 @@ from rich.console import Console
 
 from launch.commands.watch import WatchedRun, frame
 from launch.run_folder.record import STALL_FILE, recorded
-from launch.training.watchdog import Candidate, Watchdog, Whereabouts, diagnose, limit_of
+from launch.training.watchdog import ActorLocation, Candidate, Watchdog, diagnose, limit_of
 from partner_rl.algorithm.phase_tracker import LOG, SAMPLE, UPDATE, Phase, PhaseTracker
-from partner_rl.cluster.pending_calls import Wait
+from partner_rl.cluster.pending_calls import PendingCalls
 from partner_rl.config.load import load_config, save_config
 
 REWARD = Candidate("reward actor run-empathy-0", None, "run-empathy-0")
 RUNNERS = [Candidate(f"env runner {i}", None) for i in (1, 2)]
-PLACES = [Whereabouts(actor, "ALIVE", "10.0.0.7", 70 + i) for i, actor in enumerate(("a", "b", "c"))]
+PLACES = [ActorLocation(actor, "ALIVE", "10.0.0.7", 70 + i) for i, actor in enumerate(("a", "b", "c"))]
 
 
 def test_a_reward_actor_that_others_wait_for_is_named_with_what_waits_behind_it():
     waits = [
-        Wait("b", 280.0, {"run-empathy-0": 3}),
-        Wait("c", 290.0, {"run-empathy-0": 2}),
+        PendingCalls("b", 280.0, {"run-empathy-0": 3}),
+        PendingCalls("c", 290.0, {"run-empathy-0": 2}),
         # That of another run on the same cluster.
-        Wait("z", 999.0, {"other-empathy-0": 9}),
+        PendingCalls("z", 999.0, {"other-empathy-0": 9}),
     ]
     silent = [(REWARD, PLACES[0]), *zip(RUNNERS, PLACES[1:], strict=True)]
     stall = diagnose(Phase(SAMPLE, 12), 300.0, silent, waits)
@@ -39,10 +39,10 @@ def test_a_reward_actor_that_others_wait_for_is_named_with_what_waits_behind_it(
 
 
 def test_an_env_runner_that_waits_for_nobody_is_named_itself():
-    stopped = Whereabouts("b", "ALIVE", "10.0.0.7", 71, "stopped by a signal")
+    stopped = ActorLocation("b", "ALIVE", "10.0.0.7", 71, "stopped by a signal")
     stall = diagnose(Phase(SAMPLE, 1), 20.0, [(RUNNERS[0], stopped)], [])
     assert "it waits for env runner 1 (node 10.0.0.7, pid 71, stopped by a signal), 1 call without" in str(stall)
-    homeless = Whereabouts("b", "RESTARTING", "", 0, "being started again")
+    homeless = ActorLocation("b", "RESTARTING", "", 0, "being started again")
     assert "env runner 1 (on no node, being started again)" in str(
         diagnose(Phase(SAMPLE, 1), 20.0, [(RUNNERS[0], homeless)], [])
     )
@@ -79,7 +79,9 @@ def test_who_answers_the_second_call_is_not_killed(monkeypatch, tmp_path, caplog
     phases.begin(SAMPLE, 1)
     dog = Watchdog(phases, list, settings, tmp_path)
     # The second env runner was only slow.
-    monkeypatch.setattr(dog, "_roll", SimpleNamespace(silent=lambda asked: [one for one in asked if one == RUNNERS[0]]))
+    monkeypatch.setattr(
+        dog, "_pinger", SimpleNamespace(silent=lambda asked: [one for one in asked if one == RUNNERS[0]])
+    )
     stall = diagnose(phases.current, 20.0, list(zip(RUNNERS, PLACES[1:], strict=True)), [])
     dog._replace(stall, 20.0, RUNNERS)
     assert killed == [PLACES[1].pid]

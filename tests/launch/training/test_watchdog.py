@@ -21,7 +21,7 @@ from launch.run_folder.reader import read_stall
 from launch.training.watchdog import Candidate, Watchdog, reward_candidates
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.phase_tracker import PhaseTracker
-from partner_rl.cluster.pending_calls import read_waits
+from partner_rl.cluster.pending_calls import read_pending_calls
 from partner_rl.config.reward_schema import RewardsConfig, RewardSection
 from partner_rl.config.schema import FaultsConfig
 from rewards.pool import RewardPools, create_pools
@@ -80,7 +80,7 @@ class Crew:
     def env_runners_wait(self) -> bool:
         """Whether every env runner has noted that it waits for a reward actor."""
         runners = {actor._actor_id.hex() for name, actor in self.algorithm.remote_actors() if name.startswith("env")}
-        return runners <= {wait.client for wait in read_waits() if wait.calls}
+        return runners <= {wait.client for wait in read_pending_calls() if wait.calls}
 
     @contextmanager
     def iterating(self, run_dir: Path, until: Callable[[], bool] | None = None, **settings: float) -> Iterator[None]:
