@@ -60,7 +60,6 @@ TRAIN_ADVANTAGE_STD: Final = "train/advantage_std"
 """Standard deviation of the advantages that the update used."""
 TRAIN_GROUPS_WITHOUT_SPREAD: Final = "train/groups_without_spread"
 """Share of groups whose samples all have the same advantage: these teach nothing."""
-TRAIN_BASELINE: Final = "train/baseline"
 
 TIME_GENERATE: Final = "time/generate"
 """Seconds of an iteration spent sampling positions and sentences."""
@@ -170,8 +169,3 @@ WARMSTART_EPOCH_LOSS: Final = "warmstart/epoch_train_loss"
 def warmstart_dev(figure: str) -> str:
     """A held-out figure of the warm start after a pass: `loss`, `position_loss`, `token_loss`, `position_accuracy`."""
     return f"warmstart/dev/{figure}"
-
-
-def evaluation(system: str, metric: str) -> str:
-    """A metric of the evaluation on held-out pairs of one system (`original`, `warm_start`, `rl`)."""
-    return f"evaluation/{system}/{metric}"

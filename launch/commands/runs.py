@@ -154,15 +154,15 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Another one.")],
     every: Annotated[bool, typer.Option("--all", help="Show every metric.")] = False,
 ) -> None:
-    """Show in which keys two runs differ, and their figures side by side.
+    """Show in which keys two runs differ, and their metrics side by side.
 
-    Figures are means of the last ten logged steps, and those of the evaluation where a run has one.
+    Metrics are means of the last ten logged steps, and those of the evaluation where a run has one.
 
     Example: `partner-rl runs compare runs/first runs/second`
     """
     runs = (read_run(first), read_run(second))
     out.print(_pair_table("Configuration", runs, _config_rows(runs)))
-    out.print(_pair_table("Figures", runs, _figure_rows(runs, every)))
+    out.print(_pair_table("Metrics", runs, _metric_rows(runs, every)))
 
 
 def _pair_table(title: str, runs: tuple[RunInfo, RunInfo], rows: Sequence[tuple[str, ...]]) -> Table:
@@ -176,7 +176,7 @@ def _pair_table(title: str, runs: tuple[RunInfo, RunInfo], rows: Sequence[tuple[
     for row in rows:
         table.add_row(*map(Text, row))
     if not rows:
-        table.add_row("no difference" if title == "Configuration" else "no figures")
+        table.add_row("no difference" if title == "Configuration" else "no metrics")
     return table
 
 
@@ -194,21 +194,21 @@ def _commit(run: RunInfo) -> str:
     return "unknown" if commit is None else commit[:10] + (" with changes" if provenance.get("dirty") else "")
 
 
-def _figure_rows(runs: tuple[RunInfo, RunInfo], every: bool) -> list[tuple[str, ...]]:
-    figures = [_figures(run) for run in runs]
-    keys = dict.fromkeys([*figures[0], *figures[1]])
+def _metric_rows(runs: tuple[RunInfo, RunInfo], every: bool) -> list[tuple[str, ...]]:
+    metrics = [_metrics(run) for run in runs]
+    keys = dict.fromkeys([*metrics[0], *metrics[1]])
     shown = [key for key in keys if every or (not key.startswith(_DETAILS) and key.startswith((*_COMPARED, "eval")))]
     rows: list[tuple[str, ...]] = [("iterations", *(str(run.iterations) for run in runs), "")]
     for key in shown:
-        values = [found.get(key) for found in figures]
+        values = [found.get(key) for found in metrics]
         cells = ["–" if value is None else f"{value:.4g}" for value in values]
         both = values[0] is not None and values[1] is not None
         rows.append((key, *cells, f"{values[1] - values[0]:+.4g}" if both else ""))  # type: ignore[operator]
     return rows
 
 
-def _figures(run: RunInfo) -> dict[str, float]:
-    """Recent means of the metrics, and the evaluation's figures."""
+def _metrics(run: RunInfo) -> dict[str, float]:
+    """Recent means of the metrics, and the evaluation's metrics."""
     keys = dict.fromkeys(key for row in run.metrics for key in row if key != metric_names.STEP)
     means = {key: recent_mean(series(run.metrics, key)) for key in sorted(keys)}
     evaluated = {

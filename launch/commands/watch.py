@@ -1,4 +1,4 @@
-"""`partner-rl watch`: a run's figures in the terminal, as they come; reads the run folder and nothing else."""
+"""`partner-rl watch`: a run's metrics in the terminal, as they come; reads the run folder and nothing else."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def _rewards(run: RunInfo) -> Table:
 def _columns(run: RunInfo) -> Table:
     """Where the time goes, beside speed and policy."""
     both = Table.grid(padding=(0, 4))
-    both.add_row(_phases(run), _figures(run))
+    both.add_row(_phases(run), _metrics(run))
     return both
 
 
@@ -217,8 +217,8 @@ def _phases(run: RunInfo) -> Table:
     return table
 
 
-def _figures(run: RunInfo) -> Table:
-    table = _table("figure", "last", "mean of 10", "since the start")
+def _metrics(run: RunInfo) -> Table:
+    table = _table("metric", "last", "mean of 10", "since the start")
     for label, key in (*_SPEED, *_POLICY):
         values = series(run.metrics, key)
         if any(map(math.isfinite, values)):
@@ -230,7 +230,7 @@ def _guards(run: RunInfo) -> Text:
     last = run.metrics[-1]
     alarms = last.get(names.guard("alarms"))
     if alarms is None:
-        return Text("guards: no figures", style="dim")
+        return Text("guards: no metrics", style="dim")
     text = _watched("guards", run, names.guard)
     if last.get(names.machine("alarms")) is not None:
         text.append("\n").append_text(_watched("machine", run, names.machine))
@@ -251,7 +251,7 @@ def _advice(run: RunInfo) -> list[str]:
 
 
 def _watched(title: str, run: RunInfo, name_of: Callable[[str], str]) -> Text:
-    """The alarms and the figures of the guards of one kind."""
+    """The alarms and the metrics of the guards of one kind."""
     last, prefix = run.metrics[-1], name_of("")
     alarms = last[name_of("alarms")]
     values = [f"{k.removeprefix(prefix)} {v:.3g}" for k, v in last.items() if k.startswith(prefix) and v is not None]
@@ -288,17 +288,17 @@ def _rewrite(sample: Row) -> Panel:
     table.add_column(overflow="fold")
     for column in TEXT_COLUMNS:
         table.add_row(column.replace("_", " "), Text(_shortened(str(sample[column]))))
-    figures = {k: v for k, v in sample.items() if k not in (names.STEP, *TEXT_COLUMNS)}
-    table.add_row("rewards", ", ".join(f"{name} {value:+.3f}" for name, value in figures.items() if _is_number(value)))
+    metrics = {k: v for k, v in sample.items() if k not in (names.STEP, *TEXT_COLUMNS)}
+    table.add_row("rewards", ", ".join(f"{name} {value:+.3f}" for name, value in metrics.items() if _is_number(value)))
     return Panel(table, title=title)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """A curve in one line of characters; a space where a figure is missing.
+    """A curve in one line of characters; a space where a metric is missing.
 
     Args:
-        values: The figures, oldest first; those that are not finite are missing.
-        width: Characters at most; more figures are averaged to as many.
+        values: The metrics, oldest first; those that are not finite are missing.
+        width: Characters at most; more metrics are averaged to as many.
     """
     if not values:
         return ""
@@ -328,9 +328,9 @@ def _last_and_mean(values: Sequence[float]) -> tuple[str, str]:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for number, column in enumerate(columns):
-        is_figure = column in ("last", "mean of 10", "seconds")
+        is_number = column in ("last", "mean of 10", "seconds")
         table.add_column(
-            column, justify="right" if is_figure else "left", no_wrap=True, style="bold" if not number else ""
+            column, justify="right" if is_number else "left", no_wrap=True, style="bold" if not number else ""
         )
     return table
 

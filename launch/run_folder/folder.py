@@ -162,7 +162,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """One line of figures an iteration."""
+        """One line of metrics an iteration."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -198,7 +198,7 @@ class RunFolder:
                 path.rename(aside)
 
     def set_aside_results(self, iterations: int) -> None:
-        """Renames the figures and rewrites of a policy that is about to be trained on.
+        """Renames the metrics and rewrites of a policy that is about to be trained on.
 
         Args:
             iterations: Iterations that this policy has behind it.

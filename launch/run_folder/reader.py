@@ -18,7 +18,7 @@ from partner_rl.types import PartnerError
 
 CONFIG_FILE: Final = "config.yaml"
 RECENT: Final = 10
-"""Logged steps that a recent mean is taken over: one step's figures depend on its few examples."""
+"""Logged steps that a recent mean is taken over: one step's metrics depend on its few examples."""
 _DEPTH: Final = 3
 _CHUNK: Final = 65_536
 
@@ -152,7 +152,7 @@ def read_run(path: Path) -> RunInfo:
     try:
         config = dotted(load_config(str(path / CONFIG_FILE)).model_dump(mode="json"))
     except PartnerError:
-        # Another version wrote it, with keys that this one does not know; its figures can be shown all the same.
+        # Another version wrote it, with keys that this one does not know; its metrics can be shown all the same.
         config = {}
     record = read_record(path)
     return RunInfo(path, run_state(record), record, config, JsonlTail(path / METRICS_FILE).rows())

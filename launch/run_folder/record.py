@@ -29,7 +29,7 @@ METRICS_FILE: Final = "metrics.jsonl"
 SAMPLES_FILE: Final = "samples.jsonl"
 STALL_FILE: Final = "stall.json"
 TEXT_COLUMNS: Final = ("seeker_post", "response_post", "rewritten_response")
-"""The texts of a line of `samples.jsonl`; its other columns are figures."""
+"""The texts of a line of `samples.jsonl`; its other columns are metrics."""
 
 RunState = Literal["new", "running", "finished", "interrupted", "failed", "killed"]
 """`new`: nobody has trained there. `killed`: the process is gone without having said how it ended."""
@@ -49,7 +49,7 @@ def read_record(run_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         record = None
     if not isinstance(record, dict):
-        raise PartnerError(f"{path} is damaged: remove it; the run's figures and checkpoints do not need it")
+        raise PartnerError(f"{path} is damaged: remove it; the run's metrics and checkpoints do not need it")
     return record
 
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 class JsonlSink:
     """`metrics.jsonl` and `samples.jsonl`: one line a step or row, flushed, so that a killed run loses nothing.
 
-    Figures that are no finite numbers are written as null, because JSON has no others.
+    Metrics that are no finite numbers are written as null, because JSON has no others.
 
     Args:
         run_dir: The run folder.
@@ -88,9 +88,6 @@ class JsonlSink:
         except OSError as error:
             raise PartnerError(f"{path} cannot be written ({error}): make room, and resume the run") from error
 
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Nothing to do: whoever computes the summary writes `summary.json`."""
-
     def close(self, exit_code: int) -> None:
         """Closes both files."""
         self._metrics.close()
@@ -124,7 +121,7 @@ def _drop_later_steps(path: Path, last_step: int) -> list[Row]:
 
 
 class TensorBoardSink:
-    """Event files for TensorBoard; figures only, no texts."""
+    """Event files for TensorBoard; metrics only, no texts."""
 
     def __init__(self, folder: Path, resume_step: int | None, wait_s: float = 0.0) -> None:
         purge_step = None if resume_step is None else resume_step + 1
@@ -133,7 +130,7 @@ class TensorBoardSink:
         self._is_broken = False
 
     def log(self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes one point on each curve; a figure that is not finite leaves a gap."""
+        """Writes one point on each curve; a metric that is not finite leaves a gap."""
         if self._is_broken:
             return
         # Its thread ends at a write error, as on a full disk. Whoever writes on waits for it for ever.
@@ -151,9 +148,6 @@ class TensorBoardSink:
     def _give_up(self, reason: str) -> None:
         self._is_broken = True
         logger.warning("%s cannot be written (%s): the run goes on without TensorBoard", self._folder, reason)
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Nothing to do: TensorBoard keeps no summary."""
 
     def close(self, exit_code: int) -> None:
         """Closes the event file."""

@@ -1,4 +1,4 @@
-"""CPU, memory, disk and GPU figures of every node of the cluster, taken now and then in the background."""
+"""CPU, memory, disk and GPU metrics of every node of the cluster, taken now and then in the background."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _ANSWER_S: Final = 1.0
 _STOP_S: Final = 2.0
 
 
-def node_figures() -> dict[str, float]:
-    """Figures of this machine: shares in percent, sizes in MiB, network totals since it started in MiB."""
+def node_metrics() -> dict[str, float]:
+    """Metrics of this machine: shares in percent, sizes in MiB, network totals since it started in MiB."""
     memory, network = psutil.virtual_memory(), psutil.net_io_counters()
-    figures = {
+    metrics = {
         "cpu_percent": psutil.cpu_percent(interval=None),
         "memory_percent": memory.percent,
         "memory_used_mib": memory.used / _MIB,
@@ -38,11 +38,11 @@ def node_figures() -> dict[str, float]:
         "load_1min": psutil.getloadavg()[0],
     }
     if network is not None:
-        figures |= {"net_sent_mib": network.bytes_sent / _MIB, "net_received_mib": network.bytes_recv / _MIB}
-    return figures | _gpu_figures()
+        metrics |= {"net_sent_mib": network.bytes_sent / _MIB, "net_received_mib": network.bytes_recv / _MIB}
+    return metrics | _gpu_metrics()
 
 
-def _gpu_figures() -> dict[str, float]:
+def _gpu_metrics() -> dict[str, float]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}
@@ -55,27 +55,27 @@ def _gpu_figures() -> dict[str, float]:
 
 
 def parse_gpus(text: str) -> dict[str, float]:
-    """Figures of the GPUs from what `nvidia-smi` prints, one line a GPU; a figure that a GPU lacks is left out.
+    """Metrics of the GPUs from what `nvidia-smi` prints, one line a GPU; a metric that a GPU lacks is left out.
 
     Args:
         text: Lines of load in percent and used memory in MiB, with a comma between them.
     """
-    figures = {}
+    metrics = {}
     for index, line in enumerate(text.strip().splitlines()):
         for name, value in zip(("gpu_percent", "gpu_memory_used_mib"), line.split(","), strict=True):
             try:
-                figures[f"{name}_{index}"] = float(value)
+                metrics[f"{name}_{index}"] = float(value)
             except ValueError:
                 continue
-    return figures
+    return metrics
 
 
 class NodeProbe:
-    """An actor that costs nothing but memory, for the figures of the node it is on."""
+    """An actor that costs nothing but memory, for the metrics of the node it is on."""
 
-    def figures(self) -> dict[str, float]:
-        """Figures of its node."""
-        return node_figures()
+    def metrics(self) -> dict[str, float]:
+        """Metrics of its node."""
+        return node_metrics()
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class _Probe:
 
 
 class NodeWatch:
-    """A thread that takes the figures of all nodes; whoever asks gets the last ones at once.
+    """A thread that takes the metrics of all nodes; whoever asks gets the last ones at once.
 
     The driver's own node is read directly; every other one has a small actor, started when the node joins.
 
@@ -105,7 +105,7 @@ class NodeWatch:
         self._thread.start()
 
     def latest(self) -> dict[str, float]:
-        """The last round's figures, `system/NODE/FIGURE`; empty before the first one has ended."""
+        """The last round's metrics, `system/NODE/METRIC`; empty before the first one has ended."""
         with self._lock:
             return dict(self._latest)
 
@@ -121,13 +121,13 @@ class NodeWatch:
     def _watch(self) -> None:
         while True:
             try:
-                figures = self._round()
+                metrics = self._round()
             except (RayError, RuntimeError, ConnectionError, OSError, ValueError) as error:
-                # Ray may be shut down at any moment; figures of machines are no reason to disturb a run.
-                _logger.debug("figures of the nodes: %s: %s", type(error).__name__, error)
+                # Ray may be shut down at any moment; metrics of machines are no reason to disturb a run.
+                _logger.debug("metrics of the nodes: %s: %s", type(error).__name__, error)
             else:
                 with self._lock:
-                    self._latest = figures
+                    self._latest = metrics
             if self._stopping.wait(self._interval_s):
                 return
 
@@ -139,7 +139,7 @@ class NodeWatch:
             names = node_names({key: node["NodeManagerHostname"] for key, node in living.items()})
             own_name = names.get(own, own_name)
             self._follow([key for key in living if key != own], names)
-        found = {own_name: node_figures(), **self._ask()}
+        found = {own_name: node_metrics(), **self._ask()}
         return {metric_names.system(name, key): value for name, own in found.items() for key, value in own.items()}
 
     def _follow(self, nodes: Sequence[str], names: Mapping[str, str]) -> None:
@@ -153,8 +153,8 @@ class NodeWatch:
                 self._probes[node] = _Probe(actor_class.remote(), names[node])
 
     def _ask(self) -> dict[str, dict[str, float]]:
-        """The figures of the nodes that answer in time."""
-        calls = {probe.actor.figures.remote(): (node, probe) for node, probe in self._probes.items()}
+        """The metrics of the nodes that answer in time."""
+        calls = {probe.actor.metrics.remote(): (node, probe) for node, probe in self._probes.items()}
         if not calls:
             return {}
         done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_ANSWER_S)

@@ -18,7 +18,7 @@ class SampleRow:
         seeker_post: The seeker's post.
         response_post: The response as the supporter wrote it.
         rewritten_response: The response as the policy rewrote it.
-        rewards: Name → figure to show beside the texts, such as the total reward and its weighted components.
+        rewards: Name → value to show beside the texts, such as the total reward and its weighted components.
     """
 
     seeker_post: str
@@ -32,18 +32,15 @@ class SampleRow:
         return {metric_names.STEP: step, **texts, **self.rewards}
 
     def as_redacted_record(self, step: int) -> dict[str, Any]:
-        """The row's figures, without the texts."""
+        """The row's metrics, without the texts."""
         return {metric_names.STEP: step, **self.rewards}
 
 
 class Sink(Protocol):
-    """One place that figures go to."""
+    """One place that metrics go to."""
 
     def log(self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
         """Takes one step's metrics and before/after rows (`SampleRow.as_record`)."""
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Takes the figures that describe the whole run."""
 
     def close(self, exit_code: int) -> None:
         """Writes what is left; nothing is logged afterwards."""

@@ -18,7 +18,7 @@ class ConsoleSink:
         iterations: How many there will be.
     """
 
-    _FIGURES: Final = (
+    _METRICS: Final = (
         (metric_names.REWARD_TOTAL, "reward", "+.3f", ""),
         (metric_names.reward_raw("empathy"), "empathy", "+.3f", ""),
         (metric_names.reward_raw("fluency"), "fluency", ".3f", ""),
@@ -31,12 +31,9 @@ class ConsoleSink:
         self._iterations = iterations
 
     def log(self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Prints the figures that say how training goes."""
-        parts = [f"{name} {metrics[key]:{form}}{unit}" for key, name, form, unit in self._FIGURES if key in metrics]
+        """Prints the metrics that say how training goes."""
+        parts = [f"{name} {metrics[key]:{form}}{unit}" for key, name, form, unit in self._METRICS if key in metrics]
         err.print(Text(f"iteration {step}/{self._iterations}", "bold"), *parts, sep=" · ", soft_wrap=True)
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Nothing to do: the command prints its own table."""
 
     def close(self, exit_code: int) -> None:
         """Nothing to close."""

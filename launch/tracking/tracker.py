@@ -1,4 +1,4 @@
-"""Hands each step's figures to every place that tracks the run."""
+"""Hands each step's metrics to every place that tracks the run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from launch.tracking.files import JsonlSink, TensorBoardSink
 from launch.tracking.mode import wandb_mode
@@ -19,7 +19,7 @@ from partner_rl.config.schema import RunConfig, TrackingConfig
 
 
 class Tracker:
-    """Hands each step's figures to every sink; a context manager that closes them.
+    """Hands each step's metrics to every sink; a context manager that closes them.
 
     Leaving the context after an exception closes with the exit code that the command will have: 130 after Ctrl-C,
     else 1.
@@ -66,7 +66,7 @@ class Tracker:
 
         Args:
             step: The iteration, counted from 1.
-            metrics: Key (see `partner_rl.metric_names`) → figure.
+            metrics: Key (see `partner_rl.metric_names`) → value.
             rows: Before/after rows; those over `tracking.sample_rows` are left out, and with `tracking.redact` the
                 texts of all of them.
         """
@@ -111,11 +111,6 @@ class Tracker:
         """
         if self._wandb is not None:
             self._wandb.alert(title, text)
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Hands the run's closing figures (nested mappings allowed) to the trackers that keep a summary."""
-        for sink in self._sinks:
-            sink.summary(values)
 
     def close(self, exit_code: int) -> None:
         """Closes every sink; calling it again does nothing."""

@@ -71,12 +71,12 @@ class WandbSink:
         except Exception as error:
             _report_wandb_failure(error)
 
-    def note_system(self, figures: Mapping[str, float]) -> None:
-        """Takes figures of the nodes, to be logged with the next step."""
-        self._system = dict(figures)
+    def note_system(self, metrics: Mapping[str, float]) -> None:
+        """Takes metrics of the nodes, to be logged with the next step."""
+        self._system = dict(metrics)
 
     def log(self, step: int, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Logs the figures, and the table when there are rows."""
+        """Logs the metrics, and the table when there are rows."""
         self._attempt(lambda: self._log(step, metrics, rows))
         if self._uploader is not None:
             self._uploader.check()
@@ -127,10 +127,6 @@ class WandbSink:
             inside = path.relative_to(folder).as_posix()
             artifact.add_file(str(path), name=inside, policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact, aliases=list(aliases))
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Writes the closing figures into the run's summary."""
-        self._attempt(lambda: self._run.summary.update(dict(values)))
 
     def close(self, exit_code: int) -> None:
         """Ends the W&B run with the command's exit code, and waits for the upload as long as the settings allow."""
@@ -210,7 +206,7 @@ def log_evaluation(run_dir: Path, config: RunConfig, records: Sequence[Mapping[s
     Args:
         run_dir: The run folder, whose W&B run goes on.
         config: The run's configuration.
-        records: One record of figures a system, all with the same keys; no texts of posts.
+        records: One record of metrics a system, all with the same keys; no texts of posts.
     """
     if wandb_mode(config.tracking) == "disabled":
         return

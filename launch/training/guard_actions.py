@@ -91,9 +91,9 @@ class GuardWatch:
             started = time.perf_counter()
             judged = judged_gain(self._judge, trajectories)
             seconds = {names.TIME_JUDGE: time.perf_counter() - started}
-        figures = guard_metrics([t.request for t in trajectories], measured_of(metrics), judged)
+        observed = guard_metrics([t.request for t in trajectories], measured_of(metrics), judged)
         memory = host_memory()
-        alarms = self._guards.check(figures, MachineReading(memory, iteration.seconds["iteration"]))
+        alarms = self._guards.check(observed, MachineReading(memory, iteration.seconds["iteration"]))
         return {**_logged(self._guards.values, alarms), names.machine("memory"): memory, **seconds}, alarms
 
     def report(self, step: int, alarms: Sequence[Alarm], tracker: Tracker) -> None:

@@ -71,7 +71,7 @@ class Outcome:
     rewrites: EmpathyChange | None
 
     def as_json(self) -> dict[str, Any]:
-        """The training's figures at the top, as a run's `warm_start.json` has them, then the others."""
+        """The training's metrics at the top, as a run's `warm_start.json` has them, then the others."""
         return {
             **self.training.as_json(),
             "test": None if self.test is None else asdict(self.test),
@@ -138,14 +138,14 @@ def empathy_change(
 
 
 def summary_table(outcome: Outcome) -> Table:
-    """The figures to print."""
-    table = Table("figure", "value", title="Warm start", title_justify="left")
-    for name, value in _figures(outcome):
+    """The metrics to print."""
+    table = Table("metric", "value", title="Warm start", title_justify="left")
+    for name, value in _metrics(outcome):
         table.add_row(name, value)
     return table
 
 
-def _figures(outcome: Outcome) -> list[tuple[str, str]]:
+def _metrics(outcome: Outcome) -> list[tuple[str, str]]:
     report, rewrites = outcome.training, outcome.rewrites
     rows = [
         ("examples, steps", f"{report.examples}, {report.steps}"),
@@ -188,13 +188,13 @@ tags: [partner-rl, empathic-rewriting]
 - Data: {data}, seed {seed}
 - Supervised training of position and sentence: {epochs} epochs at most, {batch} examples a step, {kind}
 
-| figure | value |
+| metric | value |
 |---|---|
-{figures}
+{metrics}
 
 Reinforcement learning starts from it with `partner-rl train warmstart.checkpoint=FOLDER`. It reads a seeker's post and
 up to {window} sentences of a response, and answers with a position token and a sentence. Its rewrites are suggestions
-for a human supporter to read before they are sent; no figure above shows that a rewrite helps a person in distress.
+for a human supporter to read before they are sent; no metric above shows that a rewrite helps a person in distress.
 """
 
 
@@ -216,7 +216,7 @@ def _card(outcome: Outcome, config: RunConfig) -> str:
         epochs=settings.epochs,
         batch=settings.batch_size,
         kind="every weight" if config.policy.lora is None else f"adapters of rank {config.policy.lora.rank}, merged",
-        figures="\n".join(f"| {name} | {value} |" for name, value in _figures(outcome)),
+        metrics="\n".join(f"| {name} | {value} |" for name, value in _metrics(outcome)),
         window=config.env.window,
     )
 

@@ -50,11 +50,6 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in PRESETS_DIR.glob("*.yaml")))
 
 
-def config_name(path_or_preset: str) -> str:
-    """The preset's name, or the file's name without its ending: what a run folder is called after."""
-    return Path(path_or_preset).stem
-
-
 def load_config(path_or_preset: str, overrides: Iterable[Override] = ()) -> RunConfig:
     """Reads and checks a configuration; paths in it become absolute.
 

@@ -1,4 +1,4 @@
-"""Figures of a real Ray: every query of the Grafana dashboard finds its metrics, and every node is seen."""
+"""Metrics of a real Ray: every query of the Grafana dashboard finds its metrics, and every node is seen."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_every_query_of_the_dashboard_finds_its_metrics(cluster, tmp_path):
     on_gpus = {name for name in wanted if "gpu" in name}
     found: dict[str, set[str]] = {}
 
-    # The figures of one name come from several processes, at their own times: all of it is waited for.
+    # The metrics of one name come from several processes, at their own times: all of it is waited for.
     def lacking() -> list[str]:
         return [query for query, legend in queries() if not finds(query, legend, found, on_gpus)]
 
@@ -187,8 +187,8 @@ def test_nodes_that_join_are_seen_and_nodes_that_leave_are_forgotten(cluster):
         wait_until(lambda: len(nodes()) == 1, lambda: "the driver's node is not seen")
         second = cluster.add_node(wait=False, num_cpus=0, object_store_memory=80 * 2**20)
         wait_until(lambda: len(nodes()) == 2, lambda: "the second node is not seen")
-        figures = watch.latest()
-        assert all(0 <= value <= 100 for key, value in figures.items() if key.endswith("_percent"))
+        metrics = watch.latest()
+        assert all(0 <= value <= 100 for key, value in metrics.items() if key.endswith("_percent"))
         cluster.remove_node(second)
         wait_until(lambda: len(nodes()) == 1, lambda: "the second node is not forgotten")
     finally:

@@ -126,7 +126,6 @@ def test_an_offline_wandb_run_holds_curves_config_and_every_row(tmp_path: Path) 
     config = make_config("tracking.wandb=auto", "tracking.tags=[test]")
     with open_tracker(tmp_path, config) as tracker:
         log_steps(tracker, 1, 2)
-        tracker.summary({"rl": {"change_in_empathy": 1.0}})
     identifier = json.loads((tmp_path / RUN_FILE).read_text(encoding="utf-8"))["wandb_run_id"]
     (folder,) = (tmp_path / "wandb").glob(f"offline-run-*-{identifier}")
     increments = sorted(folder.glob("files/media/table/samples_*.table.json"))
@@ -134,7 +133,7 @@ def test_an_offline_wandb_run_holds_curves_config_and_every_row(tmp_path: Path) 
     assert tables[0]["columns"] == ["step", "seeker_post", "response_post", "rewritten_response", "total", "empathy"]
     assert [row[0] for table in tables for row in table["data"]] == [1, 2]
     # The curves and the configuration; W&B's own process writes the file out a moment after the run has ended.
-    _wait_for(folder / f"run-{identifier}.wandb", [metric_names.REWARD_TOTAL, "samples_per_group", "change_in_empathy"])
+    _wait_for(folder / f"run-{identifier}.wandb", [metric_names.REWARD_TOTAL, "samples_per_group"])
 
     with open_tracker(tmp_path, config, resume_step=1) as tracker:
         log_steps(tracker, 2, 3)
