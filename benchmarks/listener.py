@@ -178,12 +178,9 @@ def policy_sentences(name: str, folder: Path, pairs: Sequence[Example], config: 
         PartnerError: The folder holds no policy.
     """
     from envs.rewriting import written_sentences
-    from launch.training.phases import rewrite_with
-    from partner_rl.policy.generate import Sampling
+    from launch.training.held_out import rewrite_with, sampling_of
 
-    settings = config.evaluation
-    sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
-    requests = [rewrite.request for rewrite in rewrite_with(name, folder, pairs, config, sampling)]
+    requests = [rewrite.request for rewrite in rewrite_with(name, folder, pairs, config, sampling_of(config))]
     return [(one.seeker_post, written_sentences(one)) for one in requests]
 
 

@@ -94,28 +94,28 @@ def _seconds(run: Path) -> float:
 
 
 def table(reports: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Measures by systems; each cell is the mean over the reports, and their range where they differ.
+    """Metrics by systems; each cell is the mean over the reports, and their range where they differ.
 
     Args:
         reports: `report.json` of the evaluation of each seed.
     """
     rows = []
-    for key, measure in reports[0]["measures"].items():
+    for key, metric in reports[0]["metrics"].items():
         cells = []
         for system in SYSTEMS:
-            found = [report["systems"][system]["figures"].get(key) for report in reports]
+            found = [report["systems"][system]["metrics"].get(key) for report in reports]
             values = [figure["value"] for figure in found if figure is not None]
             cells.append(mean_and_range(values, _format(key)) if len(values) == len(reports) else "–")
         if any(cell != "–" for cell in cells):
-            arrow = "↑" if measure["better"] == "higher" else "↓" if measure["better"] == "lower" else ""
-            rows.append([f"{measure['label']} {arrow}".strip(), *cells])
+            arrow = "↑" if metric["better"] == "higher" else "↓" if metric["better"] == "lower" else ""
+            rows.append([f"{metric['label']} {arrow}".strip(), *cells])
     return ["", *TITLES], rows
 
 
 def _format(key: str) -> str:
-    from partner_rl.evaluation.measures import MEASURES
+    from partner_rl.evaluation.metrics import METRICS
 
-    return next(measure.form for measure in MEASURES if measure.key == key)
+    return next(metric.form for metric in METRICS if metric.key == key)
 
 
 def mean_and_range(values: Sequence[float], form: str) -> str:

@@ -235,14 +235,14 @@ def test_scaling_measures_every_phase_through_the_command_line(tmp_path: Path) -
 
 def test_a_table_over_seeds_has_means_and_ranges() -> None:
     def report(empathy: float, distinct: float) -> dict[str, object]:
-        figures = {"change_in_empathy": {"value": empathy}, "distinct_sentences": {"value": distinct}}
+        values = {"change_in_empathy": {"value": empathy}, "distinct_sentences": {"value": distinct}}
         return {
-            "measures": {
+            "metrics": {
                 "change_in_empathy": {"label": "change in empathy", "better": "higher"},
                 "distinct_sentences": {"label": "distinct sentences", "better": "higher"},
                 "judge_change": {"label": "change by the judge", "better": "higher"},
             },
-            "systems": {name: {"figures": {} if name == "original" else figures} for name in seeds.SYSTEMS},
+            "systems": {name: {"metrics": {} if name == "original" else values} for name in seeds.SYSTEMS},
         }
 
     columns, rows = seeds.table([report(1.0, 0.5), report(2.0, 0.5), report(1.5, 0.5)])

@@ -61,8 +61,8 @@ def command(
 
     if split not in ("test", "dev"):
         raise PartnerError(f"--split is {split!r}: it must be test or dev")
-    options = {"data.source": data, "evaluation.max_pairs": max_pairs, "evaluation.judge": judge}
-    overrides: list[Override] = [*(settings or []), *redaction(redact), *given(options)]
+    keys = {"data.source": data, "evaluation.max_pairs": max_pairs, "evaluation.judge": judge}
+    overrides: list[Override] = [*(settings or []), *redaction(redact), *given(keys)]
     folders = [RunFolder.open(run)[0] for run in runs]
     evaluated = named_runs([(folder, load_config(str(folder.config_file), overrides)) for folder in folders])
     if greedy and temperatures is not None:
@@ -73,7 +73,7 @@ def command(
         raise PartnerError(f"{what} writes texts, which {REDACT_KEY} forbids: leave one of the two out")
     # What computes is loaded when it is known what is wanted.
     from launch.preflight.inputs import evaluation_request, require_inputs
-    from launch.training.evaluation import Wish, evaluate
+    from launch.training.evaluation import EvaluationOptions, evaluate
     from partner_rl.config.inputs import input_paths
     from partner_rl.evaluation.baselines.registry import baseline_names
     from partner_rl.evaluation.human_sheet import key_path
@@ -81,7 +81,7 @@ def command(
 
     reads = evaluation_request(evaluated, () if baselines is None else baseline_names(baselines))
 
-    wish = Wish(
+    options = EvaluationOptions(
         split="dev" if split == "dev" else "test",
         baselines=baselines,
         reference=reference,
@@ -105,7 +105,7 @@ def command(
         sheet = {} if human_sheet is None else {human_sheet: "sheet for raters"}
         return show_evaluation(evaluated[0].config, reads, {report: "report", **sheet})
     require_inputs(evaluated[0].config, reads)
-    evaluate(evaluated, wish, report)
+    evaluate(evaluated, options, report)
 
 
 def _temperatures(text: str | None) -> tuple[float, ...]:

@@ -39,17 +39,17 @@ from launch.sweep.trial_records import (
 )
 from launch.tracking import log_evaluation
 from launch.training import phases
+from launch.training.held_out import evaluation_sources, held_out_pairs, rewrite_all, rewriter_of, sampling_of
 from launch.training.phases import PhaseClock
 from launch.training.train import prepare
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.config.load import assignments, load_config, save_config
 from partner_rl.config.schema import RunConfig
-from partner_rl.data.splits import Splits, select_pairs
-from partner_rl.evaluation.system import TRAINED
-from partner_rl.evaluation.systems import evaluate_system
-from partner_rl.policy.generate import Sampling
+from partner_rl.data.splits import Splits
+from partner_rl.evaluation.compare import measure_systems
+from partner_rl.evaluation.system import TRAINED, System
+from partner_rl.evaluation.system_scores import score_pairs
 from partner_rl.policy.model import Policy
-from partner_rl.rewriter import Rewrite, Rewriter
 from partner_rl.storage.atomic import folder_when_whole, write_json, write_text
 from partner_rl.types import PartnerError
 from rewards.pool import ClientSpec, PoolSpec, RewardClient, create_pools
@@ -69,34 +69,28 @@ class TrialEvaluator:
         clock: PhaseClock,
     ) -> None:
         """Chooses the pairs and loads the sentence encoder."""
-        held_out = phases.rewritable(splits.dev if split == "dev" else splits.test, config)
-        self._pairs = select_pairs(held_out, config.evaluation.max_pairs, config.data.split_salt)
+        self._pairs = held_out_pairs(splits.dev if split == "dev" else splits.test, config)
         self._config, self._clock = config, clock
         # A client of its own: the training's must not remember.
-        self._client = RewardClient(client.spec)
-        self._sources = phases.evaluation_sources(config, run, self._client)
+        self._sources = evaluation_sources(config, run, RewardClient(client.spec))
 
     def measure(self, policy: Policy) -> dict[str, float]:
         """Metric → value of a policy; raises PartnerError when one is no number."""
-        settings = self._config.evaluation
-        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
         with self._clock.phase("evaluation", "evaluation on held-out pairs"):
-            rewriter = Rewriter(policy, self._config.env, sampling, self._config.seed, settings.batch_size)
-            results = rewriter.rewrite(self._pairs)
-            requests = [result.request for result in results if isinstance(result, Rewrite)]
-            scores = evaluate_system(
-                TRAINED, requests, self._client, self._sources.definitions, self._sources.embed
-            ).as_json()
-        return finite_metrics(scores)
+            rewriter = rewriter_of(policy, self._config, sampling_of(self._config))
+            requests = [rewrite.request for rewrite in rewrite_all(rewriter, self._pairs)]
+            scores = score_pairs(System(TRAINED, requests), self._sources, len(requests), with_self_bleu=False)
+            (found,) = measure_systems([scores], intervals=False)
+        return finite_metrics({key: estimate.value for key, estimate in found.metrics.items()})
 
 
-def finite_metrics(scores: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a trial among a system's scores.
+def finite_metrics(found: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a trial among those of a system.
 
     Raises:
         PartnerError: One is infinite or NaN, which neither compares nor fits into JSON: the trial has failed.
     """
-    metrics: dict[str, float] = {metric: float(scores[metric]) for metric in METRICS}
+    metrics: dict[str, float] = {metric: found[metric] for metric in METRICS}
     for metric, value in metrics.items():
         if not math.isfinite(value):
             raise PartnerError(f"{metric} of the rewrites is {value}: the policy writes what cannot be measured")
@@ -251,8 +245,8 @@ def _train(
                 _report_or_stop(report, found)
 
         prepared.reinforce(client, resume=resume, after_iteration=evaluate)
-        policy = phases.exported_policy(run.export, config)
-        last = TrialEvaluation(iterations=config.algorithm.iterations, metrics=evaluator.measure(policy))
+        metrics = evaluator.measure(phases.exported_policy(run.export, config))
+        last = TrialEvaluation(iterations=config.algorithm.iterations, metrics=metrics)
         log_evaluation(run.path, config, [{"system": TRAINED, **last.metrics}])
         sweep.write(_current(sweep, point.name).evaluated(last).model_copy(update={"status": "finished"}))
         return last

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -18,42 +18,42 @@ from launch.run_folder.evaluated import EvaluatedRun, warm_starts
 from launch.run_folder.folder import RunFolder
 from launch.tracking import log_evaluation
 from launch.tracking.mode import wandb_mode
-from launch.training import phases
-from launch.training.phases import PhaseClock, evaluation_sources, load_splits, reward_pools
+from launch.training.held_out import (
+    evaluation_sources,
+    held_out_pairs,
+    rewrite_with,
+    rewriter_of,
+    sampling_of,
+)
+from launch.training.phases import PhaseClock, exported_policy, load_splits, reward_pools, rewritable
 from partner_rl.config.paths import short_name
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import select_pairs
+from partner_rl.evaluation.baselines.context import BaselineContext, ScoresRewrites
 from partner_rl.evaluation.baselines.registry import baseline_names, make_baselines
 from partner_rl.evaluation.human_sheet import key_path, write_human_sheet
 from partner_rl.evaluation.judge import load_judge
-from partner_rl.evaluation.pair_scores import LevelJudge
 from partner_rl.evaluation.report import printed_table
 from partner_rl.evaluation.report_files import About, write_report
 from partner_rl.evaluation.resampling import Bools
 from partner_rl.evaluation.result import EvaluationResult
 from partner_rl.evaluation.system import ORIGINAL, System, at_temperature, policy_of
-from partner_rl.evaluation.systems import evaluate_systems, original_requests
+from partner_rl.evaluation.system_scores import LevelJudge
+from partner_rl.evaluation.systems import evaluate_systems, originals
 from partner_rl.evaluation.tables import main_table, targets_table, values_by_system
 from partner_rl.evaluation.targets import check_targets
+from partner_rl.models.sources import resolve
 from partner_rl.policy.generate import Sampling
 from partner_rl.progress import Progress
-from partner_rl.types import Example, PartnerError
+from partner_rl.types import Example, PartnerError, ScoreRequest
 from rewards.pool import RewardClient
-
-if TYPE_CHECKING:
-    from launch.run_folder.folder import RunFolder
-    from partner_rl.config.schema import RunConfig
-    from partner_rl.evaluation.baselines.context import BaselineContext, RewritesPairs, ScoresRewrites
-    from partner_rl.types import Example
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedPairs:
-    """The pairs of an evaluation.
+    """The `N` pairs of an evaluation in the corpus's order, and which of them training would rewrite.
 
-    Attributes:
-        examples: The pairs, `N` of them, in the corpus's order.
-        headline_N: Which of them training would rewrite; the others show what happens to empathic responses.
+    The others show what happens to empathic responses.
     """
 
     examples: tuple[Example, ...]
@@ -66,26 +66,19 @@ def choose_pairs(pairs: Sequence[Example], config: RunConfig) -> EvaluatedPairs:
     Raises:
         PartnerError: None would be rewritten.
     """
-    limit, salt = config.evaluation.max_pairs, config.data.split_salt
-    chosen = select_pairs(phases.rewritable(pairs, config), limit, salt)
+    chosen = held_out_pairs(pairs, config)
     if not chosen:
         raise PartnerError(
             f"none of the {len(pairs)} held-out pairs has an empathy of at most data.max_empathy="
             f"{config.data.max_empathy}: give more pairs, or raise it with --set data.max_empathy=6"
         )
     inside = {id(pair) for pair in chosen}
-    rewritten = {id(pair) for pair in phases.rewritable(pairs, config)}
-    others = select_pairs([pair for pair in pairs if id(pair) not in rewritten], limit, salt)
+    rewritten = {id(pair) for pair in rewritable(pairs, config)}
+    left_alone = [pair for pair in pairs if id(pair) not in rewritten]
+    others = select_pairs(left_alone, config.evaluation.max_pairs, config.data.split_salt)
     inside_or_other = inside | {id(pair) for pair in others}
     examples = tuple(pair for pair in pairs if id(pair) in inside_or_other)
     return EvaluatedPairs(examples, np.array([id(pair) in inside for pair in examples], dtype=np.bool_))
-
-
-def originals(pairs: EvaluatedPairs, config: RunConfig) -> System:
-    """The responses as their supporters wrote them."""
-    return System(
-        ORIGINAL, original_requests(pairs.examples, config.env), "the responses as their supporters wrote them"
-    )
 
 
 def policies(runs: Sequence[EvaluatedRun], pairs: EvaluatedPairs, samplings: Sequence[Sampling]) -> list[System]:
@@ -109,7 +102,7 @@ def _sampled(
 ) -> list[System]:
     systems = []
     for called, sampling in zip(names_at(name, samplings), samplings, strict=True):
-        rewrites = phases.rewrite_with(called, folder, pairs.examples, run.config, sampling)
+        rewrites = rewrite_with(called, folder, pairs.examples, run.config, sampling)
         systems.append(System(called, [rewrite.request for rewrite in rewrites], note))
     return systems
 
@@ -119,18 +112,15 @@ _OWN_SYSTEMS: Final = ("unchanged", "warm_start")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class EvaluationOptions:
     """What is asked of an evaluation besides the runs.
 
     Attributes:
-        split: Which held-out part.
-        baselines: Baselines in `NAME,NAME` or `all`, or None.
-        reference: The system to compare with, or None for the default.
+        baselines: `NAME,NAME` or `all`; None for none.
+        reference: The system to compare with; None for the default.
         greedy: Policies take their likeliest edit.
-        targets: Check the targets.
         with_posts: Write posts into the report.
-        human_sheet: Where to write a sheet for raters, or None.
-        human_pairs: Pairs of a pairing of systems in that sheet.
+        human_sheet: Where to write a sheet for raters, with `human_pairs` pairs of each pairing of systems.
         temperatures: Sample policies at each of these; none for `evaluation.temperature` alone.
         redact: Write no texts at all, not even rewrites.
     """
@@ -147,29 +137,29 @@ class Wish:
     redact: bool = False
 
 
-def evaluate(runs: Sequence[EvaluatedRun], wish: Wish, output: Path) -> None:
+def evaluate(runs: Sequence[EvaluatedRun], options: EvaluationOptions, output: Path) -> None:
     """Evaluates runs and writes the report; the first run's pairs, reward models and sampling are used for all."""
     # Names that do not exist are found before anything is computed.
-    names = () if wish.baselines is None else baseline_names(wish.baselines)
-    samplings = _samplings(runs[0].config, wish)
+    names = () if options.baselines is None else baseline_names(options.baselines)
+    samplings = _samplings(runs[0].config, options)
     known = [ORIGINAL, *(name for name in names if name not in _OWN_SYSTEMS)]
     known += [at for name in (*warm_starts(runs), *(run.name for run in runs)) for at in names_at(name, samplings)]
-    if wish.reference is not None and wish.reference not in known:
-        raise PartnerError(f"--reference: there is no system {wish.reference!r}, only {', '.join(known)}")
+    if options.reference is not None and options.reference not in known:
+        raise PartnerError(f"--reference: there is no system {options.reference!r}, only {', '.join(known)}")
     clock, first = PhaseClock(), runs[0]
     # Raises where W&B's variables make no sense.
     wandb_mode(first.config.tracking)
     config, plan = place_on_this_machine(first.config)
     splits = load_splits(config)
-    pairs = choose_pairs(splits.dev if wish.split == "dev" else splits.test, config)
+    pairs = choose_pairs(splits.dev if options.split == "dev" else splits.test, config)
     judge = _judge(config)
-    result = _measured(runs, config, plan, pairs, names, wish, judge, clock)
-    about = _about(runs, config, result, wish, clock)
+    result = _measured(runs, config, plan, pairs, names, options, judge, clock)
+    about = _about(runs, config, result, options, clock)
     written = write_report(output, result, about)
     log_evaluation(first.folder.path, config, values_by_system(result))
     _print(result, about)
-    if wish.human_sheet is not None:
-        _write_sheet(wish.human_sheet, wish.human_pairs, runs, result, config.seed)
+    if options.human_sheet is not None:
+        _write_sheet(options.human_sheet, options.human_pairs, runs, result, config.seed)
     out.print(f"report: {written[0]}", soft_wrap=True)
 
 
@@ -186,7 +176,7 @@ def _measured(
     plan: Plan,
     pairs: EvaluatedPairs,
     baselines: Sequence[str],
-    wish: Wish,
+    options: EvaluationOptions,
     judge: LevelJudge | None,
     clock: PhaseClock,
 ) -> EvaluationResult:
@@ -194,7 +184,7 @@ def _measured(
     with ray_session(config, plan.for_scoring()), reward_pools(config, runs[0].folder, plan) as pools:
         client = pools.client()
         with clock.phase("rewriting", "rewriting the held-out pairs"):
-            systems = _systems(runs, config, pairs, baselines, wish, client)
+            systems = _systems(runs, config, pairs, baselines, options, client)
         sources = evaluation_sources(config, runs[0].folder, client, judge)
         with clock.phase("scoring", "scoring the rewrites"), progress("Scoring") as report:
             return evaluate_systems(
@@ -202,7 +192,7 @@ def _measured(
                 pairs.examples,
                 sources,
                 headline_N=pairs.headline_N,
-                reference=wish.reference,
+                reference=options.reference,
                 seed=config.seed,
                 batch_size=config.evaluation.batch_size,
                 progress=report,
@@ -214,39 +204,43 @@ def _systems(
     config: RunConfig,
     pairs: EvaluatedPairs,
     baselines: Sequence[str],
-    wish: Wish,
+    options: EvaluationOptions,
     client: RewardClient,
 ) -> list[System]:
-    systems = [originals(pairs, config)]
+    systems = [originals(pairs.examples, config.env)]
     wanted = [name for name in baselines if name not in _OWN_SYSTEMS]
     if wanted:
         systems += make_baselines(wanted, baseline_context(config, runs[0].folder, pairs.examples, client))
-    return [*systems, *policies(runs, pairs, _samplings(config, wish))]
+    return [*systems, *policies(runs, pairs, _samplings(config, options))]
 
 
-def _samplings(config: RunConfig, wish: Wish) -> list[Sampling]:
+def _samplings(config: RunConfig, options: EvaluationOptions) -> list[Sampling]:
     """The ways to sample policies, at least one."""
     settings = config.evaluation
-    if wish.greedy:
+    if options.greedy:
         return [Sampling.greedy()]
-    return [Sampling(at, settings.top_p, settings.top_k) for at in wish.temperatures or (settings.temperature,)]
+    return [Sampling(at, settings.top_p, settings.top_k) for at in options.temperatures or (settings.temperature,)]
 
 
 def _about(
-    runs: Sequence[EvaluatedRun], config: RunConfig, result: EvaluationResult, wish: Wish, clock: PhaseClock
+    runs: Sequence[EvaluatedRun],
+    config: RunConfig,
+    result: EvaluationResult,
+    options: EvaluationOptions,
+    clock: PhaseClock,
 ) -> About:
-    """What the report says besides the figures."""
+    """What the report says besides the metrics."""
     settings, first = config.evaluation, runs[0].folder.path.resolve().name
-    samplings = _samplings(config, wish)
+    samplings = _samplings(config, options)
     temperatures = ", ".join(f"{sampling.temperature:g}" for sampling in samplings)
     sampled = f"temperature {temperatures}, top-p {settings.top_p:g}, top-k {settings.top_k}"
     labels = f"{len(result.examples)}, of which {result.headline.pairs} in the main table"
     facts = {
         "runs": ", ".join(run.folder.path.resolve().name for run in runs),
-        "pairs": f"{labels}; {wish.split} split of {short_name(config.data.source)}",
+        "pairs": f"{labels}; {options.split} split of {short_name(config.data.source)}",
         "reward models": f"those of {first}, for every system",
         "held-out judge": "none" if settings.judge is None else short_name(settings.judge),
-        "policies": "greedy" if wish.greedy else f"sampled: {sampled}",
+        "policies": "greedy" if options.greedy else f"sampled: {sampled}",
         "compared with": result.reference,
         "seed": str(config.seed),
     }
@@ -255,17 +249,17 @@ def _about(
         facts=facts,
         remarks=_remarks(runs, result),
         targets={at: check_targets(result, at) for run in runs for at in names_at(run.name, samplings)}
-        if wish.targets
+        if options.targets
         else {},
-        with_posts=wish.with_posts,
-        with_rewrites=not wish.redact,
+        with_posts=options.with_posts,
+        with_rewrites=not options.redact,
         seconds=clock.seconds,
         seed=config.seed,
     )
 
 
 def _remarks(runs: Sequence[EvaluatedRun], result: EvaluationResult) -> list[str]:
-    """What keeps the figures from being taken at their word."""
+    """What keeps the metrics from being taken at their word."""
     remarks = []
     if not result.judged:
         remarks.append(
@@ -286,7 +280,7 @@ def _split_of(config: RunConfig) -> tuple[str, float, float]:
 
 
 def _print(result: EvaluationResult, about: About) -> None:
-    out.print(printed_table(main_table(result)))
+    out.print(printed_table(main_table(result.headline)))
     for system, results in about.targets.items():
         out.print(printed_table(targets_table(system, results)))
     for remark in about.remarks:
@@ -307,20 +301,14 @@ def _write_sheet(
 def baseline_context(
     config: RunConfig, run: RunFolder, pairs: Sequence[Example], client: ScoresRewrites
 ) -> BaselineContext:
-    """What `partner_rl.evaluation.baselines.registry.make_baselines` needs of a run.
-
-    Args:
-        config: The run's configuration, placed on this machine.
-        run: The run, whose warm start is used.
-        pairs: The pairs that every system rewrites.
-        client: The rewards.
+    """What `make_baselines` needs of a run, whose configuration is placed on this machine.
 
     Raises:
         PartnerError: The base model cannot be found.
     """
-    from launch.resources.device import device_of
-    from partner_rl.evaluation.baselines.context import BaselineContext
-    from partner_rl.models.sources import resolve
+
+    def rewrite(folder: Path, samples: int, report: Progress) -> list[list[ScoreRequest]]:
+        return rewriter_of(exported_policy(folder, config), config, sampling_of(config)).sample(pairs, samples, report)
 
     given, seq2seq = config.warmstart.checkpoint, config.evaluation.seq2seq
     warm_start = run.warm_start if given is None else Path(given)
@@ -331,24 +319,8 @@ def baseline_context(
         warm_start=warm_start if warm_start.is_dir() else None,
         seq2seq=None if seq2seq is None else Path(seq2seq),
         client=client,
-        rewrite=_rewriter(config, pairs),
+        rewrite=rewrite,
         device=device_of(config),
         seed=config.seed,
         progress=progress,
     )
-
-
-def _rewriter(config: RunConfig, pairs: Sequence[Example]) -> RewritesPairs:
-    """Rewrites the pairs with the policy in a folder, drawing as the evaluation does."""
-    from partner_rl.policy.generate import Sampling
-    from partner_rl.rewriter import Rewriter
-    from partner_rl.types import ScoreRequest
-
-    def rewrite(folder: Path, samples: int, progress: Progress) -> list[list[ScoreRequest]]:
-        settings = config.evaluation
-        policy = phases.exported_policy(folder, config)
-        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
-        rewriter = Rewriter(policy, config.env, sampling, config.seed, settings.batch_size)
-        return rewriter.sample(pairs, samples, progress)
-
-    return rewrite

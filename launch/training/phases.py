@@ -28,22 +28,17 @@ from launch.run_folder.folder import RunFolder
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.readers import read_examples, reasons
 from partner_rl.data.splits import SplitName, Splits, select_pairs, split_examples
-from partner_rl.evaluation.embedding import sentence_embedder
-from partner_rl.evaluation.pair_scores import LevelJudge, Sources
-from partner_rl.evaluation.system import ORIGINAL
-from partner_rl.evaluation.systems import SystemScores, evaluate_system, original_requests
 from partner_rl.models.sources import resolve
-from partner_rl.policy.generate import Sampling
 from partner_rl.policy.model import Policy
 from partner_rl.policy.pretrained import load_policy, save_policy
-from partner_rl.rewriter import Rewrite, Rewriter
+from partner_rl.rewriter import Rewrite
 from partner_rl.storage.atomic import folder_when_whole, text_when_whole, write_json, write_text
-from partner_rl.types import Example, PartnerError, ScoreRequest
+from partner_rl.types import Example, PartnerError
 from partner_rl.warmstart.examples import WarmStartExamples, make_examples, read_examples_of
 from partner_rl.warmstart.train import train_warmstart
 from rewards.coherence import NAME as COHERENCE
 from rewards.empathy import NAME as EMPATHY
-from rewards.pool import RewardClient, RewardPools, create_pools
+from rewards.pool import RewardPools, create_pools
 from rewards.registry import COMPONENTS, all_components, trained_folder
 from rewards.training.coherence import train_coherence
 from rewards.training.empathy_members import train_members
@@ -193,16 +188,6 @@ def reward_pools(config: RunConfig, run: RunFolder, plan: Plan) -> Iterator[Rewa
         yield pools
 
 
-def evaluation_sources(
-    config: RunConfig, run: RunFolder, client: RewardClient, judge: LevelJudge | None = None
-) -> Sources:
-    """The models that an evaluation measures with: those of a run, whatever they weigh in training."""
-    definitions = {name: component.definition for name, component in all_components(config, run.path).items()}
-    encoder = resolve(config.models.encoder, config.models.cache)
-    embed = sentence_embedder(encoder, config.rewards.max_tokens, device_of(config))
-    return Sources(client, definitions, embed, judge)
-
-
 def exported_policy(folder: Path, config: RunConfig) -> Policy:
     """Loads a policy whose adapters, if it was trained with some, are merged into its weights.
 
@@ -211,73 +196,6 @@ def exported_policy(folder: Path, config: RunConfig) -> Policy:
     """
     merged = config.policy.model_copy(update={"lora": None})
     return load_policy(folder, merged, config.env.window, device_of(config))
-
-
-def rewrite_with(
-    name: str, folder: Path, pairs: Sequence[Example], config: RunConfig, sampling: Sampling
-) -> list[Rewrite]:
-    """Rewrites held-out pairs with an exported policy.
-
-    Args:
-        name: What to call it on the terminal.
-        folder: The policy.
-        pairs: The pairs.
-        config: The policy's own run; its `env`, `seed` and `evaluation.batch_size` are used.
-        sampling: How to draw positions and sentences.
-
-    Raises:
-        PartnerError: The folder holds no policy of this window, or a pair has no visible text.
-    """
-    rewriter = Rewriter(
-        exported_policy(folder, config), config.env, sampling, config.seed, config.evaluation.batch_size
-    )
-    with progress(f"Rewriting with {name}") as report:
-        results = rewriter.rewrite(pairs, report)
-    rewrites = [result for result in results if isinstance(result, Rewrite)]
-    if len(rewrites) < len(results):
-        raise PartnerError(f"{len(results) - len(rewrites)} held-out pairs have no visible text: remove them")
-    return rewrites
-
-
-class Evaluation:
-    """Scores systems on the same held-out pairs with the same rewards."""
-
-    def __init__(self, config: RunConfig, run: RunFolder, pairs: Sequence[Example], client: RewardClient) -> None:
-        """Chooses the pairs and loads the sentence encoder."""
-        self._config = config
-        self._client = client
-        self.pairs = select_pairs(rewritable(pairs, config), config.evaluation.max_pairs, config.data.split_salt)
-        self._sources = evaluation_sources(config, run, client)
-
-    def originals(self) -> SystemScores:
-        """The responses as their supporters wrote them."""
-        return self._score(ORIGINAL, original_requests(self.pairs, self._config.env))
-
-    def policy(self, name: str, folder: Path) -> tuple[SystemScores, list[Rewrite]]:
-        """Rewrites the pairs with an exported policy and scores the rewrites."""
-        settings = self._config.evaluation
-        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
-        rewrites = rewrite_with(name, folder, self.pairs, self._config, sampling)
-        return self._score(name, [rewrite.request for rewrite in rewrites]), rewrites
-
-    def _score(self, name: str, requests: Sequence[ScoreRequest]) -> SystemScores:
-        size = self._config.evaluation.batch_size
-        with progress(f"Scoring {name}") as report:
-            # The client keeps what it has scored, so that the evaluation below finds the slow components done.
-            for start in range(0, len(requests), size):
-                report(start, len(requests))
-                self._client.score(requests[start : start + size])
-            scores = evaluate_system(name, requests, self._client, self._sources.definitions, self._sources.embed)
-            report(len(requests), len(requests))
-        return scores
-
-    def records(self, rewrites: Sequence[Rewrite]) -> list[dict[str, Any]]:
-        """The rewrites with edits and scores, as `partner-rl rewrite` writes them."""
-        breakdowns = self._client.score([rewrite.request for rewrite in rewrites])
-        return [
-            rewrite_record(rewrite, {"total": b.total, **b.raw})
-            for rewrite, b in zip(rewrites, breakdowns, strict=True)
-        ]
 
 
 def rewrite_record(rewrite: Rewrite, scores: dict[str, float] | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The figures of an evaluation's report as PNG files."""
+"""The charts of an evaluation's report as PNG files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from partner_rl.evaluation.measures import MEASURES, Measure, arrow
+from partner_rl.evaluation.metrics import METRICS, Metric
 from partner_rl.evaluation.resampling import Floats
-from partner_rl.evaluation.result import EvaluationResult, Figure, Group, SystemFigures
+from partner_rl.evaluation.result import Estimate, EvaluationResult, Group, SystemMetrics
 from partner_rl.evaluation.system import policy_of
 from partner_rl.plotting import new_canvas, save_png
 
 CHARTS: Final[Mapping[str, str]] = {
-    "measures.png": "Every measure with its 95 % interval; ↑ higher is better, ↓ lower is better.",
+    "metrics.png": "Every metric with its 95 % interval; ↑ higher is better, ↓ lower is better.",
     "adaptability.png": "Change in empathy by the empathy of the original response, with 95 % intervals.",
     "trade_off.png": "Change in empathy against variety and specificity: one point a system, with 95 % intervals; "
     "a line joins the temperatures of a policy.",
@@ -41,34 +41,34 @@ def draw_charts(result: EvaluationResult, folder: Path) -> list[Path]:
     Returns:
         The written files, in the order of `CHARTS`.
     """
-    drawn = (_measures(result), _adaptability(result), _trade_off(result), _histogram(result))
+    drawn = (_metrics(result), _adaptability(result), _trade_off(result), _histogram(result))
     return [save_png(canvas, folder / name) for canvas, name in zip(drawn, CHARTS, strict=True)]
 
 
-def _measures(result: EvaluationResult) -> Canvas:
-    """One small bar chart a measure."""
-    measures = [m for m in MEASURES if any(m.key in system.figures for system in result.headline.systems)]
+def _metrics(result: EvaluationResult) -> Canvas:
+    """One small bar chart a metric."""
+    metrics = result.headline.metrics
     names = [system.name for system in result.headline.systems]
-    rows = -(-len(measures) // _COLUMNS)
+    rows = -(-len(metrics) // _COLUMNS)
     canvas = new_canvas(3.6 * _COLUMNS, rows * (0.9 + 0.24 * len(names)))
     grid = canvas.subplots(rows, _COLUMNS, squeeze=False)
     for place, axes in enumerate(grid.flat):
-        if place < len(measures):
-            _bars(axes, measures[place], result.headline, names if place % _COLUMNS == 0 else [""] * len(names))
+        if place < len(metrics):
+            _bars(axes, metrics[place], result.headline, names if place % _COLUMNS == 0 else [""] * len(names))
         else:
             axes.set_axis_off()
     return canvas
 
 
-def _bars(axes: Axes, measure: Measure, group: Group, names: Sequence[str]) -> None:
+def _bars(axes: Axes, metric: Metric, group: Group, names: Sequence[str]) -> None:
     for place, system in enumerate(group.systems):
-        figure = system.figures.get(measure.key)
-        if figure is not None:
-            axes.barh(place, figure.value, color=_colour(place), alpha=0.8, xerr=_error(figure), capsize=2)
+        estimate = system.metrics.get(metric.key)
+        if estimate is not None:
+            axes.barh(place, estimate.value, color=_colour(place), alpha=0.8, xerr=_error(estimate), capsize=2)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=7)
-    axes.set_title(f"{measure.label} {arrow(measure.better)}".strip(), fontsize=9)
+    axes.set_title(metric.title, fontsize=9)
     axes.grid(visible=True, axis="x", alpha=0.3)
 
 
@@ -80,12 +80,14 @@ def _adaptability(result: EvaluationResult) -> Canvas:
     systems = result.headline.systems
     for place, system in enumerate(systems):
         points = [
-            (level, figure) for level, group in levels if (figure := group.figure(system.name, "change_in_empathy"))
+            (level, estimate)
+            for level, group in levels
+            if (estimate := group.estimate(system.name, "change_in_empathy"))
         ]
         # Side by side, so that intervals of one level do not hide each other.
         x = [level + 0.06 * (place - (len(systems) - 1) / 2) for level, _ in points]
-        y = [figure.value for _, figure in points]
-        error = np.hstack([_error(figure) for _, figure in points]) if points else None
+        y = [estimate.value for _, estimate in points]
+        error = np.hstack([_error(estimate) for _, estimate in points]) if points else None
         axes.errorbar(x, y, yerr=error, marker="o", markersize=4, capsize=2, color=_colour(place), label=system.name)
     axes.set_xticks([level for level, _ in levels], [f"{level}\n({group.pairs})" for level, group in levels])
     axes.set_xlabel("empathy of the original response (number of pairs)")
@@ -100,18 +102,18 @@ def _trade_off(result: EvaluationResult) -> Canvas:
     """A point a system: change in empathy against variety, and against specificity."""
     canvas = new_canvas(10.0, 4.5)
     grid = canvas.subplots(1, len(_TRADE_OFFS), squeeze=False)
-    labels = {measure.key: f"{measure.label} {arrow(measure.better)}" for measure in MEASURES}
+    labels = {metric.key: metric.title for metric in METRICS}
     for axes, key in zip(grid.flat, _TRADE_OFFS, strict=True):
         for curve in _curves(result.headline.systems):
             axes.plot(
-                [system.figures[key].value for system in curve],
-                [system.figures["change_in_empathy"].value for system in curve],
+                [system.metrics[key].value for system in curve],
+                [system.metrics["change_in_empathy"].value for system in curve],
                 color="#7f7f7f",
                 linewidth=0.8,
                 zorder=0,
             )
         for place, system in enumerate(result.headline.systems):
-            x, y = system.figures[key], system.figures["change_in_empathy"]
+            x, y = system.metrics[key], system.metrics["change_in_empathy"]
             colour = _colour(place)
             axes.errorbar(x.value, y.value, _error(y), _error(x), fmt="o", color=colour, capsize=2, label=system.name)
         axes.set_xlabel(labels[key])
@@ -122,9 +124,9 @@ def _trade_off(result: EvaluationResult) -> Canvas:
     return canvas
 
 
-def _curves(systems: Sequence[SystemFigures]) -> list[list[SystemFigures]]:
+def _curves(systems: Sequence[SystemMetrics]) -> list[list[SystemMetrics]]:
     """The systems that are one policy at several temperatures, in their order."""
-    curves: dict[str, list[SystemFigures]] = {}
+    curves: dict[str, list[SystemMetrics]] = {}
     for system in systems:
         curves.setdefault(policy_of(system.name), []).append(system)
     return [curve for curve in curves.values() if len(curve) > 1]
@@ -146,11 +148,11 @@ def _histogram(result: EvaluationResult) -> Canvas:
     return canvas
 
 
-def _error(figure: Figure) -> Floats:
-    """Distances from a figure to the ends of its interval, shape `[2, 1]`; 0 without one."""
-    if figure.interval is None:
+def _error(estimate: Estimate) -> Floats:
+    """Distances from a value to the ends of its interval, shape `[2, 1]`; 0 without one."""
+    if estimate.interval is None:
         return np.zeros((2, 1))
-    low, high = figure.value - figure.interval.low, figure.interval.high - figure.value
+    low, high = estimate.value - estimate.interval.low, estimate.interval.high - estimate.value
     return np.array([[max(0.0, low)], [max(0.0, high)]])
 
 

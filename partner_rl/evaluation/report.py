@@ -1,9 +1,9 @@
-"""What an evaluation shows on the console: the table of systems and some rewrites."""
+"""What an evaluation shows on the terminal: tables and some rewrites."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final, Protocol
 
@@ -14,9 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from envs.rewriting import Edit
-from partner_rl.evaluation.systems import SystemScores
 from partner_rl.evaluation.tables import TextTable
-from partner_rl.types import MECHANISMS, ScoreRequest
+from partner_rl.types import ScoreRequest
 
 INSERTED: Final = "bold green"
 """Style of a sentence that the policy wrote."""
@@ -38,48 +37,13 @@ class ShownRewrite(Protocol):
         ...
 
 
-_ROWS: Final[tuple[tuple[str, Callable[[SystemScores], float | None], str], ...]] = (
-    ("change in empathy ↑", lambda scores: scores.change_in_empathy, "+.3f"),
-    *(
-        (f"  {name.replace('_', ' ')}", lambda scores, name=name: scores.change_by_mechanism[name], "+.3f")
-        for name in MECHANISMS
-    ),
-    ("perplexity ↓", lambda scores: scores.perplexity, ".1f"),
-    ("coherence ↑", lambda scores: scores.coherence, ".3f"),
-    ("specificity ↑", lambda scores: scores.specificity, ".3f"),
-    ("listener accuracy ↑", lambda scores: scores.listener_accuracy, ".1%"),
-    ("mutual information ↑ (nats/token)", lambda scores: scores.mutual_information, ".3f"),
-    ("distinct-1 ↑", lambda scores: scores.distinct_1, ".3f"),
-    ("distinct-2 ↑", lambda scores: scores.distinct_2, ".3f"),
-    ("distinct sentences ↑", lambda scores: scores.distinct_sentences, ".1%"),
-    ("commonest sentence ↓", lambda scores: scores.commonest_sentence, ".1%"),
-    ("invented experience ↓", lambda scores: scores.self_disclosure, ".1%"),
-    ("edit rate ↓", lambda scores: scores.edit_rate, ".3f"),
-    ("unchanged", lambda scores: scores.unchanged, ".1%"),
-    ("length (words)", lambda scores: scores.length, ".1f"),
-    ("responses", lambda scores: float(scores.n), ".0f"),
-)
-
-
-def systems_table(systems: Sequence[SystemScores]) -> Table:
-    """The systems side by side, one metric a row; "–" where a metric does not apply."""
-    table = Table(title="Held-out pairs")
-    table.add_column("metric")
-    for scores in systems:
-        table.add_column(Text(scores.name), justify="right")
-    for label, value_of, form in _ROWS:
-        values = [value_of(scores) for scores in systems]
-        table.add_row(label, *("–" if value is None else format(value, form) for value in values))
-    return table
-
-
 def printed_table(content: TextTable) -> Table:
     """A table of texts for the terminal; markup in its cells is plain text here."""
     table = Table(title=content.title, caption=content.note or None)
     for place, column in enumerate(content.columns):
         table.add_column(Text(column), justify="left" if place == 0 else "right")
     for row in content.rows:
-        # Intervals below their figures: beside them they would not fit.
+        # Intervals below their values: beside them they would not fit.
         table.add_row(*(Text(value.replace(" [", "\n[")) for value in row))
     return table
 

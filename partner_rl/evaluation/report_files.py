@@ -1,4 +1,4 @@
-"""Writes an evaluation: `report.md`, `report.html`, `report.json`, `pairs.parquet` and the figures."""
+"""Writes an evaluation: `report.md`, `report.html`, `report.json`, `pairs.parquet` and the charts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 
 from partner_rl.evaluation.charts import CHARTS, draw_charts
 from partner_rl.evaluation.result import EvaluationResult
-from partner_rl.evaluation.summary import describe_device, package_versions, write_summary
+from partner_rl.evaluation.summary import circumstances, write_summary
 from partner_rl.evaluation.tables import (
     TextTable,
     adaptability_tables,
     comparison_table,
     main_table,
-    measures_table,
+    metrics_table,
     systems_notes,
     targets_table,
 )
@@ -39,17 +39,15 @@ _TEMPLATES: Final = ("report.md", "report.html")
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What the report says besides the figures.
+    """What the report says besides the metrics.
 
     Attributes:
-        title: Its heading.
         facts: Label → text: the runs, data, models, seed and so on.
         remarks: Warnings to the reader.
-        targets: System → the targets that it was checked against; empty without a check.
+        targets: System → the targets that it was checked against.
         with_posts: Whether to write posts and original responses too.
         with_rewrites: Whether `pairs.parquet` holds the rewrites, which are for the most part the originals' sentences.
         seconds: Phase of the evaluation → wall-clock seconds.
-        seed: What the resamples and the sampling depend on.
     """
 
     title: str
@@ -84,7 +82,7 @@ def write_report(folder: Path, result: EvaluationResult, about: About) -> list[P
     Args:
         folder: Receives the files; made when missing.
         result: The evaluation.
-        about: What to say besides the figures.
+        about: What to say besides the metrics.
 
     Returns:
         The written files.
@@ -125,10 +123,7 @@ def report_json(result: EvaluationResult, about: About) -> dict[str, object]:
         "remarks": list(about.remarks),
         **result.as_json(),
         "targets": {system: [found.as_json() for found in results] for system, results in about.targets.items()},
-        "seconds": {phase: round(value, 3) for phase, value in about.seconds.items()},
-        "seed": about.seed,
-        "versions": package_versions(),
-        "device": describe_device(),
+        **circumstances(about.seconds, about.seed),
     }
 
 
@@ -181,7 +176,9 @@ def _sections(result: EvaluationResult, about: About, charts: Mapping[str, _Char
     if about.targets:
         tables = [targets_table(system, results) for system, results in about.targets.items()]
         sections.append(_Section("Targets", tables))
-    sections.append(_Section("Systems", [main_table(result)], [charts["measures.png"], charts["trade_off.png"]]))
+    sections.append(
+        _Section("Systems", [main_table(result.headline)], [charts["metrics.png"], charts["trade_off.png"]])
+    )
     if len(result.headline.systems) > 1:
         sections.append(_Section(f"Against {result.reference}", [comparison_table(result)], [charts["histogram.png"]]))
     source = f"its label ({result.labelled} of {len(result.examples)} pairs have one), else the classifier's decision"
@@ -195,7 +192,7 @@ def _sections(result: EvaluationResult, about: About, charts: Mapping[str, _Char
     )
     if about.with_posts:
         sections.append(_Section("Examples", [_examples_table(result)], texts=True))
-    sections.append(_Section("Measures", [measures_table(result)]))
+    sections.append(_Section("Metrics", [metrics_table(result)]))
     return sections
 
 

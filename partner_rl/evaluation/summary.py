@@ -1,4 +1,4 @@
-"""The run's `summary.json`: how good each system is, how long it took, and on what it ran."""
+"""What numbers depend on besides the code: how long it took, on which machine and with which packages."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from partner_rl.evaluation.systems import SystemScores
 from partner_rl.storage.atomic import write_text
 
 VERSIONED_PACKAGES: Final = (
@@ -25,32 +24,15 @@ VERSIONED_PACKAGES: Final = (
     "accelerate",
     "numpy",
 )
-"""Packages whose versions can change the figures."""
+"""Packages whose versions can change the numbers."""
 
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 
 
-def build_summary(
-    systems: Sequence[SystemScores],
-    seconds: Mapping[str, float],
-    episodes_per_second: float | None,
-    seed: int,
-) -> dict[str, object]:
-    """The content of `summary.json`.
-
-    Args:
-        systems: The systems' scores, in the order of the table (`original`, `warm_start`, `rl`).
-        seconds: Phase of the run → wall-clock seconds.
-        episodes_per_second: Episodes of the RL phase over its seconds, or None for a run without RL.
-        seed: The run's seed.
-
-    Returns:
-        JSON-able values; `versions` and `device` describe the machine that this process runs on.
-    """
+def circumstances(seconds: Mapping[str, float], seed: int) -> dict[str, object]:
+    """What a summary or report says besides its metrics: seconds of each phase, seed, versions and machine."""
     return {
-        "systems": {scores.name: scores.as_json() for scores in systems},
         "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
-        "episodes_per_second": episodes_per_second,
         "seed": seed,
         "versions": package_versions(),
         "device": describe_device(),
@@ -61,14 +43,14 @@ def write_summary(path: Path, summary: Mapping[str, object]) -> None:
     """Writes a summary so that a reader sees the old file or the new one and never half of it.
 
     Raises:
-        ValueError: A figure is NaN or infinite, which JSON cannot hold.
+        ValueError: A value is NaN or infinite, which JSON cannot hold.
     """
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text)
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that decide the figures; absent ones are left out."""
+    """Versions of Python and of the installed packages that decide the numbers; absent ones are left out."""
     versions = {"python": platform.python_version()}
     installed = {(dist.name or "").lower(): dist.version for dist in importlib.metadata.distributions()}
     versions.update({name: installed[name] for name in VERSIONED_PACKAGES if name in installed})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,31 +14,17 @@ from rich.console import Console
 from envs import rewriting
 from envs.rewriting import Edit
 from partner_rl.config.schema import EnvConfig
-from partner_rl.evaluation.report import INSERTED, STRUCK, marked_response, print_rewrites, systems_table
-from partner_rl.evaluation.summary import build_summary, write_summary
-from partner_rl.evaluation.systems import SystemScores
+from partner_rl.evaluation.report import INSERTED, STRUCK, marked_response, print_rewrites, printed_table
+from partner_rl.evaluation.result import Estimate, Group, SystemMetrics
+from partner_rl.evaluation.summary import circumstances, write_summary
+from partner_rl.evaluation.tables import main_table
 from partner_rl.types import EditAction, Example, ScoreRequest
 
-SCORES = SystemScores(
-    name="rl",
-    n=7,
-    change_in_empathy=1.25,
-    change_by_mechanism={"emotional_reactions": 1.0, "interpretations": 0.25, "explorations": 0.0},
-    perplexity=41.5,
-    coherence=0.75,
-    specificity=0.5,
-    listener_accuracy=0.25,
-    mutual_information=-2.5,
-    distinct_1=0.5,
-    distinct_2=0.875,
-    distinct_sentences=0.9,
-    commonest_sentence=0.1,
-    self_disclosure=0.2,
-    edit_rate=0.625,
-    unchanged=0.0,
-    length=12.0,
+NAMES = ("change_in_empathy", "distinct_sentences")
+SYSTEMS = (
+    SystemMetrics("original", {"change_in_empathy": Estimate(0.0, None)}, {}),
+    SystemMetrics("rl", {key: Estimate(value, None) for key, value in zip(NAMES, (1.25, 0.9), strict=True)}, {}),
 )
-ORIGINAL = replace(SCORES, name="original", change_in_empathy=0.0, distinct_sentences=None, commonest_sentence=None)
 ENV = EnvConfig(window=4, max_edits=2)
 
 
@@ -93,34 +79,28 @@ def test_edited_rewrites_come_first_and_the_limit_holds() -> None:
 
 def test_the_table_has_a_column_a_system_and_dashes_where_nothing_applies() -> None:
     console = Console(file=io.StringIO(), width=120)
-    console.print(systems_table([ORIGINAL, SCORES]))
+    console.print(printed_table(main_table(Group("all", "all pairs", 7, SYSTEMS))))
     assert isinstance(console.file, io.StringIO)
-    rows = {line.split("│")[1].strip(): line for line in console.file.getvalue().splitlines() if "│" in line}
+    output = console.file.getvalue()
+    rows = {line.split("│")[1].strip(): line for line in output.splitlines() if "│" in line}
     assert "+1.250" in rows["change in empathy ↑"]
     assert "–" in rows["distinct sentences ↑"]
     assert "90.0%" in rows["distinct sentences ↑"]
+    assert "7 pairs." in output
 
 
-def test_the_summary_is_complete_and_written_whole(tmp_path: Path) -> None:
-    summary = build_summary([ORIGINAL, SCORES], {"warm_start": 12.34567}, 3.5, seed=4)
+def test_circumstances_are_complete_and_a_summary_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "run" / "summary.json"
-    write_summary(path, summary)
+    write_summary(path, circumstances({"warm_start": 12.34567}, seed=4))
     read = json.loads(path.read_text(encoding="utf-8"))
-    assert list(read["systems"]) == ["original", "rl"]
-    wanted = {
-        *("change_in_empathy", "perplexity", "coherence", "specificity"),
-        *("distinct_2", "distinct_sentences", "edit_rate", "n"),
-    }
-    assert wanted <= read["systems"]["rl"].keys()
-    assert read["systems"]["original"]["distinct_sentences"] is None
-    assert (read["seconds"], read["episodes_per_second"], read["seed"]) == ({"warm_start": 12.346}, 3.5, 4)
+    assert (read["seconds"], read["seed"]) == ({"warm_start": 12.346}, 4)
     assert read["versions"]["torch"]
     assert read["device"]["cpu"]
     assert read["device"]["cores"] >= 1
     assert [file.name for file in path.parent.iterdir()] == ["summary.json"]
 
 
-def test_a_figure_that_is_no_number_leaves_the_old_summary_alone(tmp_path: Path) -> None:
+def test_a_value_that_is_no_number_leaves_the_old_summary_alone(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     write_summary(path, {"old": 1})
     with pytest.raises(ValueError, match="JSON"):

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from partner_rl.evaluation.human_sheet import QUESTIONS, key_path, write_human_sheet
-from partner_rl.evaluation.measures import MEASURES
+from partner_rl.evaluation.metrics import METRICS
 from partner_rl.evaluation.report_files import About, write_report
 from partner_rl.evaluation.result import EvaluationResult
 from partner_rl.evaluation.system import ORIGINAL, TEMPLATE
-from partner_rl.evaluation.systems import evaluate_system, evaluate_systems
-from partner_rl.evaluation.targets import TARGETS, Target, check_targets
+from partner_rl.evaluation.systems import evaluate_systems
+from partner_rl.evaluation.targets import TARGETS, MetricTarget, check_targets
 from partner_rl.types import PartnerError
 from tests.evaluation.toy import HarshJudge, made_up_pairs, made_up_systems, sources
 
@@ -41,33 +41,20 @@ def report(result, tmp_path_factory) -> Path:
     return folder
 
 
-def test_figures_of_the_main_table_are_those_of_the_system_alone(result):
-    models = sources()
-    for system in made_up_systems(PAIRS):
-        alone = evaluate_system(system.name, system.requests[:20], models.client, models.definitions, models.embed)
-        found = {key: figure.value for key, figure in result.headline.system(system.name).figures.items()}
-        for key, value in alone.as_json().items():
-            # The listener chooses among all the posts that were answered, of which the main table shows some.
-            if key in found and key not in ("commonest_sentence", "listener_accuracy"):
-                assert found[key] == pytest.approx(value), key
-        for mechanism, value in alone.change_by_mechanism.items():
-            assert found[mechanism] == pytest.approx(value)
-
-
-def test_every_measure_has_a_value_and_an_interval_around_it(result):
+def test_every_metric_has_a_value_and_an_interval_around_it(result):
     for system in result.headline.systems:
-        absent = {measure.key for measure in MEASURES} - system.figures.keys()
+        absent = {metric.key for metric in METRICS} - system.metrics.keys()
         nothing_written = {"distinct_sentences", "commonest_sentence", "listener_accuracy"}
         assert absent == (nothing_written if system.name == ORIGINAL else set())
-        for key, figure in system.figures.items():
-            assert figure.interval is not None, key
-            assert figure.interval.low <= figure.value + 1e-9, key
-            assert figure.interval.high >= figure.value - 1e-9, key
+        for key, estimate in system.metrics.items():
+            assert estimate.interval is not None, key
+            assert estimate.interval.low <= estimate.value + 1e-9, key
+            assert estimate.interval.high >= estimate.value - 1e-9, key
 
 
 def test_the_template_gains_by_repeating_itself(result):
-    template = result.headline.system(TEMPLATE).figures
-    policy = result.headline.system("rl").figures
+    template = result.headline.system(TEMPLATE).metrics
+    policy = result.headline.system("rl").metrics
     # Every original has one "sorry"; the template adds one, the policy adds a question and an "understand".
     assert template["change_in_empathy"].value == pytest.approx(1.0)
     assert policy["change_in_empathy"].value == pytest.approx(2.0)
@@ -80,7 +67,7 @@ def test_the_template_gains_by_repeating_itself(result):
     assert template["listener_accuracy"].value < 0.15 < policy["listener_accuracy"].value < 0.5
     assert policy["self_bleu"].value < template["self_bleu"].value
     assert policy["perplexity_ratio"].value == pytest.approx(
-        policy["perplexity"].value / result.headline.figure(ORIGINAL, "perplexity").value
+        policy["perplexity"].value / result.headline.estimate(ORIGINAL, "perplexity").value
     )
 
 
@@ -97,7 +84,9 @@ def test_comparisons_are_with_the_reference_and_corrected(result):
     for comparison in comparisons.values():
         assert comparison.p <= comparison.p_holm <= 1.0
     ratio = comparisons["perplexity"].difference.value
-    expected = result.headline.figure("rl", "perplexity").value / result.headline.figure(TEMPLATE, "perplexity").value
+    expected = (
+        result.headline.estimate("rl", "perplexity").value / result.headline.estimate(TEMPLATE, "perplexity").value
+    )
     assert ratio == pytest.approx(expected)
 
 
@@ -107,9 +96,9 @@ def test_levels_are_labels_where_there_are_any_else_the_classifiers(result):
     assert result.group("level_0").pairs == sum(n % 7 == 0 and n % 3 != 0 for n in range(28))
     assert result.group("level_4-6").pairs == sum(n % 7 in (4, 5, 6) and n % 3 != 0 for n in range(28))
     assert sum(result.group(f"level_{level}").pairs for level in range(7)) == 28
-    assert result.group("level_0").figure("rl", "change_in_empathy").value == pytest.approx(2.0)
-    assert result.group("level_4-6").figure("rl", "made_worse").value == 0.0
-    assert result.group("level_4-6").figure("rl", "made_worse").interval.high > 0.1
+    assert result.group("level_0").estimate("rl", "change_in_empathy").value == pytest.approx(2.0)
+    assert result.group("level_4-6").estimate("rl", "made_worse").value == 0.0
+    assert result.group("level_4-6").estimate("rl", "made_worse").interval.high > 0.1
 
 
 def test_targets_are_reached_missed_or_not_measured(result):
@@ -122,9 +111,11 @@ def test_targets_are_reached_missed_or_not_measured(result):
     assert outcomes["specificity above the template's", TEMPLATE].outcome == "reached"
     worse = outcomes["responses at level 4 and above made worse", None]
     assert (worse.outcome, worse.certain) == ("reached", False)
-    (absent,) = check_targets(result, "rl", [Target("x", "specificity", ">", 1.0, of_system="nobody")])
+    (absent,) = check_targets(result, "rl", [MetricTarget("x", "specificity", ">", 1.0, of_system="nobody")])
     assert absent.outcome == "not measured"
-    (unmeasured,) = check_targets(replace(result, groups=()), "rl", [Target("x", "length", "≤", 1.0, group="level_0")])
+    (unmeasured,) = check_targets(
+        replace(result, groups=()), "rl", [MetricTarget("x", "length", "≤", 1.0, group="level_0")]
+    )
     assert (unmeasured.outcome, unmeasured.pairs) == ("not measured", 0)
 
 
@@ -133,7 +124,7 @@ def test_the_report_holds_tables_and_figures(report, result):
     assert "| change in empathy ↑ |" in markdown
     assert "change in empathy by the held-out judge | ≥ +1.200 |" in markdown
     assert "> A remark." in markdown
-    for picture in ("measures.png", "adaptability.png", "trade_off.png", "histogram.png"):
+    for picture in ("metrics.png", "adaptability.png", "trade_off.png", "histogram.png"):
         assert f"](figures/{picture})" in markdown
         assert (report / "figures" / picture).read_bytes().startswith(b"\x89PNG")
     page = (report / "report.html").read_text()
@@ -144,11 +135,11 @@ def test_the_report_holds_tables_and_figures(report, result):
     assert all(line.endswith("|") for line in rows)
 
 
-def test_the_json_holds_every_figure_with_its_interval(report):
+def test_the_json_holds_every_metric_with_its_interval(report):
     content = json.loads((report / "report.json").read_text())
     assert list(content["systems"]) == [ORIGINAL, TEMPLATE, "rl"]
-    figure = content["systems"]["rl"]["figures"]["distinct_2"]
-    assert figure["low"] < figure["value"] < figure["high"]
+    estimate = content["systems"]["rl"]["metrics"]["distinct_2"]
+    assert estimate["low"] < estimate["value"] < estimate["high"]
     assert content["systems"]["rl"]["comparisons"]["self_bleu"]["p_holm"] < 0.05
     assert content["by_original_empathy"]["level_0"]["systems"]["rl"]["change_in_empathy"]["value"] == 2.0
     assert content["pairs"] == {
@@ -158,7 +149,7 @@ def test_the_json_holds_every_figure_with_its_interval(report):
         "by_level": {"0": 2, "1": 13, "2": 3, "3": 2, "4": 3, "5": 3, "6": 2},
     }
     assert content["targets"]["rl"][0]["outcome"] == "reached"
-    assert {"seed", "versions", "device", "seconds", "measures", "reference"} <= content.keys()
+    assert {"seed", "versions", "device", "seconds", "metrics", "reference"} <= content.keys()
 
 
 def test_posts_are_written_only_when_asked_for(report, result, tmp_path):
@@ -188,7 +179,7 @@ def test_systems_must_share_the_pairs():
 
 def test_one_pair_and_one_system_are_enough(tmp_path):
     result = evaluate_systems(made_up_systems(PAIRS[:1])[:1], PAIRS[:1], sources())
-    assert result.headline.figure(ORIGINAL, "edit_rate").interval is None
+    assert result.headline.estimate(ORIGINAL, "edit_rate").interval is None
     write_report(tmp_path, result, About("One", {}))
     assert (tmp_path / "report.md").is_file()
 

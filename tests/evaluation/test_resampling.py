@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from partner_rl.evaluation import resampling
-from partner_rl.evaluation.corpus_figures import distinct_ngrams
+from partner_rl.evaluation.corpus_metrics import distinct_ngrams
 from partner_rl.evaluation.resampling import (
     Interval,
     corpus_p_value,
@@ -113,7 +113,7 @@ def test_all_permutations_are_listed_when_they_are_few():
     assert swapped.shape == (100, 40)
 
 
-def test_corpus_figures_are_tested_by_exchanging_the_systems_of_a_pair():
+def test_corpus_metrics_are_tested_by_exchanging_the_systems_of_a_pair():
     def mean(rows):
         return lambda selected_BN: selected_BN @ rows / selected_BN.sum(axis=1)
 

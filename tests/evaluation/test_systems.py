@@ -1,8 +1,7 @@
-"""Scores of whole systems, with rewards that can be computed by hand."""
+"""Metrics of whole systems, with rewards that can be computed by hand."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +10,11 @@ import pytest
 
 from partner_rl.config.reward_schema import RewardSection
 from partner_rl.config.schema import EnvConfig
-from partner_rl.evaluation.component_scores import whole_response_coherence
-from partner_rl.evaluation.systems import SystemScores, evaluate_system, original_requests
+from partner_rl.evaluation.compare import measure_systems
+from partner_rl.evaluation.component_scores import RewardSource, whole_response_coherence
+from partner_rl.evaluation.system import System
+from partner_rl.evaluation.system_scores import Sources, score_pairs
+from partner_rl.evaluation.systems import originals
 from partner_rl.types import Example, PartnerError, ScoreRequest
 from rewards.local import LocalRewards
 from rewards.scorer import RewardComponent
@@ -42,37 +44,48 @@ def embed(texts: Sequence[str]) -> npt.NDArray[np.float64]:
     return np.array([[1.0, 0.0] if text.startswith("I ") else [1.0, 1.0] for text in texts])
 
 
-def test_scores_of_a_system_by_hand() -> None:
-    scores = evaluate_system("rl", REWRITES, CLIENT, DEFINITIONS, embed)
-    assert (scores.name, scores.n) == ("rl", 2)
+def measured(system: System, client: RewardSource = CLIENT) -> dict[str, float]:
+    scores = score_pairs(system, Sources(client, DEFINITIONS, embed), batch_size=1, with_self_bleu=False)
+    (found,) = measure_systems([scores], intervals=False)
+    assert not found.comparisons
+    assert all(estimate.interval is None for estimate in found.metrics.values())
+    return {key: estimate.value for key, estimate in found.metrics.items()}
+
+
+def test_metrics_of_a_system_by_hand() -> None:
+    found = measured(System("rl", REWRITES))
     # Both gain a "sorry"; both gain a question.
-    assert scores.change_by_mechanism == {"emotional_reactions": 1.0, "interpretations": 0.0, "explorations": 1.0}
-    assert scores.change_in_empathy == 2.0
-    assert scores.perplexity == pytest.approx(np.sqrt(8 * 3))
-    assert scores.mutual_information == pytest.approx(0.25 * -1.0 + 0.75 * -3.0)
+    assert (found["emotional_reactions"], found["interpretations"], found["explorations"]) == (1.0, 0.0, 1.0)
+    assert found["change_in_empathy"] == 2.0
+    # The geometric mean.
+    assert found["perplexity"] == pytest.approx(np.sqrt(8 * 3))
+    assert found["mutual_information"] == pytest.approx(0.25 * -1.0 + 0.75 * -3.0)
     # The first response: all its sentences begin with A; the second has one sentence.
-    assert scores.coherence == pytest.approx((1.0 + 0.5) / 2)
-    assert scores.specificity == pytest.approx(np.sqrt(0.5))
-    # Two posts are too few to choose among.
-    assert scores.listener_accuracy is None
-    assert scores.distinct_1 == pytest.approx(8 / 11)
-    assert scores.distinct_2 == pytest.approx(7 / 9)
-    assert scores.distinct_sentences == 0.5
-    assert scores.commonest_sentence == 1.0
+    assert found["coherence"] == pytest.approx((1.0 + 0.5) / 2)
+    assert found["specificity"] == pytest.approx(np.sqrt(0.5))
+    assert found["distinct_1"] == pytest.approx(8 / 11)
+    assert found["distinct_2"] == pytest.approx(7 / 9)
+    assert found["distinct_sentences"] == 0.5
+    assert found["commonest_sentence"] == 1.0
     # Three words into five; two words become three.
-    assert scores.edit_rate == pytest.approx((3 / 5 + 3 / 2) / 2)
-    assert scores.unchanged == 0.0
-    assert scores.length == 5.5
-    assert json.loads(json.dumps(scores.as_json(), allow_nan=False))["distinct_2"] == scores.distinct_2
+    assert found["edit_rate"] == pytest.approx((3 / 5 + 3 / 2) / 2)
+    assert found["unchanged"] == 0.0
+    assert found["length"] == 5.5
+    # Two posts are too few to choose among; there are no originals, no judge, and nobody asked for self-BLEU.
+    assert not {"listener_accuracy", "perplexity_ratio", "judge_change", "self_bleu"} & found.keys()
 
 
 def test_the_original_changes_nothing() -> None:
-    requests = original_requests(EXAMPLES, EnvConfig(window=2))
-    scores = evaluate_system("original", requests, CLIENT, DEFINITIONS, embed)
-    assert scores.change_in_empathy == scores.edit_rate == 0.0
-    assert scores.unchanged == 1.0
-    assert scores.distinct_sentences is None
-    assert scores.commonest_sentence is None
+    found = measured(originals(EXAMPLES, EnvConfig(window=2)))
+    assert found["change_in_empathy"] == found["edit_rate"] == 0.0
+    assert found["unchanged"] == found["perplexity_ratio"] == 1.0
+    assert not {"distinct_sentences", "commonest_sentence"} & found.keys()
+
+
+def test_values_do_not_depend_on_intervals() -> None:
+    scores = score_pairs(System("rl", REWRITES), Sources(CLIENT, DEFINITIONS, embed), batch_size=2)
+    (brief,), (full,) = measure_systems([scores], intervals=False), measure_systems([scores])
+    assert {key: e.value for key, e in brief.metrics.items()} == {key: e.value for key, e in full.metrics.items()}
 
 
 def test_components_without_a_weight_are_scored_too() -> None:
@@ -89,8 +102,8 @@ def test_components_without_a_weight_are_scored_too() -> None:
     components = {
         name: RewardComponent(d, CountingBuilder(name), RewardSection(weight=1.0)) for name, d in DEFINITIONS.items()
     }
-    expected = evaluate_system("rl", REWRITES, CLIENT, DEFINITIONS, embed)
-    assert evaluate_system("rl", REWRITES, Unweighted(components), DEFINITIONS, embed) == expected
+    rl = System("rl", REWRITES)
+    assert measured(rl, Unweighted(components)) == measured(rl)
 
 
 def test_coherence_is_that_of_whole_responses() -> None:
@@ -100,11 +113,17 @@ def test_coherence_is_that_of_whole_responses() -> None:
 
 def test_nothing_to_evaluate_is_an_error() -> None:
     with pytest.raises(PartnerError, match="no pair"):
-        evaluate_system("rl", [], CLIENT, DEFINITIONS, embed)
+        measured(System("rl", []))
 
 
-def test_scores_are_a_frozen_record() -> None:
-    scores = evaluate_system("rl", REWRITES, CLIENT, DEFINITIONS, embed)
-    assert isinstance(scores, SystemScores)
-    with pytest.raises(AttributeError):
-        scores.n = 3  # type: ignore[misc]
+def test_what_is_no_number_is_an_error() -> None:
+    class Lost(LocalRewards):
+        def score(self, requests: Sequence[ScoreRequest]) -> list:  # type: ignore[type-arg]
+            broken = {"fluency/inverse_perplexity": 0.0}
+            return [type(b)(b.total, b.raw, b.weighted, {**b.details, **broken}) for b in super().score(requests)]
+
+    components = {
+        name: RewardComponent(d, CountingBuilder(name), RewardSection(weight=1.0)) for name, d in DEFINITIONS.items()
+    }
+    with pytest.raises(PartnerError, match="surprisal_N is not a finite number"):
+        measured(System("rl", REWRITES), Lost(components))

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from partner_rl.config.reward_schema import RewardSection
 from partner_rl.config.schema import EnvConfig
-from partner_rl.evaluation.pair_scores import Sources
-from partner_rl.evaluation.system import ORIGINAL, TEMPLATE, System
-from partner_rl.evaluation.systems import original_requests
+from partner_rl.evaluation.system import TEMPLATE, System
+from partner_rl.evaluation.system_scores import Sources
+from partner_rl.evaluation.systems import originals
 from partner_rl.types import Example, MechanismLabel, ScoreRequest
 from rewards.coherence import CoherenceReward
 from rewards.empathy import EmpathyReward
@@ -109,7 +109,7 @@ def made_up_systems(examples: Sequence[Example]) -> list[System]:
     """The originals, a template that says one thing to all, and a policy that is specific and asks."""
     asked = [f"Does {TOPICS[row % len(TOPICS)]} worry you on day {row}? I understand." for row in range(len(examples))]
     return [
-        System(ORIGINAL, original_requests(examples, EnvConfig(window=2)), "as written"),
+        originals(examples, EnvConfig(window=2)),
         System(TEMPLATE, [with_sentence(example, SORRY) for example in examples], "one sentence for all"),
         System("rl", [with_sentence(e, text) for e, text in zip(examples, asked, strict=True)], "the policy"),
     ]

@@ -14,7 +14,7 @@ from partner_rl.algorithm.reward_signal import RewardSignal
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
 from partner_rl.config.reward_schema import HonestyConfig, RewardsConfig
 from partner_rl.config.schema import AlgorithmConfigSection
-from partner_rl.evaluation.text_metrics import share_disclosing
+from partner_rl.evaluation.text_metrics import discloses
 from partner_rl.text.self_disclosure import FIRST_PERSON, rule_of, speaks_of_itself
 from partner_rl.types import Example, RewardBreakdown, ScoreRequest
 
@@ -177,8 +177,9 @@ def test_honesty_is_the_share_of_written_sentences_and_a_candidate_may_hold_seve
     assert honesty(request("Me too.")) == 0.0
 
 
-def test_the_share_of_rewrites_with_such_a_sentence():
-    assert share_disclosing([("Me too.", "Same here."), ("What happened?",), (), ("I hope you rest.",)]) == 1 / 4
+def test_rewrites_with_such_a_sentence():
+    written = [("Me too.", "Same here."), ("What happened?",), (), ("I hope you rest.",)]
+    assert [discloses(sentences) for sentences in written] == [True, False, False, False]
 
 
 def trajectory(*candidates):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,16 +20,8 @@ class ScoresRewrites(Protocol):
         ...
 
 
-class RewritesPairs(Protocol):
-    """A policy in a folder, put to work; `launch.commands.baselines` wraps `partner_rl.rewriter.Rewriter` into one."""
-
-    def __call__(self, folder: Path, samples: int, progress: Progress) -> list[list[ScoreRequest]]:
-        """Rewrites every pair of the context `samples` times.
-
-        Returns:
-            One list of `samples` rewrites a pair, in the order of the pairs.
-        """
-        ...
+RewritesPairs = Callable[[Path, int, Progress], list[list[ScoreRequest]]]
+"""(Folder of a policy, samples, progress) → that many rewrites of every pair of the context, in their order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from partner_rl.evaluation.baselines.context import BaselineContext, BaselineRewrites
-from partner_rl.evaluation.systems import original_requests
+from partner_rl.evaluation.systems import originals
 
 
 def unchanged(context: BaselineContext) -> BaselineRewrites:
     """The originals, as if they were rewrites."""
-    return BaselineRewrites(original_requests(context.pairs, context.config.env), "the original responses")
+    return BaselineRewrites(list(originals(context.pairs, context.config.env).requests), "the original responses")

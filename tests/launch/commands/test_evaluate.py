@@ -81,8 +81,8 @@ def test_a_run_beside_a_baseline_its_warm_start_and_the_originals(finished_run, 
     names = ["original", "template", "warm_start", "rl"]
     assert list(content["systems"]) == names
     assert content["reference"] == "warm_start"
-    assert content["systems"]["original"]["figures"]["change_in_empathy"]["value"] == 0
-    assert content["systems"]["template"]["figures"]["distinct_sentences"]["value"] < 1
+    assert content["systems"]["original"]["metrics"]["change_in_empathy"]["value"] == 0
+    assert content["systems"]["template"]["metrics"]["distinct_sentences"]["value"] < 1
     assert "p_holm" in content["systems"]["rl"]["comparisons"]["specificity"]
     assert {target["outcome"] for target in content["targets"]["rl"]} <= {"reached", "missed", "not measured"}
     assert (folder / "report.html").read_text().count("data:image/png;base64,") == 4
@@ -110,7 +110,7 @@ def test_two_runs_on_the_pairs_of_the_first(finished_run, tmp_path):
     assert list(content["systems"]) == ["original", "tiny/warm_start", "again/warm_start", "tiny", "again"]
     # Two copies of one policy, both greedy: the same rewrites, so nothing to tell apart.
     tiny = content["systems"]["tiny"]
-    assert tiny["figures"] == content["systems"]["again"]["figures"]
+    assert tiny["metrics"] == content["systems"]["again"]["metrics"]
     assert all(comparison["p"] == 1.0 for comparison in tiny["comparisons"].values())
     assert "seeker_post" in pq.read_table(tmp_path / "report/pairs.parquet").column_names
 
@@ -124,7 +124,7 @@ def test_a_policy_at_several_temperatures_is_several_systems(finished_run, tmp_p
     trained = ["rl at temperature 0.5", "rl at temperature 1"]
     assert list(content["systems"]) == ["original", *(name.replace("rl", "warm_start") for name in trained), *trained]
     assert list(content["targets"]) == trained
-    cold, hot = (content["systems"][name]["figures"] for name in trained)
+    cold, hot = (content["systems"][name]["metrics"] for name in trained)
     assert cold["perplexity"] != hot["perplexity"]
 
 

@@ -1,7 +1,8 @@
-"""Everything that is measured of one system on each pair."""
+"""The scores of one system on each pair."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
@@ -11,10 +12,9 @@ import numpy.typing as npt
 
 from envs.rewriting import written_sentences
 from partner_rl.evaluation.component_scores import RewardSource, component_scores, whole_response_coherence
-from partner_rl.evaluation.listener_accuracy import listener_hits
 from partner_rl.evaluation.resampling import Bools, Floats
 from partner_rl.evaluation.system import System
-from partner_rl.evaluation.text_metrics import Embed, discloses, edit_rates, self_bleu, similarities
+from partner_rl.evaluation.text_metrics import Embed, discloses, edit_rates, listener_hits, self_bleu, similarities
 from partner_rl.progress import Progress, no_progress
 from partner_rl.types import MECHANISMS, PartnerError, ScoreRequest
 from rewards.empathy import NAME as EMPATHY
@@ -52,14 +52,7 @@ class RememberingJudge:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The models that measure; the same for every system.
-
-    Attributes:
-        client: The rewards, all four components, also those without a weight.
-        definitions: Component name → its definition, also of those without a weight.
-        embed: Sentence embeddings for specificity and listener accuracy.
-        judge: The held-out judge of empathy, if there is one.
-    """
+    """The models that measure, the same for every system: rewards, whatever they weigh in training, and an embedder."""
 
     client: RewardSource
     definitions: Mapping[str, RewardDefinition]
@@ -68,13 +61,12 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True)
-class PairScores:
-    """A system's figures pair by pair. Legend: `_N` pairs, `_M` the mechanisms in the order of `MECHANISMS`.
+class SystemScores:
+    """A system's scores of each pair. Legend: `_N` pairs, `_M` the mechanisms in the order of `MECHANISMS`.
 
     Attributes:
-        name: The system.
-        note: What it is.
-        requests: Its rewrites, `N` of them.
+        note: What the system is.
+        requests: Its rewrites.
         change_NM: Change of each mechanism's level by the reward's classifier.
         surprisal_N: Mean negative log-likelihood of the rewritten response, nats a token.
         repeated_N: Share of the rewritten response's tokens that repeat an earlier passage of it.
@@ -82,11 +74,11 @@ class PairScores:
         specificity_N: Cosine similarity of the seeker's post and the rewritten response.
         listener_N: Share of the written sentences by which a listener finds the post; NaN where none was written.
         mutual_information_N: The reward of that name, nats a token.
-        self_bleu_N: BLEU of the rewritten response against the system's other responses.
         edit_rate_N: Word-level edit distance over the original's words.
         length_N: Words of the rewritten response.
         unchanged_N: Whether it is the original, character for character.
-        judge_change_NM: Change of each mechanism's level by the held-out judge, or None without one.
+        self_bleu_N: BLEU of the rewritten response against the system's other responses; None where not asked for.
+        judge_change_NM: Change of each mechanism's level by the held-out judge; None without one.
     """
 
     name: str
@@ -99,10 +91,10 @@ class PairScores:
     specificity_N: Floats
     listener_N: Floats
     mutual_information_N: Floats
-    self_bleu_N: Floats
     edit_rate_N: Floats
     length_N: Floats
     unchanged_N: Bools
+    self_bleu_N: Floats | None = None
     judge_change_NM: Floats | None = None
 
     @property
@@ -120,8 +112,8 @@ class PairScores:
         """The sentences that the system wrote into each response."""
         return [written_sentences(request) for request in self.requests]
 
-    def subset(self, chosen_N: Bools) -> PairScores:
-        """The figures of some pairs. Self-BLEU stays that against all of the system's responses."""
+    def subset(self, chosen_N: Bools) -> SystemScores:
+        """The scores of some pairs. Self-BLEU stays that against all of the system's responses."""
         arrays: dict[str, Any] = {
             field.name: value[chosen_N]
             for field in fields(self)
@@ -131,14 +123,22 @@ class PairScores:
         return replace(self, requests=requests, **arrays)
 
 
-def score_pairs(system: System, sources: Sources, batch_size: int, progress: Progress = no_progress) -> PairScores:
-    """Measures a system on each pair.
+def score_pairs(
+    system: System,
+    sources: Sources,
+    batch_size: int,
+    progress: Progress = no_progress,
+    *,
+    with_self_bleu: bool = True,
+) -> SystemScores:
+    """Scores a system's rewrite of each pair.
 
     Args:
         system: Its rewrites.
         sources: What to measure with.
         batch_size: Responses that are scored together.
         progress: Told after each batch.
+        with_self_bleu: Whether to compare the responses with each other, which takes milliseconds a response.
 
     Raises:
         PartnerError: There is nothing to score, a response is empty, or a reward fails.
@@ -146,7 +146,8 @@ def score_pairs(system: System, sources: Sources, batch_size: int, progress: Pro
     requests = tuple(system.requests)
     if not requests:
         raise PartnerError(f"there is no pair to evaluate the system {system.name!r} on: use more data")
-    empty = sum(not request.rewritten_response.strip() for request in requests)
+    rewrites = [request.rewritten_response for request in requests]
+    empty = sum(not rewrite.strip() for rewrite in rewrites)
     if empty:
         raise PartnerError(f"{empty} rewrites of the system {system.name!r} are empty: give every response some text")
     batches = []
@@ -154,15 +155,17 @@ def score_pairs(system: System, sources: Sources, batch_size: int, progress: Pro
         batches.append(_scored(requests[start : start + batch_size], sources))
         progress(min(start + batch_size, len(requests)), len(requests))
     columns: dict[str, Any] = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    rewrites = [request.rewritten_response for request in requests]
     seekers = [request.seeker_post for request in requests]
-    return PairScores(
+    # Not batch by batch: the posts that a listener chooses among are all of them.
+    columns["listener_N"] = listener_hits(seekers, [written_sentences(request) for request in requests], sources.embed)
+    columns["specificity_N"] = _finite("specificity", similarities(seekers, rewrites, sources.embed))
+    columns["coherence_N"] = _finite("coherence", whole_response_coherence(sources.client, rewrites))
+    if with_self_bleu:
+        columns["self_bleu_N"] = np.array(self_bleu(rewrites))
+    return SystemScores(
         name=system.name,
         note=system.note,
         requests=requests,
-        # Not batch by batch: the other posts are chosen among all of them.
-        listener_N=listener_hits(seekers, [written_sentences(request) for request in requests], sources.embed),
-        self_bleu_N=np.array(self_bleu(rewrites)),
         edit_rate_N=np.array(edit_rates([request.original_response for request in requests], rewrites)),
         length_N=np.array([float(len(rewrite.split())) for rewrite in rewrites]),
         unchanged_N=np.array([request.rewritten_response == request.original_response for request in requests]),
@@ -185,26 +188,26 @@ def base_levels(requests: Sequence[ScoreRequest], sources: Sources, batch_size: 
 
 
 def _scored(requests: Sequence[ScoreRequest], sources: Sources) -> dict[str, Floats]:
-    """Field of `PairScores` → its rows for these requests."""
+    """Field of `SystemScores` → its rows for these requests."""
     measured = [sources.definitions[component] for component in (EMPATHY, FLUENCY, MUTUAL_INFORMATION)]
     scores = component_scores(sources.client, measured, requests)
-    rewrites = [request.rewritten_response for request in requests]
-    seekers = [request.seeker_post for request in requests]
-    rows: dict[str, list[Any]] = {
+    likelihoods = [score.details["inverse_perplexity"] for score in scores[FLUENCY]]
+    columns: dict[str, npt.ArrayLike] = {
         "change_NM": [[score.details[mechanism] for mechanism in MECHANISMS] for score in scores[EMPATHY]],
-        "surprisal_N": [-np.log(score.details["inverse_perplexity"]) for score in scores[FLUENCY]],
+        "surprisal_N": [-math.log(likelihood) if likelihood > 0.0 else math.inf for likelihood in likelihoods],
         "repeated_N": [score.details["repeated"] for score in scores[FLUENCY]],
-        "coherence_N": whole_response_coherence(sources.client, rewrites),
-        "specificity_N": similarities(seekers, rewrites, sources.embed),
         "mutual_information_N": [score.value for score in scores[MUTUAL_INFORMATION]],
     }
-    columns = {name: np.array(values, dtype=np.float64) for name, values in rows.items()}
     if sources.judge is not None:
         columns["judge_change_NM"] = _judged(requests, sources.judge)
-    for name, values in columns.items():
-        if not np.isfinite(values).all():
-            raise PartnerError(f"evaluation: {name} is not a finite number for some response: check its reward model")
-    return columns
+    return {name: _finite(name, values) for name, values in columns.items()}
+
+
+def _finite(name: str, values: npt.ArrayLike) -> Floats:
+    array_N = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array_N).all():
+        raise PartnerError(f"evaluation: {name} is not a finite number for some response: check its reward model")
+    return array_N
 
 
 def _judged(requests: Sequence[ScoreRequest], judge: LevelJudge) -> Floats:

@@ -1,7 +1,7 @@
-"""The figures of a report: what each is called, which way is better, and how it follows from the scores of pairs.
+"""The metrics of a report: what each is called, which way is better, and how it follows from the scores of pairs.
 
-A figure is the mean of a value that each pair has (`MeanMeasure`) or a count over the whole corpus
-(`CorpusMeasure`). docs/evaluation.md says where each comes from and what it does not tell.
+A metric is the mean of a value that each pair has (`MeanMetric`) or a count over the whole corpus (`CorpusMetric`).
+docs/evaluation.md says where each comes from and what it does not tell.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Final, Literal
 import numpy as np
 
 from envs.rewriting import written_sentences
-from partner_rl.evaluation import corpus_figures
-from partner_rl.evaluation.pair_scores import PairScores
+from partner_rl.evaluation import corpus_metrics
 from partner_rl.evaluation.resampling import Floats, Statistic
+from partner_rl.evaluation.system_scores import SystemScores
 from partner_rl.types import MECHANISMS, ScoreRequest
 from rewards.listener import CANDIDATES
 
@@ -24,24 +24,19 @@ MADE_WORSE: Final = 0.5
 the distance at which a rounded level changes."""
 
 Better = Literal["higher", "lower", ""]
-"""Which way a figure is better; "" where neither is."""
+"""Which way a metric is better; "" where neither is."""
+_ARROWS: Final[dict[Better, str]] = {"higher": "↑", "lower": "↓", "": ""}
 
 
 @dataclass(frozen=True, slots=True)
-class MeanMeasure:
-    """A mean over pairs.
+class Metric:
+    """What every metric has.
 
     Attributes:
         key: Its name in files.
         label: Its name in tables.
-        better: Which way is better.
         form: Format of its value.
         definition: What it is, in a line.
-        values: (A system's scores, the originals') → one value a pair, NaN where that pair has nothing to measure; or
-            None where none has.
-        exponential: The figure is exp of the mean; a comparison is then the ratio of two figures.
-        share: The values are 0 or 1.
-        compared: Whether systems are tested against each other on it.
     """
 
     key: str
@@ -49,57 +44,48 @@ class MeanMeasure:
     better: Better
     form: str
     definition: str
-    values: Callable[[PairScores, PairScores], Floats | None]
+
+    @property
+    def title(self) -> str:
+        """The label with an arrow up where higher is better, and down where lower is."""
+        return f"{self.label} {_ARROWS[self.better]}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class MeanMetric(Metric):
+    """A mean over pairs.
+
+    Attributes:
+        values: (A system's scores, the originals' where there are any) → one value a pair, NaN where that pair has
+            nothing to measure; or None where none has.
+        exponential: The metric is exp of the mean; a comparison is then the ratio of two systems.
+        share: The values are 0 or 1.
+        compared: Whether systems are tested against each other on it.
+    """
+
+    values: Callable[[SystemScores, SystemScores | None], Floats | None]
     exponential: bool = False
     share: bool = False
     compared: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class CorpusContext:
-    """What a corpus figure needs to know of the systems that it compares.
-
-    Attributes:
-        bigrams_a_response: Mean bigrams of a response of the system that wrote the fewest.
-    """
-
-    bigrams_a_response: float
-
-
-@dataclass(frozen=True, slots=True)
-class CorpusMeasure:
+class CorpusMetric(Metric):
     """A count over all rewrites.
 
     Attributes:
-        key: Its name in files.
-        label: Its name in tables.
-        better: Which way is better.
-        form: Format of its value.
-        definition: What it is, in a line.
-        statistic: (Rewrites, what the systems have in common) → the figure of any selection of them.
+        statistic: (Rewrites, mean bigrams of a response of the system that wrote the fewest) → the metric of any
+            selection of the rewrites.
     """
 
-    key: str
-    label: str
-    better: Better
-    form: str
-    definition: str
-    statistic: Callable[[Sequence[ScoreRequest], CorpusContext], Statistic]
+    statistic: Callable[[Sequence[ScoreRequest], float], Statistic]
 
 
-Measure = MeanMeasure | CorpusMeasure
-"""A figure of a report."""
-
-
-def _changes(mechanism: int) -> Callable[[PairScores, PairScores], Floats]:
+def _changes(mechanism: int) -> Callable[[SystemScores, SystemScores | None], Floats]:
     return lambda scores, _: scores.change_NM[:, mechanism]
 
 
-def _judged(scores: PairScores, _: PairScores) -> Floats | None:
-    return None if scores.judge_change_NM is None else scores.judge_change_NM.sum(axis=1)
-
-
-def _judged_mechanism(mechanism: int) -> Callable[[PairScores, PairScores], Floats | None]:
+def _judged_changes(mechanism: int) -> Callable[[SystemScores, SystemScores | None], Floats | None]:
     return lambda scores, _: None if scores.judge_change_NM is None else scores.judge_change_NM[:, mechanism]
 
 
@@ -111,8 +97,8 @@ def _written(requests: Sequence[ScoreRequest]) -> list[tuple[str, ...]]:
     return [written_sentences(request) for request in requests]
 
 
-_EMPATHY: Final[tuple[Measure, ...]] = (
-    MeanMeasure(
+_EMPATHY: Final[tuple[MeanMetric | CorpusMetric, ...]] = (
+    MeanMetric(
         "change_in_empathy",
         "change in empathy",
         "higher",
@@ -121,7 +107,7 @@ _EMPATHY: Final[tuple[Measure, ...]] = (
         lambda scores, _: scores.change_NM.sum(axis=1),
     ),
     *(
-        MeanMeasure(
+        MeanMetric(
             name,
             f"– {name.replace('_', ' ')}",
             "higher",
@@ -131,26 +117,26 @@ _EMPATHY: Final[tuple[Measure, ...]] = (
         )
         for index, name in enumerate(MECHANISMS)
     ),
-    MeanMeasure(
+    MeanMetric(
         "judge_change",
         "change by the judge",
         "higher",
         "+.3f",
         "mean change of the empathy score, 0 to 6, by the held-out judge",
-        _judged,
+        lambda scores, _: None if scores.judge_change_NM is None else scores.judge_change_NM.sum(axis=1),
     ),
     *(
-        MeanMeasure(
+        MeanMetric(
             f"judge_{name}",
             f"– {name.replace('_', ' ')}, judge",
             "higher",
             "+.3f",
             "mean change of this mechanism's level, 0 to 2, by the held-out judge",
-            _judged_mechanism(index),
+            _judged_changes(index),
         )
         for index, name in enumerate(MECHANISMS)
     ),
-    MeanMeasure(
+    MeanMetric(
         "made_worse",
         "made worse",
         "lower",
@@ -161,8 +147,8 @@ _EMPATHY: Final[tuple[Measure, ...]] = (
     ),
 )
 
-_LANGUAGE: Final[tuple[Measure, ...]] = (
-    MeanMeasure(
+_LANGUAGE: Final[tuple[MeanMetric | CorpusMetric, ...]] = (
+    MeanMetric(
         "perplexity",
         "perplexity",
         "lower",
@@ -171,17 +157,17 @@ _LANGUAGE: Final[tuple[Measure, ...]] = (
         lambda scores, _: scores.surprisal_N,
         exponential=True,
     ),
-    MeanMeasure(
+    MeanMetric(
         "perplexity_ratio",
         "perplexity, × originals",
         "lower",
         ".3f",
         "perplexity over that of the original responses",
-        lambda scores, original: scores.surprisal_N - original.surprisal_N,
+        lambda scores, original: None if original is None else scores.surprisal_N - original.surprisal_N,
         exponential=True,
         compared=False,
     ),
-    MeanMeasure(
+    MeanMetric(
         "coherence",
         "sentence coherence",
         "higher",
@@ -189,7 +175,7 @@ _LANGUAGE: Final[tuple[Measure, ...]] = (
         "mean probability that two sentences of a response belong to one response",
         lambda scores, _: scores.coherence_N,
     ),
-    MeanMeasure(
+    MeanMetric(
         "specificity",
         "specificity",
         "higher",
@@ -197,7 +183,7 @@ _LANGUAGE: Final[tuple[Measure, ...]] = (
         "mean cosine similarity of the embeddings of the seeker's post and the response",
         lambda scores, _: scores.specificity_N,
     ),
-    MeanMeasure(
+    MeanMetric(
         "listener_accuracy",
         "listener accuracy",
         "higher",
@@ -206,7 +192,7 @@ _LANGUAGE: Final[tuple[Measure, ...]] = (
         f"chance is {1 / CANDIDATES:.1%}",
         lambda scores, _: scores.listener_N,
     ),
-    MeanMeasure(
+    MeanMetric(
         "mutual_information",
         "mutual information",
         "higher",
@@ -216,32 +202,32 @@ _LANGUAGE: Final[tuple[Measure, ...]] = (
     ),
 )
 
-_VARIETY: Final[tuple[Measure, ...]] = (
-    CorpusMeasure(
+_VARIETY: Final[tuple[MeanMetric | CorpusMetric, ...]] = (
+    CorpusMetric(
         "distinct_1",
         "distinct-1",
         "higher",
         ".3f",
         "different words over words",
-        lambda requests, _: corpus_figures.distinct_ngrams(_rewrites(requests), 1),
+        lambda requests, _: corpus_metrics.distinct_ngrams(_rewrites(requests), 1),
     ),
-    CorpusMeasure(
+    CorpusMetric(
         "distinct_2",
         "distinct-2",
         "higher",
         ".3f",
         "different word pairs over word pairs",
-        lambda requests, _: corpus_figures.distinct_ngrams(_rewrites(requests), 2),
+        lambda requests, _: corpus_metrics.distinct_ngrams(_rewrites(requests), 2),
     ),
-    CorpusMeasure(
+    CorpusMetric(
         "distinct_2_controlled",
         "distinct-2, equal length",
         "higher",
         ".3f",
         "distinct-2 of the first word pairs, as many for every system as the tersest one wrote",
-        lambda requests, context: corpus_figures.distinct_ngrams(_rewrites(requests), 2, context.bigrams_a_response),
+        lambda requests, bigrams: corpus_metrics.distinct_ngrams(_rewrites(requests), 2, bigrams),
     ),
-    MeanMeasure(
+    MeanMetric(
         "self_bleu",
         "self-BLEU",
         "lower",
@@ -249,31 +235,31 @@ _VARIETY: Final[tuple[Measure, ...]] = (
         "mean BLEU-4 of a response against other responses of the same system",
         lambda scores, _: scores.self_bleu_N,
     ),
-    CorpusMeasure(
+    CorpusMetric(
         "distinct_sentences",
         "distinct sentences",
         "higher",
         ".1%",
         "share of the written sentences that are different",
-        lambda requests, _: corpus_figures.distinct_written(_written(requests)),
+        lambda requests, _: corpus_metrics.distinct_written(_written(requests)),
     ),
-    CorpusMeasure(
+    CorpusMetric(
         "commonest_sentence",
         "commonest sentence",
         "lower",
         ".1%",
         "share of the written sentences that are the most frequent one",
-        lambda requests, _: corpus_figures.commonest_written(_written(requests)),
+        lambda requests, _: corpus_metrics.commonest_written(_written(requests)),
     ),
-    CorpusMeasure(
+    CorpusMetric(
         "commonest_in_rewrites",
         "rewrites with the commonest",
         "lower",
         ".1%",
         "share of all responses that hold the sentence which the system writes into most of them",
-        lambda requests, _: corpus_figures.commonest_in_rewrites(_written(requests)),
+        lambda requests, _: corpus_metrics.commonest_in_rewrites(_written(requests)),
     ),
-    MeanMeasure(
+    MeanMetric(
         "repeated",
         "repetition",
         "lower",
@@ -283,8 +269,8 @@ _VARIETY: Final[tuple[Measure, ...]] = (
     ),
 )
 
-_EDITING: Final[tuple[Measure, ...]] = (
-    MeanMeasure(
+_EDITING: Final[tuple[MeanMetric | CorpusMetric, ...]] = (
+    MeanMetric(
         "edit_rate",
         "edit rate",
         "lower",
@@ -292,7 +278,7 @@ _EDITING: Final[tuple[Measure, ...]] = (
         "mean word-level edit distance over the original's words",
         lambda scores, _: scores.edit_rate_N,
     ),
-    MeanMeasure(
+    MeanMetric(
         "unchanged",
         "unchanged",
         "",
@@ -301,7 +287,7 @@ _EDITING: Final[tuple[Measure, ...]] = (
         lambda scores, _: scores.unchanged_N.astype(np.float64),
         share=True,
     ),
-    MeanMeasure(
+    MeanMetric(
         "self_disclosure",
         "invented experience",
         "lower",
@@ -310,18 +296,8 @@ _EDITING: Final[tuple[Measure, ...]] = (
         lambda scores, _: scores.discloses_N.astype(np.float64),
         share=True,
     ),
-    MeanMeasure("length", "length", "", ".1f", "mean words of a response", lambda scores, _: scores.length_N),
+    MeanMetric("length", "length", "", ".1f", "mean words of a response", lambda scores, _: scores.length_N),
 )
 
-MEASURES: Final[tuple[Measure, ...]] = (*_EMPATHY, *_LANGUAGE, *_VARIETY, *_EDITING)
-"""The figures in the order of the report."""
-
-
-def corpus_context(systems: Sequence[PairScores]) -> CorpusContext:
-    """What the corpus figures of these systems have in common."""
-    return CorpusContext(min(corpus_figures.ngrams_a_response(scores.rewrites, 2) for scores in systems))
-
-
-def arrow(better: Better) -> str:
-    """The direction as tables show it."""
-    return {"higher": "↑", "lower": "↓", "": ""}[better]
+METRICS: Final[tuple[MeanMetric | CorpusMetric, ...]] = (*_EMPATHY, *_LANGUAGE, *_VARIETY, *_EDITING)
+"""The metrics in the order of the report."""
