@@ -1,6 +1,7 @@
 # The newcomer's commands. Everything stands on `make install`, which does nothing when nothing changed.
 #   make quickstart            install, pull the embedded models, train a small policy, show its rewrites
 #   make test ARGS="-k config" install, run the tests
+#   make test-fast             install, run the tests that need neither Ray nor processes
 #   make check                 install, run ruff, mypy, the import layers and the other hooks
 #   make audit                 look the pinned packages up among known vulnerabilities; needs the package index's advisories
 
@@ -14,9 +15,11 @@ AUDIT := .audit
 PIP_AUDIT := pip-audit==2.10.1
 # Processes that share the test files out; 0 runs all tests in one.
 WORKERS ?= 2
+# Whole files, in the order of tests/conftest.py: the costly ones first.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check audit clean
+.PHONY: help install quickstart test test-fast check audit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -37,7 +40,10 @@ quickstart: install
 	$(BIN)/partner-rl quickstart $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-fast: install
+	$(PYTEST) -m "not (slow or ray or process or gpu)" $(ARGS)
 
 check: install
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure

@@ -1,14 +1,20 @@
-"""Settings of every test: one thread each, no network trackers, and skips for what this machine lacks."""
+"""Settings of every test, and its markers: one thread each, no network trackers; what costs most comes first."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
+
+from tests.helpers.command_line import partner_process
+from tests.helpers.needs import needs_of
 
 # Before torch and Ray are imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +23,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray asks once in a process whether there is a token, and the tests of a process share it.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.pop("WANDB_API_KEY", None)
+# W&B gives its own process half a minute to start, which is little on a machine that has other work.
+os.environ.setdefault("WANDB__SERVICE_WAIT", "300")
+os.environ.setdefault("WANDB_INIT_TIMEOUT", "300")
 # A shell that runs the tests in the background has its children ignore Ctrl-C, and theirs, as `nohup` does HUP: tests
 # send them.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -29,6 +38,8 @@ settings.load_profile("tests")
 
 RAY_CPUS = 8
 RAY_STARTS = 3
+SECONDS = {"slow": 15.0, "ray": 3.0, "process": 3.0}
+"""About what a test with a marker takes; one without any takes a quarter of a second."""
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -39,12 +50,26 @@ def pytest_configure() -> None:
     make_token()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for need in needs_of(item):
+            item.add_marker(need)
+    _costly_files_first(items)
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
     if gpu_tests and not _has_gpu():
         _skip(gpu_tests, "needs a CUDA GPU")
     if not REAL_DATA.is_dir():
         _skip([item for item in items if item.get_closest_marker("real")], "needs ../shared/data beside the repository")
+
+
+def _costly_files_first(items: list[pytest.Item]) -> None:
+    """Orders whole files, so that processes that share them out end together."""
+    cost: Counter[Path] = Counter()
+    for item in items:
+        cost[item.path] += max((SECONDS.get(mark.name, 0.25) for mark in item.iter_markers()), default=0.25)
+    # A sort keeps the order of a file's tests.
+    items.sort(key=lambda item: (-cost[item.path], item.path))
 
 
 def _has_gpu() -> bool:
@@ -86,6 +111,19 @@ def local_ray() -> None:
 
 
 @pytest.fixture(scope="module")
+def commands_share_ray(local_ray: None) -> Iterator[None]:
+    """Commands that run in this process use its local Ray, and leave it running, instead of starting one each."""
+    import ray
+
+    from launch.resources import session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "start_ray", lambda **options: None)
+        patch.setattr(ray, "shutdown", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="module")
 def no_ray() -> Iterator[None]:
     """Before and after tests that start a Ray of their own, there is none."""
     import ray
@@ -99,3 +137,21 @@ def no_ray() -> Iterator[None]:
 def real_data() -> Path:
     """The folder of the public data that lies beside the repository; for tests marked `real`."""
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """A quickstart on tiny models: made once for all processes that run tests, and copied for each."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    # The folder of this process; beside it lie those of the others, if there are any.
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with FileLock(shared / "quickstart.lock"):
+        made = shared / "made" / "runs" / "tiny"
+        if not (made / "summary.json").exists():
+            made.parents[1].mkdir(exist_ok=True)
+            settings = ["--preset", "smoke", "name=tiny", "tracking.wandb=offline"]
+            result = partner_process("quickstart", *settings, folder=made.parents[1])
+            assert result.returncode == 0, result.stderr
+            assert "change in empathy" in result.stdout
+    return Path(shutil.copytree(made, folder / "runs" / "tiny", symlinks=True))

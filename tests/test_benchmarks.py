@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
 import torch
 
-from benchmarks import listener, roofline, scaling, seeds, vs_trl
+from benchmarks import honesty, listener, logprob_gap, roofline, scaling, seeds, vs_trl
 from benchmarks.command import numbers, run_command
 from benchmarks.sides import MIB, Round, Side, Task, side
 from benchmarks.work import Workload
@@ -24,8 +26,8 @@ from partner_rl.policy.prompt import encode_prompt
 from partner_rl.policy.vocabulary import ActionVocabulary
 from partner_rl.positions import position_mask
 from partner_rl.types import Example, MechanismLabel, PartnerError
+from tests.helpers.command_line import ROOT, benchmark, partner
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = ["models.reward_lm=random:llama", "models.encoder=random:bert", "resources.object_store_mb=100"]
 
 
@@ -172,9 +174,9 @@ def test_numbers_of_an_option() -> None:
         numbers("--samples", "0", 1)
 
 
-@pytest.mark.parametrize("module", ["benchmarks.vs_trl", "benchmarks.scaling"])
-def test_a_wrong_flag_is_one_line(module: str) -> None:
-    result = run_module(module, "--wrong")
+@pytest.mark.parametrize("module", [vs_trl, scaling])
+def test_a_wrong_flag_is_one_line(module: ModuleType) -> None:
+    result = benchmark(module, "--wrong")
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert "--wrong" in result.stderr
@@ -254,33 +256,46 @@ def test_a_table_over_seeds_has_means_and_ranges() -> None:
 
 
 @pytest.mark.slow
-def test_the_quickstart_over_seeds_evaluates_them_and_does_nothing_twice(tmp_path: Path) -> None:
+def test_the_quickstart_over_seeds_evaluates_them_and_does_nothing_twice(
+    finished_run: Path, commands_share_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = []
+
+    def partner_rl(*arguments: str) -> None:
+        typed.append(arguments)
+        if arguments[0] == "quickstart":
+            shutil.copytree(finished_run, tmp_path / "runs" / "quickstart-seed-3")
+        else:
+            assert partner(*arguments, folder=tmp_path).returncode == 0
+
+    monkeypatch.setattr(seeds, "_partner_rl", partner_rl)
     small = ["--preset", "smoke", "--runs-dir", str(tmp_path / "runs"), "algorithm.iterations=1"]
-    first = run_module("benchmarks.seeds", "--seeds", "3", *small, "--output", str(tmp_path / "seeds.json"))
+    first = benchmark(seeds, "--seeds", "3", *small, "--output", str(tmp_path / "seeds.json"))
     assert first.returncode == 0, first.stderr
+    names = ["name=quickstart-seed-3", f"runs_dir={tmp_path / 'runs'}", "seed=3"]
+    assert typed[0] == ("quickstart", "--preset", "smoke", "algorithm.iterations=1", *names)
     content = json.loads((tmp_path / "seeds.json").read_text())
     assert content["seeds"] == [3]
     assert all(set(systems) == set(seeds.SYSTEMS) for systems in content["systems"])
-    again = run_module("benchmarks.seeds", "--seeds", "3", *small)
-    assert again.returncode == 0, again.stderr
-    assert "partner-rl quickstart" not in again.stdout
-    assert run_module("benchmarks.seeds", "--seeds", "none").returncode == 1
+    assert benchmark(seeds, "--seeds", "3", *small).returncode == 0
+    assert [arguments[0] for arguments in typed] == ["quickstart", "evaluate"]
+    assert benchmark(seeds, "--seeds", "none").returncode == 1
 
 
 def test_the_gap_between_sampling_and_training_is_measured_by_model_and_type(tmp_path: Path) -> None:
-    found = run_module("benchmarks.logprob_gap", "--models", "random:llama", "--json", str(tmp_path / "gap.json"))
+    found = benchmark(logprob_gap, "--models", "random:llama", "--json", str(tmp_path / "gap.json"))
     assert found.returncode == 0, found.stderr
     rows = json.loads((tmp_path / "gap.json").read_text())
     assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
     assert all(row["within limits"] for row in rows)
     assert float(rows[0]["gap mean"]) < float(rows[1]["gap mean"])
-    refused = run_module("benchmarks.logprob_gap", "--models", "random:llama", "--dtypes", "float16")
+    refused = benchmark(logprob_gap, "--models", "random:llama", "--dtypes", "float16")
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
 
 
 def test_honesty_prints_both_halves_and_counts_in_a_corpus() -> None:
-    found = run_module("benchmarks.honesty", "--errors", "--responses", "sample")
+    found = benchmark(honesty, "--errors", "--responses", "sample")
     assert found.returncode == 0, found.stderr
     assert "| development | 333 " in found.stdout
     assert "| held-out    | 333 " in found.stdout
@@ -288,7 +303,7 @@ def test_honesty_prints_both_halves_and_counts_in_a_corpus() -> None:
 
 
 def test_honesty_without_a_corpus_where_one_is_named_is_one_line() -> None:
-    found = run_module("benchmarks.honesty", "--responses", "/no/such/folder")
+    found = benchmark(honesty, "--responses", "/no/such/folder")
     assert found.returncode == 1
     assert "/no/such/folder" in found.stderr
     assert len(found.stderr.strip().splitlines()) == 1

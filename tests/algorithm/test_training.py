@@ -34,9 +34,21 @@ def test_the_mean_reward_rises_past_the_threshold(local_ray):
     assert end > start + 2.0
 
 
-@pytest.mark.parametrize("normalization", ["none", "running", "group"])
-@pytest.mark.parametrize("advantage", ["reinforce", "self_critical", "rloo", "grpo"])
-def test_every_estimator_learns_with_every_normalisation(local_ray, advantage, normalization):
+# Estimators get what the normalisations leave: each of both with two of the other.
+@pytest.mark.parametrize(
+    ("advantage", "normalization"),
+    [
+        ("reinforce", "none"),
+        ("reinforce", "running"),
+        ("self_critical", "running"),
+        ("self_critical", "group"),
+        ("rloo", "none"),
+        ("rloo", "group"),
+        ("grpo", "none"),
+        ("grpo", "running"),
+    ],
+)
+def test_every_estimator_learns_with_normalisations(local_ray, advantage, normalization):
     config = toy_config(samples_per_group=8, learning_rate=2e-2, advantage=advantage, normalization=normalization)
     metrics, _ = run(config, 15, count_letter_beside_a_constant)
     start, end = (np.mean([m["reward/raw/empathy"] for m in part]) for part in (metrics[:3], metrics[-3:]))
@@ -46,7 +58,8 @@ def test_every_estimator_learns_with_every_normalisation(local_ray, advantage, n
     assert ("reward/normalised/empathy" in metrics[-1]) == (normalization != "none")
 
 
-PPO = {"epochs": 2, "minibatch_groups": 2, "clip_range": 0.2}
+FOUR_STEPS = {"epochs": 2, "minibatch_groups": 2}
+PPO = {**FOUR_STEPS, "clip_range": 0.2}
 
 
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
@@ -166,8 +179,11 @@ def test_a_difference_between_sampler_and_learner_stops_the_run(local_ray):
     algo.stop()
 
 
-@pytest.mark.parametrize("keys", [{}, {"epochs": 2, "minibatch_groups": 2}], ids=["one step", "four steps"])
-@pytest.mark.parametrize("truncation", [{}, {"top_k": 20}, {"top_p": 0.6}], ids=["whole", "top-k", "top-p"])
+@pytest.mark.parametrize(
+    ("truncation", "keys"),
+    [({}, {}), ({"top_k": 20}, {}), ({"top_p": 0.6}, FOUR_STEPS)],
+    ids=["whole, one step", "top-k, one step", "top-p, four steps"],
+)
 @pytest.mark.parametrize("form", ["k2", "sequence", "exact"])
 def test_every_gradient_of_the_penalty_trains_on_what_was_sampled(local_ray, form, truncation, keys):
     config = toy_config(kl_coeff=0.5, kl_gradient=form, learning_rate=3e-3, **keys)

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -214,11 +213,3 @@ def local_cluster(folder: Path) -> Iterator[LocalCluster]:
             yield cluster
         finally:
             cluster.stop()
-
-
-def wait_until(true, timeout_s: float, what: str) -> None:
-    """Waits for a condition; fails with what was waited for."""
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for {what}"
-        time.sleep(0.5)

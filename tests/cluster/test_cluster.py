@@ -20,8 +20,9 @@ import requests
 
 from launch.run_folder.provenance import provenance
 from launch.run_folder.record import read_record, run_state
-from tests.cluster.nodes import LocalCluster, wait_until
+from tests.cluster.nodes import LocalCluster
 from tests.helpers.command_line import COMMAND, ROOT
+from tests.helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -141,7 +142,7 @@ def test_training_is_spread_over_nodes_and_survives_their_death(cluster):
     assert submitted.returncode == 0, submitted.stderr
     job = submitted.stdout.strip()
     # To ask for the job takes seconds, in which the training might go on to its end.
-    wait_until(lambda: len(steps(run)) >= 2 or run_state(read_record(run)) not in ("new", "running"), 600, "iterations")
+    wait_until(lambda: len(steps(run)) >= 2 or run_state(read_record(run)) not in ("new", "running"), "no iterations")
 
     with standing_still(int(read_record(run)["pid"])):
         before = len(steps(run))

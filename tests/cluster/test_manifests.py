@@ -18,8 +18,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from launch.resources.plan import resource_plan
 from partner_rl.config.load import load_config
-from tests.cluster.nodes import wait_until
 from tests.helpers.command_line import ROOT
+from tests.helpers.waiting import wait_until
 
 CLUSTERS = ROOT / "launch" / "clusters"
 WAIT_S = 240
@@ -222,9 +222,9 @@ def test_the_batch_script_starts_ray_with_a_token_then_trains(slurm, tmp_path):
 def test_the_batch_script_saves_before_the_time_limit(slurm, tmp_path, run, number):
     batch = slurm("--resume", run)
     output = tmp_path / "output"
-    wait_until(lambda: "training" in output.read_text(), WAIT_S, "the training")
+    wait_until(lambda: "training" in output.read_text(), "no training begins")
     # The script goes on while the training begins: it sleeps once it has set its trap and waits.
-    wait_until(lambda: psutil.Process(batch.pid).status() == psutil.STATUS_SLEEPING, WAIT_S, "the script that waits")
+    wait_until(lambda: psutil.Process(batch.pid).status() == psutil.STATUS_SLEEPING, "the script does not wait")
     # What SLURM sends to the script alone, ten minutes before the end.
     batch.send_signal(number)
     assert batch.wait(WAIT_S) == 130

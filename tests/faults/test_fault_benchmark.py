@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import faults
 from benchmarks.fault_runs import Training
 from benchmarks.faults import SCENARIOS, Outcome, chosen, table
 from partner_rl.types import PartnerError
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers.command_line import benchmark
 
 
 def training(folder: Path) -> Training:
@@ -83,7 +83,6 @@ def test_the_table_names_what_seconds_count_from():
 
 
 def test_an_unknown_fault_is_one_line():
-    command = [sys.executable, "-m", "benchmarks.faults", "--only", "fire"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = benchmark(faults, "--only", "fire")
     assert result.returncode == 1
     assert result.stderr.startswith("error: --only fire: there are")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.command_line import ROOT, environment
 
 SCRIPT = """
-import logging, sys, threading, time
+import json, logging, sys, threading
 import numpy as np
 import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError
@@ -22,15 +21,7 @@ from partner_rl.types import PartnerError
 from tests.algorithm.toy import build_toy, toy_config
 
 MIB = 2**20
-logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-wait_s, freed_after_s, capacity = float(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
-ray.init(
-    address="local", num_cpus=2, object_store_memory=80 * MIB, include_dashboard=False,
-    log_to_driver=False,
-    # A full disk refuses spilled objects; Ray's threshold alone goes on spilling in the background, which makes room.
-    _system_config={"local_fs_capacity_threshold": capacity, "automatic_object_spilling_enabled": bool(capacity)},
-)
-held = []
+held, said = [], []
 ray_put = ray.put
 
 
@@ -41,12 +32,17 @@ def put_and_keep(value):
     return reference
 
 
-class MakesRoom(logging.Handler):
-    # Some seconds after it is said that there is none, however long training took to get there.
+class Said(logging.Handler):
+    # Some seconds after it is said that there is no room, however long training took to get there, there is some.
+
+    def __init__(self, freed_after_s):
+        super().__init__()
+        self.freed_after_s = freed_after_s
 
     def emit(self, record):
-        if "is full: the run waits" in record.getMessage():
-            threading.Timer(freed_after_s, held.clear).start()
+        said.append(record.getMessage())
+        if self.freed_after_s and "is full: the run waits" in said[-1]:
+            threading.Timer(self.freed_after_s, held.clear).start()
 
 
 def fill_up():
@@ -55,60 +51,63 @@ def fill_up():
             while True:
                 held.append(ray_put(np.ones(size, np.uint8)))
         except (ObjectStoreFullError, OutOfDiskError):
-            print("full after", len(held))
+            pass
 
 
-config = toy_config(num_env_runners=1)
-config = config.model_copy(update={"faults": config.faults.model_copy(update={"room_wait_s": wait_s})})
-ray.put = put_and_keep
-algorithm = build_toy(config)
-algorithm.train()
-if capacity:
-    held += [ray.put(np.ones(MIB, np.uint8)) for _ in range(200)]
-else:
-    fill_up()
-if freed_after_s:
-    logging.getLogger().addHandler(MakesRoom())
-started = time.monotonic()
-try:
+def train(wait_s, freed_after_s, capacity):
+    # A full disk refuses spilled objects; Ray's threshold alone goes on spilling in the background, which makes room.
+    spilling = {"local_fs_capacity_threshold": capacity, "automatic_object_spilling_enabled": bool(capacity)}
+    ray.init(
+        address="local", num_cpus=2, object_store_memory=80 * MIB, include_dashboard=False, log_to_driver=False,
+        _system_config=spilling,
+    )
+    config = toy_config(num_env_runners=1)
+    config = config.model_copy(update={"faults": config.faults.model_copy(update={"room_wait_s": wait_s})})
+    ray.put = put_and_keep
+    algorithm = build_toy(config)
     algorithm.train()
-    print("seconds", time.monotonic() - started)
-    print("reward", iteration_metrics(algorithm.last, 3)["reward/total"])
-except PartnerError as error:
-    print("error:", error)
-held.clear()
-algorithm.stop()
-ray.shutdown()
+    if capacity:
+        held.extend(ray.put(np.ones(MIB, np.uint8)) for _ in range(200))
+    else:
+        fill_up()
+    said.clear()
+    handler = Said(freed_after_s)
+    logging.getLogger().addHandler(handler)
+    reward, error = None, None
+    try:
+        algorithm.train()
+        reward = iteration_metrics(algorithm.last, 3)["reward/total"]
+    except PartnerError as raised:
+        error = str(raised)
+    logging.getLogger().removeHandler(handler)
+    held.clear()
+    algorithm.stop()
+    ray.put = ray_put
+    ray.shutdown()
+    return {"reward": reward, "error": error, "said": "\\n".join(said)}
+
+
+logging.getLogger().setLevel(logging.WARNING)
+print(json.dumps([train(*case) for case in json.loads(sys.argv[1])]))
 """
+SPILLS, WAITS, ENDS = (0, 0, 0.99), (200, 4, 0), (0, 0, 0)
 
 
-def train(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
-    result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_full_store_spills_or_training_waits_for_room_or_ends_with_one_line():
+    command = [sys.executable, "-c", SCRIPT, json.dumps([SPILLS, WAITS, ENDS])]
+    result = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=1000)
     assert result.returncode == 0, result.stderr
-    return result
+    spills, waits, ends = json.loads(result.stdout.splitlines()[-1])
 
+    assert spills["reward"] is not None
+    assert "is full" not in spills["said"]
 
-@pytest.mark.slow
-def test_a_full_store_spills_and_training_goes_on(tmp_path):
-    result = train(0, 0, 0.99)
-    assert "reward" in result.stdout
-    assert "is full" not in result.stderr
-
-
-@pytest.mark.slow
-def test_where_nothing_can_be_spilled_training_waits_for_room(tmp_path):
-    result = train(200, 4, 0)
-    assert "full after" in result.stdout
     # The first try may itself take a while.
-    assert re.search(r"Ray's object store is full: the run waits for room since \d+ s", result.stderr)
-    assert "reward" in result.stdout
+    assert re.search(r"Ray's object store is full: the run waits for room since \d+ s", waits["said"])
+    assert waits["reward"] is not None
 
-
-@pytest.mark.slow
-def test_without_room_the_run_ends_with_one_line(tmp_path):
-    result = train(0, 0, 0)
-    (error,) = [line for line in result.stdout.splitlines() if line.startswith("error:")]
-    assert "Ray's object store is full, and the disk that it spills to as well" in error
-    assert "resources.object_store_mb" in error
+    assert "Ray's object store is full, and the disk that it spills to as well" in ends["error"]
+    assert "\n" not in ends["error"]
+    assert "resources.object_store_mb" in ends["error"]

@@ -14,17 +14,15 @@ from launch import cli
 from launch.console import progress
 from partner_rl.config.load import load_config
 from partner_rl.types import PartnerError
-
-ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = [sys.executable, "-m", "launch.cli"]
+from tests.helpers.command_line import COMMAND, ROOT, partner
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
+    return partner(*arguments, folder=ROOT)
 
 
 def processor_seconds(*arguments: str) -> float:
-    process = subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.DEVNULL, cwd=ROOT)
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, cwd=ROOT)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0

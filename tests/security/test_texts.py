@@ -18,7 +18,7 @@ from partner_rl.data.schema import write_parquet
 from partner_rl.evaluation.report_files import About, write_report
 from partner_rl.evaluation.systems import evaluate_systems
 from tests.evaluation.toy import made_up_pairs, made_up_systems, sources
-from tests.helpers.command_line import partner
+from tests.helpers.command_line import partner, partner_process
 
 MARK = "Xylograph"
 """Stands in every post of the corpus, and in no word that a model could make up out of its pieces by chance."""
@@ -71,7 +71,7 @@ def ray_folder() -> Iterator[Path]:
 def run_command(*arguments: object, folder: Path, ray_folder: Path, name: str) -> Run:
     os.environ["RAY_TMPDIR"] = str(ray_folder)
     try:
-        result = partner(*arguments, *TINY, f"name={name}", folder=folder, timeout=500)
+        result = partner_process(*arguments, *TINY, f"name={name}", folder=folder, timeout=500)
     finally:
         del os.environ["RAY_TMPDIR"]
     assert result.returncode == 0, result.stderr

@@ -1,11 +1,8 @@
 """Ablations: which runs there are, and the real command on tiny models."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,19 +15,8 @@ from launch.run_folder.fingerprints import Fingerprints, settings_of
 from launch.sweep.ablations import FULL, PlannedRun, ablations, choose, plan
 from partner_rl.config.load import load_config, save_config
 from partner_rl.types import PartnerError
-
-COMMAND = [sys.executable, "-m", "launch.cli"]
-ROOT = Path(__file__).parents[3]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
-def partner(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=folder, env=environment(), capture_output=True, text=True
-    )
+from tests.helpers.command_line import COMMAND, environment, partner
+from tests.helpers.waiting import wait_until
 
 
 def names(preset: str, *overrides: str) -> list[str]:
@@ -188,7 +174,7 @@ def test_finished_runs_are_passed_over(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_ablate_trains_compares_and_goes_on_after_an_interruption(tmp_path):
+def test_ablate_trains_compares_and_goes_on_after_an_interruption(commands_share_ray, tmp_path):
     arguments = [
         "ablate",
         "--preset",
@@ -200,6 +186,7 @@ def test_ablate_trains_compares_and_goes_on_after_an_interruption(tmp_path):
         "algorithm.iterations=1",
         "evaluation.max_pairs=2",
         "tracking.tensorboard=false",
+        "rewards.fluency.weight=0",
         "rewards.coherence.weight=0",
         "rewards.mutual_information.weight=0",
     ]
@@ -207,8 +194,7 @@ def test_ablate_trains_compares_and_goes_on_after_an_interruption(tmp_path):
         [*COMMAND, *arguments], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
     )
     # In the middle of the first run.
-    while process.poll() is None and not (tmp_path / "out" / FULL / "rewards").is_dir():
-        time.sleep(0.05)
+    wait_until((tmp_path / "out" / FULL / "rewards").is_dir, "no reward model is trained", process=process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 130, stderr

@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.command_line import partner
 
 # The first test of a process trains the finished run, too.
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("commands_share_ray")]
 
 
 @pytest.mark.slow
@@ -127,7 +127,8 @@ def test_bad_input_is_one_clear_line(tmp_path, arguments, message):
 @pytest.mark.slow
 def test_many_actors_of_every_kind(tmp_path):
     workers = ["algorithm.num_env_runners=2", "algorithm.num_learners=2", "rewards.replicas=2"]
-    workers += ["rewards.coherence.weight=0", "rewards.mutual_information.weight=0", "warmstart.epochs=0"]
+    workers += [f"rewards.{name}.weight=0" for name in ("empathy", "coherence", "mutual_information")]
+    workers += ["warmstart.epochs=0"]
     result = partner("train", "--preset", "smoke", "name=many", *workers, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in (tmp_path / "runs/many/metrics.jsonl").read_text().splitlines()]

@@ -7,25 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from launch import cli
 from launch.training.smoke import smoke_config
 from partner_rl.config.load import load_config
 from partner_rl.types import MECHANISMS, PartnerError
 from rewards.empathy_ensemble import EmpathyEnsemble
+from tests.helpers.command_line import run_here
 
 TINY = ("--preset", "smoke", "resources.driver_threads=1")
 CONSERVATIVE = "rewards.empathy.score=conservative"
 
 
-def partner(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
-
-
 def train(folder: Path, *options: str) -> Path:
     small = ("device=cpu", "data.max_train_pairs=40", "reward_training.empathy_epochs=1", *options)
-    assert partner("rewards", "train", "empathy", "--data", "sample", "--output", folder, *TINY, *small) == 0
+    assert run_here("rewards", "train", "empathy", "--data", "sample", "--output", folder, *TINY, *small) == 0
     return folder
 
 
@@ -47,7 +41,7 @@ def test_an_ensemble_is_trained_and_its_bound_scored(tmp_path: Path, pairs: Path
     assert len(ensemble.members) == 2
     output = tmp_path / "scores.jsonl"
     options = ("--input", pairs, "--output", output, "--only", "empathy", "--empathy", folder)
-    assert partner("rewards", "score", *options, *TINY, CONSERVATIVE, "rewards.empathy.deviations=0.5") == 0
+    assert run_here("rewards", "score", *options, *TINY, CONSERVATIVE, "rewards.empathy.deviations=0.5") == 0
     first = json.loads(output.read_text().splitlines()[0])["empathy"]
     levels_EM = ensemble.expected_levels([("I failed my exam.", "I am so sorry. What happened?")])[:, 0]
     bound_M = (levels_EM.mean(0) - 0.5 * levels_EM.std(0)).clamp(0, 2).tolist()
@@ -61,12 +55,12 @@ def test_a_bound_without_an_ensemble_is_one_line(
 ) -> None:
     folder = train(tmp_path / "empathy")
     options = ("--input", pairs, "--output", tmp_path / "scores.jsonl", "--only", "empathy", "--empathy", folder)
-    assert partner("rewards", "score", *options, *TINY, CONSERVATIVE, "reward_training.empathy_members=2") == 1
+    assert run_here("rewards", "score", *options, *TINY, CONSERVATIVE, "reward_training.empathy_members=2") == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert "score=conservative needs two or more" in line
     checkpoint = f"rewards.empathy.checkpoint={folder}"
-    assert partner("train", *TINY, checkpoint, "--dry-run") == 0
-    assert partner("train", *TINY, checkpoint, CONSERVATIVE, "--dry-run") == 1
+    assert run_here("train", *TINY, checkpoint, "--dry-run") == 0
+    assert run_here("train", *TINY, checkpoint, CONSERVATIVE, "--dry-run") == 1
     assert "reward_training.empathy_members=3" in capsys.readouterr().out.replace("\n", "")
 
 

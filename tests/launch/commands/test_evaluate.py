@@ -20,7 +20,7 @@ from tests.evaluation.toy import made_up_pairs
 from tests.helpers.command_line import partner
 
 # The first test of a process trains the finished run, too.
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("commands_share_ray")]
 
 
 def make_config(*overrides: str) -> RunConfig:

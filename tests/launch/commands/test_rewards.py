@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from launch import cli
 from launch.commands.rewards import score as score_command
 from launch.commands.rewards.bench import bench_requests, bench_table, measure_pool, pool_plan, replica_counts
 from partner_rl.config.load import assignments, load_config
@@ -31,6 +27,7 @@ from rewards.local import LocalRewards
 from rewards.registry import all_components
 from rewards.scorer import FloatArray, Item
 from rewards.timing import TimedBuilder, TimedScorer
+from tests.helpers.command_line import partner, run_here
 from tests.rewards import conftest as reward_fixtures
 
 bert = reward_fixtures.bert
@@ -38,7 +35,6 @@ model_cache = reward_fixtures.model_cache
 empathy_checkpoint = reward_fixtures.empathy_checkpoint
 coherence_checkpoint = reward_fixtures.coherence_checkpoint
 
-ROOT = Path(__file__).parents[3]
 SEEKER = "I failed my exam again, and I cannot tell anybody."
 RESPONSE = "That is hard. What happened today? I have been there too."
 REWRITTEN = "I am so sorry. That is hard. What happened today? I have been there too."
@@ -68,14 +64,8 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def partner(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
-
-
 def score(source: Path, output: Path, *options: str) -> list[dict]:
-    assert partner("rewards", "score", "--input", source, "--output", output, *options) == 0
+    assert run_here("rewards", "score", "--input", source, "--output", output, *options) == 0
     assert not [path for path in output.parent.iterdir() if path.name.startswith(".")]
     return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
@@ -233,7 +223,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 ):
     (tmp_path / "in").mkdir()
     source, output = make(tmp_path / "in"), tmp_path / "out" / "scores.jsonl"
-    assert partner("rewards", "score", "--input", source, "--output", output, *models) == 1
+    assert run_here("rewards", "score", "--input", source, "--output", output, *models) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Reading")]
     assert len(errors) == 1
     assert message in errors[0]
@@ -252,7 +242,7 @@ def test_a_source_that_changes_is_noticed(
 
     monkeypatch.setattr(FluencyBuilder, "build", build_slowly)
     output = tmp_path / "scores.jsonl"
-    assert partner("rewards", "score", "--input", source, "--output", output, "--only", "fluency", *models) == 1
+    assert run_here("rewards", "score", "--input", source, "--output", output, "--only", "fluency", *models) == 1
     assert "changed while it was read (5 rows, then 6)" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
@@ -264,9 +254,9 @@ def test_options_that_make_no_sense_are_explained(source: Path, tmp_path: Path, 
         (["--run", str(tmp_path)], "is no run folder"),
         (["--empathy", str(tmp_path / "absent"), "--only", "empathy"], "no empathy classifier in"),
     ):
-        assert partner("rewards", "score", "--input", source, "--output", tmp_path / "out.jsonl", *options) == 1
+        assert run_here("rewards", "score", "--input", source, "--output", tmp_path / "out.jsonl", *options) == 1
         assert message in " ".join(capsys.readouterr().err.split())
-    assert partner("rewards", "score", "--input", source, "--output", source, *models) == 1
+    assert run_here("rewards", "score", "--input", source, "--output", source, *models) == 1
     assert "is an input" in capsys.readouterr().err
     for given in ("0", "", "two", "1.5"):
         with pytest.raises(PartnerError, match="--replicas"):
@@ -356,13 +346,13 @@ def test_replicas_share_the_cores():
 
 
 @pytest.mark.slow
-def test_the_bench_command_measures_every_replica_count(tmp_path: Path, models: list[str]):
+def test_the_bench_command_measures_every_replica_count(
+    commands_share_ray: None, tmp_path: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
+):
     arguments = ["rewards", "bench", "--only", "coherence", "--replicas", "1,2", "--pairs", "12", *models]
     arguments += ["--json", str(tmp_path / "bench.json")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    result = subprocess.run(
-        [sys.executable, "-m", "launch.cli", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    monkeypatch.setenv("COLUMNS", "200")
+    result = partner(*arguments, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "bench.json").read_text())
     assert [(row["component"], row["replicas"]) for row in figures["results"]] == [("coherence", 1), ("coherence", 2)]

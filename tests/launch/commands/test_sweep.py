@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,7 +15,8 @@ from typer.testing import CliRunner
 from launch.cli import app
 from launch.sweep.trial_records import SweepFolder
 from partner_rl.config.load import load_config
-from tests.helpers.command_line import COMMAND, ROOT, partner
+from tests.helpers.command_line import COMMAND, environment, partner_process
+from tests.helpers.waiting import wait_until
 
 SPEC = """
 base: smoke
@@ -40,18 +38,9 @@ TIMEOUT_S = 600.0
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [*COMMAND, "sweep", *arguments], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "sweep", *arguments], cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
     )
-
-
-def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not ready():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -62,7 +51,7 @@ def test_a_sweep_is_interrupted_killed_and_finished(tmp_path):
 
     # A scheduler's signal while the reward models are trained, before Ray runs.
     process = start(tmp_path, "grid.yaml", "--output", "out")
-    wait_until((sweep.shared.path / "rewards").is_dir, process)
+    wait_until((sweep.shared.path / "rewards").is_dir, "no reward model is trained", process=process)
     process.send_signal(signal.SIGUSR1)
     _, said = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, said
@@ -77,7 +66,7 @@ def test_a_sweep_is_interrupted_killed_and_finished(tmp_path):
         return finished and second is not None and bool(sweep.run("trial-0002").saved_checkpoints())
 
     process = start(tmp_path, "--resume", "out")
-    wait_until(in_second_trial, process)
+    wait_until(in_second_trial, "the second trial has no checkpoint", process=process)
     # As when the machine goes down: a worker that outlives the sweep might finish its trial.
     for one in [*psutil.Process(process.pid).children(recursive=True), process]:
         one.kill()
@@ -88,7 +77,7 @@ def test_a_sweep_is_interrupted_killed_and_finished(tmp_path):
     assert interrupted is not None
     assert interrupted.status == "running"
 
-    result = partner("sweep", "--resume", "out", folder=tmp_path, timeout=TIMEOUT_S)
+    result = partner_process("sweep", "--resume", "out", folder=tmp_path)
     assert result.returncode == 1, result.stderr
     assert "2 trials finished" in result.stdout
     assert "2 of 4 trials failed, the others are compared" in " ".join(result.stderr.split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from partner_rl.config.schema import RunConfig, TrackingConfig
 from partner_rl.types import PartnerError
 from tests.helpers import artefacts
 from tests.helpers.command_line import partner
+from tests.helpers.waiting import wait_until
 
 STORE = 80 * 2**20
 TIMEOUT_S = 300.0
@@ -330,13 +331,6 @@ def joined(cluster):
     ray.shutdown()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 IMPOSSIBLE = [
     "algorithm.num_env_runners=2",
     "algorithm.num_gpus_per_env_runner=1",
@@ -361,12 +355,12 @@ def test_nodes_of_a_real_cluster(joined):
     holder = Holder.remote()
     ray.get(holder.hold.remote())
     # Nodes tell of what is reserved a moment later.
-    wait_until(lambda: free() == (1.0, 0.5))
+    wait_until(lambda: free() == (1.0, 0.5), "nothing is reserved")
     plan = resource_plan(load_config("smoke", ["resources.address=auto", *IMPOSSIBLE]), 2, 0)
     assert place(plan, cluster_nodes()).missing == {"env runners": 2}
     # And of what is given back: the next test finds the nodes empty.
     ray.kill(holder)
-    wait_until(lambda: free() == (2.0, 1.0))
+    wait_until(lambda: free() == (2.0, 1.0), "nothing is given back")
 
 
 @pytest.mark.cluster
@@ -428,7 +422,7 @@ def test_a_run_waits_for_a_node_and_asks_for_it(joined, capsys):
         require_capacity(plan, 1.0)
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(require_capacity, plan, TIMEOUT_S)
-        wait_until(lambda: bool(requested()))
+        wait_until(lambda: bool(requested()), "no node is asked for")
         asked = requested()
         # Ray starts nodes in the main thread alone.
         joined.add_node(wait=False, num_cpus=1, num_gpus=1, object_store_memory=STORE)

@@ -6,8 +6,7 @@ import json
 import logging
 import os
 import signal
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from launch.sweep.spec import METRICS, SweepSpec, checked_spec
 from launch.sweep.trial import _origin, _report
 from launch.sweep.trial_records import SweepFolder, TrialEvaluation, TrialRecord, started
 from launch.sweep.tuner import Work, run_trials, set_up_tune
+from tests.helpers.waiting import wait_until
 
 KEY = "rewards.empathy.weight"
 ITERATIONS = 6
@@ -61,17 +61,10 @@ def formula(folder: Path, interval: int, together: int, config: Mapping[str, Any
     for step in range(done + interval, ITERATIONS, interval):
         record = sweep.write(record.evaluated(TrialEvaluation(iterations=step, metrics=metrics(weight))))
         _report(TrialEvaluation(iterations=step, metrics=metrics(weight)))
-        wait_until(lambda: sum(bool(known.history) for known in sweep.records()) >= together)
+        wait_until(lambda: sum(bool(known.history) for known in sweep.records()) >= together, "trials do not begin")
     last = TrialEvaluation(iterations=ITERATIONS, metrics=metrics(weight))
     sweep.write(record.evaluated(last).model_copy(update={"status": "finished"}))
     _report(last, ended=True)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120.0
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def spec_of(**values: Any) -> SweepSpec:

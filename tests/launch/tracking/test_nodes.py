@@ -7,9 +7,8 @@ import json
 import os
 import re
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.resources import files
@@ -28,6 +27,7 @@ from partner_rl.types import ScoreRequest
 from rewards.pool import create_pools
 from rewards.scorer import ComponentScore, FloatArray, Item, RewardComponent
 from tests.algorithm.toy import build_toy, toy_config
+from tests.helpers.waiting import wait_until
 
 # Actors cannot import this file by name: what it defines travels by value.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -97,13 +97,6 @@ def scrape(found: dict[str, set[str]]) -> None:
                 found.setdefault(sample.name, set()).update(sample.labels)
 
 
-def wait_until(condition: Callable[[], bool], what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.5)
-
-
 def queries() -> list[tuple[str, str]]:
     """Query and legend of each curve."""
     return [(target["expr"], target["legendFormat"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
@@ -150,7 +143,9 @@ def test_every_query_of_the_dashboard_finds_its_metrics(cluster, tmp_path):
         scrape(found)
         return not lacking()
 
-    wait_until(is_there, lambda: f"never exported: {wanted - on_gpus - found.keys()}; not found by {lacking()}")
+    wait_until(
+        is_there, lambda: f"never exported: {wanted - on_gpus - found.keys()}; not found by {lacking()}", interval_s=0.5
+    )
     source = inspect.getsource(reporter_agent)
     assert all(f'"{name.removeprefix("ray_")}"' in source for name in on_gpus)
 
@@ -184,13 +179,13 @@ def test_nodes_that_join_are_seen_and_nodes_that_leave_are_forgotten(cluster):
         return {key.split("/")[1] for key in watch.latest() if key.endswith("/cpu_percent")}
 
     try:
-        wait_until(lambda: len(nodes()) == 1, lambda: "the driver's node is not seen")
+        wait_until(lambda: len(nodes()) == 1, "the driver's node is not seen")
         second = cluster.add_node(wait=False, num_cpus=0, object_store_memory=80 * 2**20)
-        wait_until(lambda: len(nodes()) == 2, lambda: "the second node is not seen")
+        wait_until(lambda: len(nodes()) == 2, "the second node is not seen")
         metrics = watch.latest()
         assert all(0 <= value <= 100 for key, value in metrics.items() if key.endswith("_percent"))
         cluster.remove_node(second)
-        wait_until(lambda: len(nodes()) == 1, lambda: "the second node is not forgotten")
+        wait_until(lambda: len(nodes()) == 1, "the second node is not forgotten")
     finally:
         watch.stop()
 

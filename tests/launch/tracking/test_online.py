@@ -21,6 +21,7 @@ from partner_rl import metric_names
 from partner_rl.config.load import load_config, save_config
 from tests.helpers.command_line import COMMAND, ROOT, partner
 from tests.helpers.ports import free_port
+from tests.helpers.waiting import wait_until
 from tests.launch.tracking.wandb_server import API_KEY, WandbServer
 
 POST = "My exam went badly and I feel like giving up."
@@ -63,13 +64,6 @@ def log_step(tracker: Tracker, step: int) -> float:
 
 def wandb_id(run_dir: Path) -> str:
     return json.loads((run_dir / RUN_FILE).read_text())["wandb_run_id"]
-
-
-def wait_until(condition, what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 def steps_at(server: WandbServer, identifier: str) -> set[float]:

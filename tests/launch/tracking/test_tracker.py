@@ -5,8 +5,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from partner_rl import metric_names
 from partner_rl.config.load import load_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
+from tests.helpers.waiting import wait_until
 from tests.launch.tracking import wandb_log
 from tests.launch.tracking.wandb_server import content_of
 
@@ -167,7 +166,7 @@ def test_without_a_key_the_log_is_kept_and_the_command_to_send_it_is_named_once(
     def logged() -> int:
         return sum(record.HasField("history") for record in wandb_log.records(segment))
 
-    _wait_until(lambda: logged() == 2, f"{segment} does not hold both steps")
+    wait_until(lambda: logged() == 2, f"{segment} does not hold both steps")
 
 
 @pytest.mark.reported
@@ -273,7 +272,7 @@ def test_checkpoints_are_logged_as_versions_with_aliases(tmp_path: Path) -> None
     (segment,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     latest, best = ["latest"], ["best", "latest"]
     expected = [*[("r-checkpoint", aliases) for aliases in (best, best, latest)], ("r-policy", latest)]
-    _wait_until(lambda: len(wandb_log.artifacts(segment)) == len(expected), f"{segment} does not hold the models")
+    wait_until(lambda: len(wandb_log.artifacts(segment)) == len(expected), f"{segment} does not hold the models")
     assert wandb_log.artifacts(segment) == expected
 
 
@@ -314,15 +313,7 @@ def test_metric_names_of_positions() -> None:
 
 def _wait_for(path: Path, texts: list[str]) -> None:
     held = path.read_bytes
-    _wait_until(lambda: all(text.encode() in held() for text in texts), f"{path} does not hold all of {texts}")
-
-
-def _wait_until(is_so: Callable[[], bool], otherwise: str) -> None:
-    """Waits for W&B's own process, which writes a run's log out a moment after the run has ended."""
-    deadline = time.monotonic() + 240
-    while not is_so():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.05)
+    wait_until(lambda: all(text.encode() in held() for text in texts), f"{path} does not hold all of {texts}")
 
 
 def _files_with(folder: Path, text: str) -> list[Path]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +17,11 @@ from partner_rl.algorithm.trajectory import Trajectory
 from partner_rl.config.guard_schema import GuardsConfig
 from partner_rl.config.load import load_config
 from partner_rl.types import PartnerError, RewardBreakdown, ScoreRequest
+from tests.helpers.command_line import partner
 
-COMMAND = [sys.executable, "-m", "launch.cli"]
-ROOT = Path(__file__).parents[3]
 ALARM = Alarm(LIMITS[0], 9.0, 9.5, 8.0, 3)
 # Guards look at what is written, and the judge's gain is compared with empathy: no actors for the other rewards.
 EMPATHY_ALONE = [f"rewards.{name}.weight=0" for name in ("fluency", "coherence", "mutual_information")]
-
-
-def partner(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -112,7 +101,7 @@ def test_an_alert_reaches_wandb(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_guard_stops_a_run_and_the_judge_reads_it(tmp_path: Path) -> None:
+def test_a_guard_stops_a_run_and_the_judge_reads_it(commands_share_ray: None, tmp_path: Path) -> None:
     trained = partner("judge", "train", "--data", "sample", "-o", "judge", "--preset", "smoke", folder=tmp_path)
     assert trained.returncode == 0, trained.stderr
     guards = ["guards.action=stop", "guards.max_length_ratio=0.01", "guards.patience=2", "guards.judge_every=2"]
@@ -136,7 +125,7 @@ def test_a_guard_stops_a_run_and_the_judge_reads_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_guard_sends_a_run_back_and_then_stops_it(tmp_path: Path) -> None:
+def test_a_guard_sends_a_run_back_and_then_stops_it(commands_share_ray: None, tmp_path: Path) -> None:
     # Four rewrites an iteration: the guard has enough sentences in the second one at the earliest, after a checkpoint.
     guards = ["guards.action=rollback", "guards.max_commonest_share=0", "guards.patience=1", "guards.min_rewrites=5"]
     more = ["guards.max_rollbacks=1", "guards.rollback_kl_factor=3.0", "algorithm.kl_coeff=0.1"]

@@ -32,15 +32,14 @@ from partner_rl.metric_names import OF_THE_MACHINE
 from partner_rl.storage.atomic import folder_when_whole
 from partner_rl.storage.manifest import MANIFEST
 from partner_rl.types import PartnerError
+from tests.helpers.command_line import COMMAND, ROOT, environment, partner
+from tests.helpers.waiting import wait_until
 
-ROOT = Path(__file__).parents[3]
-COMMAND = [sys.executable, "-m", "launch.cli", "train"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PARTNER_RL_DEBUG": "1"}
 SETTINGS = ["resources.driver_threads=1", "resources.actor_threads=1", "policy.lora.rank=2"]
 SETTINGS += ["algorithm.iterations=6", "checkpoint.every=2", "checkpoint.keep=9", "algorithm.advantage=reinforce"]
 SETTINGS += ["rewards.variety.weight=0.5", "rewards.variety.window=8"]
-# Two scorers, an encoder and a language model, are enough: each has an actor that must be started every time.
-SETTINGS += ["rewards.coherence.weight=0", "rewards.mutual_information.weight=0"]
+# One scorer is enough: each has an actor that must be started every time.
+SETTINGS += [f"rewards.{name}.weight=0" for name in ("fluency", "coherence", "mutual_information")]
 TIMEOUT_S = 500.0
 
 # --- the run folder ---------------------------------------------------------------------------------------------------
@@ -288,14 +287,7 @@ def test_tensorboard_shows_each_step_once(tmp_path):
 
 
 def finish(run: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [*COMMAND, "--resume", run.name, *overrides],
-        cwd=run.parent,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = partner("train", "--resume", run.name, *overrides, folder=run.parent)
     assert result.returncode == 0, result.stderr
     return result
 
@@ -310,19 +302,15 @@ def kill_when(run: Path, ready: Callable[[], bool], delay_s: float, last: Callab
         last: Cuts that wait short. The run's pace is that of the machine at this moment: it may be over before.
     """
     process = subprocess.Popen(
-        [*COMMAND, "--resume", run.name],
+        [*COMMAND, "train", "--resume", run.name],
         cwd=run.parent,
-        env=ENVIRONMENT,
+        env=environment(),
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not ready():
-            assert process.poll() is None, "the run ended before it was killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(ready, "the run does not come so far", process=process)
         deadline = time.monotonic() + delay_s
         while time.monotonic() < deadline and not last():
             time.sleep(0.02)
@@ -354,11 +342,10 @@ def assert_same_training(found: Path, expected: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
+def undisturbed(commands_share_ray, tmp_path_factory) -> Path:
     """Six iterations in one go, with real reward actors."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    arguments = [*COMMAND, "--preset", "smoke", "name=run", "runs_dir=.", *SETTINGS]
-    result = subprocess.run(arguments, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    result = partner("train", "--preset", "smoke", "name=run", "runs_dir=.", *SETTINGS, folder=folder)
     assert result.returncode == 0, result.stderr
     return folder / "run"
 
@@ -390,12 +377,11 @@ def test_a_run_killed_before_its_first_checkpoint_and_in_iteration_4_equals_an_u
 @pytest.mark.timeout(1800)
 def test_sigterm_leaves_a_run_that_resumes_to_the_same_figures(undisturbed, tmp_path):
     run = phases_done(undisturbed, tmp_path)
-    command = [*COMMAND, "--resume", run.name]
+    command = [*COMMAND, "train", "--resume", run.name]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while process.poll() is None and not steps_logged(run):
-        time.sleep(0.05)
+    wait_until(lambda: steps_logged(run) > 0, "no iteration is logged", process=process)
     # To all of its processes, as a service manager or `timeout` sends it.
     os.killpg(process.pid, signal.SIGTERM)
     _, stderr = process.communicate(timeout=600)

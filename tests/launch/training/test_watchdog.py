@@ -28,6 +28,7 @@ from rewards.pool import RewardPools, create_pools
 from rewards.scorer import FloatArray, Item, RewardComponent
 from tests.algorithm.test_lost_actors import LetterReward
 from tests.algorithm.toy import build_toy, toy_config
+from tests.helpers.waiting import wait_until
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.slow
@@ -126,13 +127,6 @@ def said(caplog) -> Callable[[], list[str]]:
         ]
 
     return warnings
-
-
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 @contextmanager
