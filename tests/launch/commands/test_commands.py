@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.command_line import partner
 
 # The first test of a process trains the finished run, too.
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("commands_share_ray")]
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_bad_input_is_one_clear_line(tmp_path, arguments, message):
 
 
 @pytest.mark.slow
-def test_many_actors_of_every_kind(tmp_path):
+def test_many_actors_of_every_kind(commands_share_ray, tmp_path):
     workers = ["algorithm.num_env_runners=2", "algorithm.num_learners=2", "rewards.replicas=2"]
     workers += [f"rewards.{name}.weight=0" for name in ("empathy", "coherence", "mutual_information")]
     workers += ["warmstart.epochs=0"]
