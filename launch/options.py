@@ -1,8 +1,11 @@
-"""The option `--dry-run`, apart from what it does: a command's `--help` need not load that."""
+"""Options that several commands have, and how the one that runs is asked for its plan alone."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import wraps
 from typing import Annotated, Any, Final
 
 import typer
@@ -24,31 +27,34 @@ def redaction(wanted: bool) -> list[str]:
     return [f"{REDACT_KEY}=true"] if wanted else []
 
 
-_NAME: Final = "dry_run"
-_context: ContextVar[typer.Context | None] = ContextVar("context", default=None)
-
-
-def _remember(context: typer.Context, wanted: bool) -> bool:
-    """Keeps the context of the command, whose parameters are all known when the command itself is called."""
-    _context.set(context)
-    return wanted
-
-
-DryRunOption = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        callback=_remember,
-        help="Show settings, processes, memory and files; start and write nothing.",
-    ),
+_dry_run: ContextVar[Mapping[str, Any] | None] = ContextVar("dry_run", default=None)
+_DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show settings, processes, memory and files; start and write nothing.")
 ]
 
 
-def given_options() -> dict[str, Any]:
-    """The arguments and options of the command that is running, defaults included, as plain values."""
-    context = _context.get()
-    params = {} if context is None else context.params
-    return {name: _plain(value) for name, value in params.items() if name != _NAME}
+def with_dry_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command `--dry-run`, with which `launch.preflight.command_plan.begin` shows its plan and ends it."""
+
+    @wraps(command)
+    def run(*, dry_run: bool, **options: Any) -> None:
+        plain = {name: _plain(value) for name, value in options.items() if not isinstance(value, typer.Context)}
+        before = _dry_run.set(plain if dry_run else None)
+        try:
+            command(**options)
+        finally:
+            _dry_run.reset(before)
+
+    signature = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter("dry_run", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_DryRun)
+    # What Typer reads.
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+    return run
+
+
+def dry_run_options() -> Mapping[str, Any] | None:
+    """The arguments and options of the command that runs with `--dry-run`, defaults included; None without it."""
+    return _dry_run.get()
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ import typer
 
 from launch.console import err, out
 from launch.interrupt import INTERRUPTED, stop_on_request
-from launch.options import DryRunOption
+from launch.options import dry_run_options, with_dry_run
 from launch.run_folder.folder import RunFolder
 from partner_rl.storage.atomic import growing_folder, write_json, write_text
 from partner_rl.storage.outputs import GrowingFolder, check_outputs
@@ -53,6 +53,7 @@ class Outcome:
         return self.status == 0
 
 
+@with_dry_run
 def command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="KEY=VALUE for all runs, such as seed=1.", show_default=False)
@@ -66,7 +67,6 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the runs.", show_default="runs/ablation-PRESET")
     ] = None,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Train the full configuration and one run without each of its parts, and compare them.
 
@@ -82,9 +82,9 @@ def command(
     runs = plan(preset, overrides or [], only, folder)
     check_outputs([GrowingFolder(folder, KIND)], input_paths(runs[0].config))
     _check_started(runs, folder)
-    if dry_run:
+    if dry_run_options() is not None:
         _list(runs, folder)
-        return _show_first(runs[0], folder)
+        _show_first(runs[0], folder)
     _check_inputs(runs[0], folder)
     growing_folder(folder, KIND)
     outcomes = _train_all(runs, folder)
@@ -134,7 +134,8 @@ def _is_finished(planned: PlannedRun, path: Path) -> bool:
 
 def _check_inputs(full: PlannedRun, folder: Path) -> None:
     """Of the full run, whose models the others share."""
-    from launch.preflight.inputs import require_inputs, run_request
+    from launch.preflight.check_request import run_request
+    from launch.preflight.requirements import require_inputs
 
     require_inputs(
         full.config, run_request(full.config, evaluates=True, resumed=RunFolder(folder / full.ablation.name))
@@ -143,13 +144,10 @@ def _check_inputs(full: PlannedRun, folder: Path) -> None:
 
 def _show_first(full: PlannedRun, folder: Path) -> None:
     """The full run stands for all: they run one after the other on the same resources."""
-    from launch.preflight.dry_run import show_new_run, show_resumed_run
+    from launch.preflight.command_plan import new_run_plan, resumed_run_plan, show_dry_run
 
-    path = folder / full.ablation.name
-    if RunFolder(path).has_begun:
-        show_resumed_run(full.config, RunFolder(path))
-    else:
-        show_new_run(full.config, full.ablation.name)
+    run = RunFolder(folder / full.ablation.name)
+    show_dry_run(resumed_run_plan(full.config, run) if run.has_begun else new_run_plan(full.config, run.path.name))
 
 
 def _list(runs: Sequence[PlannedRun], folder: Path) -> None:

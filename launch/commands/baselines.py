@@ -17,7 +17,7 @@ from launch.commands.supervised import (
     write_report,
 )
 from launch.console import out, progress
-from launch.options import DryRunOption
+from launch.options import with_dry_run
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
@@ -53,12 +53,12 @@ def _root() -> None:
 
 
 @app.command("train-seq2seq")
+@with_dry_run
 def train_seq2seq_command(
     data: DataOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the model.")],
     overrides: OverridesArgument = None,
     preset: PresetOption = "embedded",
-    dry_run: DryRunOption = False,
 ) -> None:
     """Fine-tune the policy's base model to write whole responses, on the examples of the warm start.
 
@@ -67,6 +67,7 @@ def train_seq2seq_command(
     from accelerate import PartialState
 
     from launch.resources.device import device_of
+    from launch.resources.memory import seq2seq_memory
     from partner_rl.config.inputs import input_paths
     from partner_rl.evaluation.baselines.seq2seq_training import train_seq2seq
     from partner_rl.models.sources import resolve
@@ -75,15 +76,8 @@ def train_seq2seq_command(
 
     config = training_config(preset, overrides or [], data)
     check_outputs([NewFolder(output, SEQ2SEQ)], input_paths(config))
-    if dry_run:
-        from launch.preflight.dry_run import show_training
-        from launch.preflight.inputs import training_request
-        from launch.resources.memory import seq2seq_memory
-
-        return show_training(
-            config, training_request("models.policy"), {output: "sequence-to-sequence model and report"}, seq2seq_memory
-        )
-    splits = training_splits(config, "models.policy")
+    writes = {output: "sequence-to-sequence model and report"}
+    splits = training_splits(config, "models.policy", writes, seq2seq_memory)
     train, dev = _whole_rewrites(config, splits)
     base, device = resolve(config.models.policy, config.models.cache), device_of(config)
     state = PartialState(cpu=device == "cpu")

@@ -29,8 +29,8 @@ def command(
 
     Example: `partner-rl doctor --preset cluster models.policy=hf:microsoft/DialoGPT-small`
     """
+    from launch.preflight.check_request import doctor_request
     from launch.preflight.gather import gather
-    from launch.preflight.inputs import doctor_request
     from partner_rl.config.load import load_config
 
     config = load_config(preset, overrides or [])

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from launch.options import REDACT_KEY, DryRunOption, RedactOption, redaction
+from launch.options import REDACT_KEY, RedactOption, redaction, with_dry_run
 from launch.run_folder.folder import RunFolder
 from partner_rl.storage.outputs import GrowingFolder, OutputFile, check_outputs
 from partner_rl.types import PartnerError
 
 
+@with_dry_run
 def command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders whose training has ended.")],
     data: Annotated[
@@ -50,7 +51,6 @@ def command(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a configuration key.")
     ] = None,
     redact: RedactOption = False,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Measure trained policies on held-out pairs; pairs and reward models are those of the first run.
 
@@ -72,7 +72,8 @@ def command(
         what = "--with-posts" if with_posts else "--human-sheet"
         raise PartnerError(f"{what} writes texts, which {REDACT_KEY} forbids: leave one of the two out")
     # What computes is loaded when it is known what is wanted.
-    from launch.preflight.inputs import evaluation_request, require_inputs
+    from launch.preflight.check_request import evaluation_request
+    from launch.preflight.command_plan import begin, evaluation_plan
     from launch.training.evaluation import EvaluationOptions, evaluate
     from partner_rl.config.inputs import input_paths
     from partner_rl.evaluation.baselines.registry import baseline_names
@@ -99,12 +100,8 @@ def command(
         [GrowingFolder(report, KIND), *(OutputFile(sheet, "--human-sheet") for sheet in sheets)],
         [*runs, *input_paths(evaluated[0].config)],
     )
-    if dry_run:
-        from launch.preflight.dry_run import show_evaluation
-
-        sheet = {} if human_sheet is None else {human_sheet: "sheet for raters"}
-        return show_evaluation(evaluated[0].config, reads, {report: "report", **sheet})
-    require_inputs(evaluated[0].config, reads)
+    sheet = {} if human_sheet is None else {human_sheet: "sheet for raters"}
+    begin(evaluation_plan(evaluated[0].config, reads, {report: "report", **sheet}))
     evaluate(evaluated, options, report)
 
 

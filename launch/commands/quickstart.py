@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.console import err, out
-from launch.options import DryRunOption, RedactOption, redaction
+from launch.options import RedactOption, redaction, with_dry_run
 from launch.run_folder.folder import RunFolder
 from partner_rl.config.schema import RunConfig
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SHOWN_REWRITES = 5
 
 
+@with_dry_run
 def command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="KEY=VALUE, such as algorithm.iterations=5.", show_default=False)
@@ -34,7 +35,6 @@ def command(
         str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
     ] = "embedded",
     redact: RedactOption = False,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Train the reward models, warm-start a policy, train it by RL and compare before and after.
 
@@ -43,16 +43,10 @@ def command(
     from partner_rl.config.load import given, load_config
 
     config = load_config(preset, [*(overrides or []), *given({"data.source": data}), *redaction(redact)])
-    if dry_run:
-        from launch.preflight.dry_run import show_new_run
+    from launch.preflight.command_plan import begin, new_run_plan
 
-        also = [("rewrites.jsonl", "rewrites of held-out pairs"), ("summary.json", "scores before and after")]
-        return show_new_run(config, "quickstart", also, evaluates=True)
-    from launch.preflight.environment import check_capacity
-    from launch.preflight.inputs import require_inputs, run_request
-
-    check_capacity(config)
-    require_inputs(config, run_request(config, evaluates=True))
+    also = {"rewrites.jsonl": "rewrites of held-out pairs", "summary.json": "scores before and after"}
+    begin(new_run_plan(config, "quickstart", also, evaluates=True))
     run = RunFolder.create(config, default_name="quickstart")
     quickstart(config, run)
     out.print(f"run folder: {run.path}", soft_wrap=True)

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.console import beside, err, out, progress
-from launch.options import DryRunOption
+from launch.options import with_dry_run
+from launch.preflight.command_plan import begin, stage_plan
+from launch.preflight.inputs import option_fact
 from launch.run_folder.folder import RunFolder
+from partner_rl.config.paths import Kind
 from partner_rl.config.schema import EnvConfig, RunConfig
 from partner_rl.config.section import MAX_SEED
 from partner_rl.storage.outputs import OutputFile, check_outputs
@@ -31,6 +34,7 @@ class _Model:
     config: RunConfig
 
 
+@with_dry_run
 def command(
     model: Annotated[Path, typer.Option(help="A run folder or an exported policy.")],
     seeker: Annotated[str | None, typer.Option(help="The seeker's post.", show_default=False)] = None,
@@ -42,7 +46,6 @@ def command(
     scores: Annotated[bool, typer.Option(help="Score the rewrites with the run's reward models.")] = True,
     greedy: Annotated[bool, typer.Option(help="Take the likeliest edit instead of sampling one.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides what is sampled.")] = 0,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Rewrite one response, or a file of them.
 
@@ -54,16 +57,9 @@ def command(
         raise PartnerError("give either --seeker and --response, or --input and --output")
     if output is not None:
         check_outputs([OutputFile(output)], [input, model])
-    from launch.preflight.inputs import option_fact, require_files
-    from partner_rl.config.paths import Kind
-
-    inputs = [option_fact("--model", Kind.POLICY, chosen.folder, chosen.config)]
-    if dry_run:
-        from launch.preflight.dry_run import show_stage
-
-        files = {} if output is None else {output: "rewrites, one line a pair"}
-        return show_stage(files, source=None if input is None else str(input), files=inputs)
-    require_files(inputs)
+    files = [option_fact("--model", Kind.POLICY, chosen.folder, chosen.config)]
+    writes = {} if output is None else {output: "rewrites, one line a pair"}
+    begin(stage_plan(writes, source=None if input is None else str(input), files=files))
     if single:
         assert seeker is not None
         assert response is not None

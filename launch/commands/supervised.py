@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import Splits
 from partner_rl.storage.atomic import write_json, write_text
+
+if TYPE_CHECKING:
+    from launch.preflight.gather import EstimateMemory
 
 DataOption = Annotated[
     str, typer.Option("--data", metavar="SOURCE", help="As data.source: sample, a folder or a file.")
@@ -39,23 +42,26 @@ def training_config(preset: str, overrides: Sequence[str], source: str) -> RunCo
     return load_config(preset, [*overrides, Assignment("data.source", source)])
 
 
-def training_splits(config: RunConfig, key: str) -> Splits:
-    """The corpus in splits, when the inputs have been looked at; sets torch's threads.
+def training_splits(config: RunConfig, key: str, writes: Mapping[Path, str], memory: EstimateMemory) -> Splits:
+    """The corpus in splits, when the inputs have been looked at; sets torch's threads. A dry run ends here.
 
     Args:
         config: The configuration.
         key: Names the model that the training starts from.
+        writes: What the training writes, by file or folder.
+        memory: Estimates what it needs.
 
     Raises:
         PartnerError: An input is absent or damaged, or the corpus leaves a split empty.
     """
     import torch
 
-    from launch.preflight.inputs import require_inputs, training_request
+    from launch.preflight.check_request import training_request
+    from launch.preflight.command_plan import begin, training_plan
     from launch.resources.plan import machine_cores
     from launch.training.phases import load_splits
 
-    require_inputs(config, training_request(key))
+    begin(training_plan(config, training_request(key), writes, memory))
     # `accelerate launch` starts several processes on one machine.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(config.resources.driver_threads or max(1, machine_cores() // processes))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from launch.console import err, out
-from launch.options import DryRunOption, RedactOption, redaction
+from launch.options import RedactOption, dry_run_options, redaction, with_dry_run
 from partner_rl.config.section import MAX_TRIALS
 from partner_rl.types import PartnerError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _SHOWN_POINTS: Final = 24
 
 
+@with_dry_run
 def command(
     spec: Annotated[
         str | None, typer.Argument(help="A shipped spec's name or a YAML file.", show_default=False)
@@ -39,7 +40,6 @@ def command(
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed trials again.")] = False,
     redact: RedactOption = False,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Train many runs over any configuration key with Ray Tune, and report the Pareto front.
 
@@ -64,17 +64,16 @@ def command(
         sweep = new_sweep(spec, (*(overrides or ()), *redaction(redact)), output, num_samples)
     for line in incomparable_lines(sweep.incomparable):
         err.print(line, soft_wrap=True)
-    if dry_run:
+    if dry_run_options() is not None:
         _show(sweep)
-        return
     _print(run_sweep(sweep, retry_failed=retry_failed), sweep)
 
 
 def _show(sweep: Sweep) -> None:
-    """What would run, and on what; starts and writes nothing."""
-    from launch.preflight.dry_run import Write, show_run
+    """Says what would run, and on what, and ends the dry run."""
+    from launch.preflight.check_request import inputs_of_all, model_facts, run_request
+    from launch.preflight.command_plan import CommandPlan, Write, show_dry_run
     from launch.preflight.gather import disk_facts
-    from launch.preflight.inputs import inputs_of_all, model_facts, run_request
     from launch.resources.memory import GIB
     from launch.sweep.session import left_to_do, shared_keys
     from launch.sweep.sizing import shares
@@ -109,7 +108,7 @@ def _show(sweep: Sweep) -> None:
     facts = [fact for config, request in inputs_of_all(sweep.tried) for fact in model_facts(config, request)]
     problems = tuple({(fact.key, fact.name): fact for fact in facts if fact.problem}.values())
     request = replace(run_request(sweep.placed, output=folder.path), files=problems)
-    show_run(sweep.placed, request, writes, plan=size.session)
+    show_dry_run(CommandPlan(sweep.placed, request, writes, lambda: size.session))
 
 
 def _print(found: SweepResult, sweep: Sweep) -> None:

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from launch.console import out
-from launch.options import DryRunOption, RedactOption, redaction
+from launch.options import RedactOption, dry_run_options, redaction, with_dry_run
 from launch.run_folder.folder import RunFolder
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
 
 
+@with_dry_run
 def command(
     context: typer.Context,
     overrides: Annotated[
@@ -30,13 +31,13 @@ def command(
         bool, typer.Option("--smoke", help="Only one iteration with tiny models, as a last check; keeps nothing.")
     ] = False,
     redact: RedactOption = False,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Train a policy by reinforcement learning, or resume a run.
 
     Example: `partner-rl train --preset smoke algorithm.iterations=5 name=first`
     """
-    from launch.training.resuming import open_to_resume, refuse_preset
+    from launch.training.phases import load_splits
+    from launch.training.resuming import check_unfetched, open_to_resume, refuse_preset
     from partner_rl.config.load import load_config
 
     if resume is not None:
@@ -44,36 +45,25 @@ def command(
         if redact:
             raise PartnerError("--resume goes on with the run's own choice: leave --redact out")
         run, config = open_to_resume(resume, overrides or [])
+        if dry_run_options() is not None:
+            check_unfetched(run, config, load_splits(config))
     else:
         config = load_config(preset, [*(overrides or []), *redaction(redact)])
-    if dry_run:
-        return _show(config, Path(preset).stem, resume)
-    from launch.preflight.environment import check_capacity
-    from launch.preflight.inputs import require_inputs, run_request
+    from launch.preflight.command_plan import begin, new_run_plan, resumed_run_plan, show_dry_run
+    from launch.preflight.requirements import check_capacity
 
-    check_capacity(config, scores_all=False)
+    plan = new_run_plan(config, Path(preset).stem) if resume is None else resumed_run_plan(config, run)
     if smoke:
+        show_dry_run(plan)
+        check_capacity(config, scores_all=False)
         return _smoke(config)
-    require_inputs(config, run_request(config, resumed=None if resume is None else run))
+    begin(plan)
     if resume is None:
         run = RunFolder.create(config, default_name=Path(preset).stem)
     from launch.training.train import train
 
     train(config, run, resume=resume is not None)
     out.print(f"exported to {run.export}", soft_wrap=True)
-
-
-def _show(config: RunConfig, default_name: str, resume: Path | None) -> None:
-    from launch.preflight.dry_run import show_new_run, show_resumed_run
-
-    if resume is None:
-        show_new_run(config, default_name)
-    else:
-        from launch.training.phases import load_splits
-        from launch.training.resuming import check_unfetched
-
-        check_unfetched(RunFolder(resume), config, load_splits(config))
-        show_resumed_run(config, RunFolder(resume))
 
 
 def _smoke(config: RunConfig) -> None:

@@ -18,7 +18,7 @@ import typer
 
 from launch.console import err, out, progress, typed_command
 from launch.interrupt import stop_on_request
-from launch.options import DryRunOption
+from launch.options import with_dry_run
 from launch.run_folder.lock import LOCK_FILE, alone
 from launch.run_folder.record import FINGERPRINTS_FILE
 from partner_rl.config.inputs import NamedInput, input_paths
@@ -45,6 +45,7 @@ CONFIG_FILE = "config.yaml"
 KIND = "policy"
 
 
+@with_dry_run
 def command(
     context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the policy.")],
@@ -63,7 +64,6 @@ def command(
         typer.Option(help="Run or folder with an empathy classifier, to measure rewrites with.", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training of --output.")] = False,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Train a policy to place and write empathic sentences, as the start of reinforcement learning.
 
@@ -84,13 +84,12 @@ def command(
     else:
         config = load_config(preset, [*(overrides or []), *_given(data, rewards)])
     check_outputs([NewFolder(output, KIND)], input_paths(config))
-    if dry_run:
-        from launch.preflight.dry_run import show_training
-        from launch.preflight.inputs import warm_start_request
-        from launch.resources.memory import warm_start_memory
+    from launch.preflight.check_request import warm_start_request
+    from launch.preflight.command_plan import begin, training_plan
+    from launch.resources.memory import warm_start_memory
 
-        files = {output: "warm-started policy and report", work: "state while it trains"}
-        return show_training(config, warm_start_request(config), files, warm_start_memory)
+    writes = {output: "warm-started policy and report", work: "state while it trains"}
+    begin(training_plan(config, warm_start_request(config), writes, warm_start_memory))
     warm_start(config, output)
 
 
@@ -128,7 +127,7 @@ def _to_resume(output: Path, overrides: Sequence[str]) -> RunConfig:
 
 def _inputs(config: RunConfig) -> tuple[NamedInput, ...]:
     """What a warm start reads."""
-    from launch.preflight.inputs import warm_start_request
+    from launch.preflight.check_request import warm_start_request
     from launch.run_folder.fingerprints import inputs_of
 
     return inputs_of(config, warm_start_request(config).keys)
@@ -161,10 +160,7 @@ def _given(data: Path | None, rewards: Path | None) -> Iterator[Assignment]:
 
 def warm_start(config: RunConfig, output: Path) -> None:
     """Trains, measures and writes the output folder; Ctrl-C leaves a state to resume from."""
-    from launch.preflight.inputs import require_inputs, warm_start_request
-
     state = _process(config)
-    require_inputs(config, warm_start_request(config))
     with _main_process_talks(state):
         _train_and_write(config, output, state)
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from launch.preflight.inputs import run_request, used_inputs
-from launch.resources.session import place_on_this_machine, ray_session
+from launch.preflight.check_request import run_request, used_inputs
 from launch.tracking.mode import wandb_mode
 from partner_rl.cluster.local_ray import session_folder
 from partner_rl.config.schema import RunConfig
@@ -80,22 +79,3 @@ def _is_missing(name: str, cache: Path | None) -> bool:
     except PartnerError:
         # There is none of this name: whoever loads it says so.
         return False
-
-
-def check_capacity(config: RunConfig, *, scores_all: bool = True) -> None:
-    """Refuses, before anything is computed or written, a run that this machine or the cluster has no room for.
-
-    Nor may the user's folders and variables be in its way.
-
-    Args:
-        config: The run.
-        scores_all: As in `resource_plan`.
-
-    Raises:
-        PartnerError: There is no room, or the cluster cannot be reached.
-    """
-    check_environment(config)
-    config, plan = place_on_this_machine(config, scores_all=scores_all)
-    if config.resources.address is not None:
-        with ray_session(config, plan):
-            pass

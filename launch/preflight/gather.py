@@ -19,9 +19,10 @@ from urllib.request import urlopen
 
 from packaging.requirements import Requirement
 
+from launch.preflight.check_request import CheckRequest, model_facts
 from launch.preflight.environment import environment_problems
 from launch.preflight.facts import Cluster, Disk, Facts, Gpu, Machine, ModelFact, Package, Wandb
-from launch.preflight.inputs import CheckRequest, corpus_facts, input_fact, model_facts
+from launch.preflight.inputs import corpus_facts, input_fact
 from launch.resources.memory import (
     ENCODER,
     POLICY,

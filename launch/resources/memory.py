@@ -17,7 +17,6 @@ from launch.resources.plan import DRIVER, ENV_RUNNERS, LEARNERS, ActorGroup, Pla
 from partner_rl.config.schema import PolicyConfig, RunConfig
 from partner_rl.config.section import LoraSection
 from partner_rl.positions import num_positions
-from rewards.language_model import TOKENS_PER_PASS
 
 GIB: Final = 2**30
 POLICY: Final = "models.policy"
@@ -226,6 +225,9 @@ def _reward_process(component: str, config: RunConfig, shapes: Shapes) -> Proces
     shape = shapes.get(REWARD_LM if is_lm else ENCODER)
     if shape is None:
         return None
+    # Here, because torch takes seconds to import.
+    from rewards.language_model import TOKENS_PER_PASS
+
     on_gpu = section.num_gpus > 0
     logits = 2 * 256 * shape.vocabulary * _FLOAT if is_lm else 0
     layer = TOKENS_PER_PASS * (shape.linear_width // shape.layers) * _FLOAT

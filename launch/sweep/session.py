@@ -17,9 +17,10 @@ import torch
 from pydantic import JsonValue
 
 from launch.console import err, progress, typed_command
+from launch.preflight.check_request import inputs_of_all, model_facts, run_request
 from launch.preflight.environment import check_environment
 from launch.preflight.gather import machine_facts, run_bytes
-from launch.preflight.inputs import inputs_of_all, model_facts, require_inputs, run_request
+from launch.preflight.requirements import require_inputs
 from launch.resources.memory import Shapes, run_memory
 from launch.resources.plan import Plan, machine_cores, resource_plan
 from launch.resources.session import ray_session

@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from ray import tune
 from ray.exceptions import RayError, RayTaskError
 
-from launch.preflight.inputs import run_request
+from launch.preflight.check_request import run_request
 from launch.resources.plan import DRIVER, Plan
 from launch.run_folder.fingerprints import InputError, check_present, inputs_of
 from launch.run_folder.folder import RunFolder

@@ -92,7 +92,7 @@ def configuration_to_resume(
 def _inputs(run: RunFolder, config: RunConfig, changes: Sequence[Change]) -> tuple[NamedInput, ...]:
     """What a run reads from here on."""
     # What loads models takes seconds to import.
-    from launch.preflight.inputs import run_request
+    from launch.preflight.check_request import run_request
 
     return inputs_of(config, run_request(config, resumed=run).keys, changes)
 

@@ -16,7 +16,8 @@ from launch.commands.data.source import SOURCE_HELP
 from launch.console import beside, out
 from launch.console import progress as progress_bar
 from launch.lazy import LazyCommand, lazy_group
-from launch.options import DryRunOption
+from launch.options import with_dry_run
+from launch.preflight.command_plan import begin, stage_plan
 from partner_rl.config.schema import DataConfig
 from partner_rl.data.convert import convert, refuse_rejects
 from partner_rl.data.epitome import EPITOME_FILES
@@ -55,13 +56,13 @@ LengthOption = Annotated[
 
 
 @app.command("pull")
+@with_dry_run
 def pull_command(
     dataset: Annotated[str, typer.Argument(help="The data set: epitome.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the files.")],
     source: Annotated[
         Path | None, typer.Option("--source", help="Copy from this folder instead of the network.")
     ] = None,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Fetch the public EPITOME data set (labelled Reddit pairs) from its GitHub repository.
 
@@ -70,16 +71,14 @@ def pull_command(
     if dataset != "epitome":
         raise PartnerError(f"unknown data set {dataset!r}: the only one is epitome")
     check_outputs([NewFolder(output, EPITOME)], [source])
-    if dry_run:
-        from launch.preflight.dry_run import show_stage
-
-        return show_stage(dict.fromkeys((output / name for name in EPITOME_FILES), "labelled pairs, one mechanism"))
+    begin(stage_plan(dict.fromkeys((output / name for name in EPITOME_FILES), "labelled pairs, one mechanism")))
     with progress_bar(f"Pulling {dataset}") as progress:
         pairs = pull_epitome(output, source, progress=progress)
     out.print(f"{pairs} pairs in {output}", soft_wrap=True)
 
 
 @app.command("convert")
+@with_dry_run
 def convert_command(
     source: Annotated[str, typer.Argument(metavar="INPUT", help=SOURCE_HELP)],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT.parquet", help="The Parquet file to write.")],
@@ -88,7 +87,6 @@ def convert_command(
         Path | None, typer.Option("--rejects", help="File for bad rows; default OUTPUT.rejects.jsonl.")
     ] = None,
     max_post_characters: LengthOption = DEFAULT_MAX_CHARACTERS,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Convert a corpus to Parquet; bad rows go to a rejects file with line numbers and reasons.
 
@@ -98,10 +96,7 @@ def convert_command(
         raise PartnerError(f"OUTPUT {output} is no file: say with --rejects where bad rows go")
     target = rejects or output.parent / f"{output.stem}.rejects.jsonl"
     check_outputs([OutputFile(output, "OUTPUT"), OutputFile(target, "--rejects")], [source])
-    if dry_run:
-        from launch.preflight.dry_run import show_stage
-
-        return show_stage({output: "pairs", target: "bad rows, if there are any"}, source=source)
+    begin(stage_plan({output: "pairs", target: "bad rows, if there are any"}, source=source))
     with progress_bar("Converting") as progress:
         rows = iter_rows(source, max_post_characters, progress)
         result = convert(refuse_rejects(rows) if strict else rows, source, output)

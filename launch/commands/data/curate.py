@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from launch.commands.data.source import SOURCE_HELP, converted
 from launch.console import out, progress
-from launch.options import DryRunOption
+from launch.options import with_dry_run
+from launch.preflight.command_plan import begin, stage_plan
+from launch.preflight.inputs import option_fact
 from partner_rl.config.paths import Kind
 from partner_rl.config.section import MAX_PROCESSES
 from partner_rl.curation.duplicates import THRESHOLD
@@ -22,10 +24,8 @@ from partner_rl.pipelines.curate import KIND, CurateReport, CurateSettings, cura
 from partner_rl.pipelines.resources import Resources
 from partner_rl.storage.outputs import GrowingFolder, check_outputs
 
-if TYPE_CHECKING:
-    from launch.preflight.facts import ModelFact
 
-
+@with_dry_run
 def command(
     source: Annotated[str, typer.Argument(metavar="INPUT", help=SOURCE_HELP)],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the curated files.")],
@@ -47,7 +47,6 @@ def command(
     rows_per_unit: Annotated[int, typer.Option(min=1, help="Rows that a worker takes at a time.")] = 50_000,
     address: Annotated[str | None, typer.Option(help="A Ray cluster, such as auto; default: this machine.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the results of an earlier run.")] = False,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Drop pairs that are unusable, off topic or duplicates, and put placeholders in place of personal data.
 
@@ -60,18 +59,8 @@ def command(
     settings = CurateSettings(Limits(min_words, max_post_characters), regions, near_threshold, topic)
     resources = Resources(workers=workers, num_gpus=num_gpus, rows_per_unit=rows_per_unit)
     check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, topic_model])
-    files: list[ModelFact] = []
-    if topic_model is not None:
-        # What loads models takes seconds and memory; without one nothing here needs it.
-        from launch.preflight.inputs import option_fact, require_files
-
-        files = [option_fact("--topic-model", Kind.TOPIC, topic_model)]
-        if not dry_run:
-            require_files(files)
-    if dry_run:
-        from launch.preflight.dry_run import show_stage
-
-        return show_stage({output: "curated pairs"}, source=source, resources=resources, address=address, files=files)
+    files = [] if topic_model is None else [option_fact("--topic-model", Kind.TOPIC, topic_model)]
+    begin(stage_plan({output: "curated pairs"}, source=source, resources=resources, address=address, files=files))
     pairs = converted(source, output, KIND, max_post_characters, overwrite=overwrite)
     report = curate(pairs, output, settings, resources, progress, address=address, overwrite=overwrite)
     out.print(_table(report))

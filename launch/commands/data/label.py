@@ -11,7 +11,9 @@ from rich.table import Table
 from launch.commands.data.source import SOURCE_HELP, converted
 from launch.console import out
 from launch.console import progress as progress_bar
-from launch.options import DryRunOption
+from launch.options import with_dry_run
+from launch.preflight.command_plan import begin, stage_plan
+from launch.preflight.inputs import option_fact
 from partner_rl.config.paths import Kind
 from partner_rl.config.section import MAX_PROCESSES
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
@@ -39,6 +41,7 @@ TokensOption = Annotated[
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote there.")]
 
 
+@with_dry_run
 def command(
     source: Annotated[str, typer.Argument(metavar="INPUT", help=SOURCE_HELP)],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder that receives the labelled pairs.")],
@@ -48,7 +51,6 @@ def command(
     num_gpus: GpusOption = 0.0,
     max_tokens: TokensOption = None,
     overwrite: OverwriteOption = False,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Label every pair with empathy levels, probabilities and rationales. Run again, it goes on where it was stopped.
 
@@ -57,14 +59,8 @@ def command(
     classifier = ClassifierSettings(model, max_tokens, "cuda" if num_gpus > 0 else "cpu", threads)
     resources = Resources(workers, threads, num_gpus, rows_per_unit=MODEL_UNIT_ROWS)
     check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, model])
-    from launch.preflight.inputs import option_fact, require_files
-
     files = [option_fact("--model", Kind.EMPATHY, model)]
-    if dry_run:
-        from launch.preflight.dry_run import show_stage
-
-        return show_stage({output: "labelled pairs"}, source=source, resources=resources, files=files)
-    require_files(files)
+    begin(stage_plan({output: "labelled pairs"}, source=source, resources=resources, files=files))
     pairs = converted(source, output, KIND, DEFAULT_MAX_CHARACTERS, overwrite=overwrite)
     with progress_bar("Labelling") as progress:
         report = label(pairs, output, classifier, resources, progress, overwrite=overwrite)

@@ -12,7 +12,9 @@ from rich.table import Table
 
 from launch.console import out
 from launch.console import progress as progress_bar
-from launch.options import DryRunOption
+from launch.options import with_dry_run
+from launch.preflight.command_plan import begin, stage_plan
+from launch.preflight.inputs import option_fact
 from partner_rl.config.paths import Kind
 from partner_rl.config.section import MAX_SEED
 from partner_rl.curation.everyday_posts import read_everyday_posts
@@ -26,6 +28,7 @@ from partner_rl.storage.outputs import NewFolder, check_outputs
 _SOURCE: Final = "as INPUT of `data convert`."
 
 
+@with_dry_run
 def command(
     positives: Annotated[
         list[str],
@@ -48,7 +51,6 @@ def command(
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of cross-validation and bootstrap.")
     ] = 0,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Train the classifier that tells posts about mental health from everyday ones.
 
@@ -56,14 +58,8 @@ def command(
     """
     everyday = read_everyday_posts(negatives)
     check_outputs([NewFolder(output, KIND)], [*positives, negatives, also_test, encoder])
-    from launch.preflight.inputs import option_fact, require_files
-
     files = [option_fact("--encoder", Kind.ENCODER, encoder)]
-    if dry_run:
-        from launch.preflight.dry_run import show_stage
-
-        return show_stage({output: "classifier and report"}, source=positives[0], files=files)
-    require_files(files)
+    begin(stage_plan({output: "classifier and report"}, source=positives[0], files=files))
     with progress_bar("Reading") as progress:
         posts = _seeker_posts(positives, progress)
         others = _seeker_posts([also_test] if also_test else [], progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -12,7 +12,9 @@ from launch.commands.data.label import GpusOption, OverwriteOption, ThreadsOptio
 from launch.commands.data.source import SOURCE_HELP, converted
 from launch.console import out
 from launch.console import progress as progress_bar
-from launch.options import DryRunOption
+from launch.options import with_dry_run
+from launch.preflight.command_plan import begin, stage_plan
+from launch.preflight.inputs import option_fact
 from partner_rl.config.paths import Kind
 from partner_rl.config.schema import WarmStartConfig
 from partner_rl.config.section import MAX_SEED
@@ -25,10 +27,8 @@ from partner_rl.pipelines.warmstart_pairs_report import REPORT_PAGE, PairsReport
 from partner_rl.storage.outputs import GrowingFolder, check_outputs
 from partner_rl.warmstart.pairs import MIN_LEVEL, MIN_WORDS
 
-if TYPE_CHECKING:
-    from launch.preflight.facts import ModelFact
 
-
+@with_dry_run
 def command(
     source: Annotated[str, typer.Argument(metavar="INPUT", help=SOURCE_HELP)],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder that receives examples and report.")],
@@ -64,7 +64,6 @@ def command(
     num_gpus: GpusOption = 0.0,
     max_tokens: TokensOption = None,
     overwrite: OverwriteOption = False,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Make warm-start examples from real responses: empathic sentences taken out, to be brought back.
 
@@ -77,18 +76,8 @@ def command(
     gpus = 0.0 if model is None else num_gpus
     resources = Resources(workers, threads, gpus, rows_per_unit=MODEL_UNIT_ROWS)
     check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, model])
-    files: list[ModelFact] = []
-    if model is not None:
-        # What loads models takes seconds and memory; without one nothing here needs it.
-        from launch.preflight.inputs import option_fact, require_files
-
-        files = [option_fact("--model", Kind.EMPATHY, model)]
-        if not dry_run:
-            require_files(files)
-    if dry_run:
-        from launch.preflight.dry_run import show_stage
-
-        return show_stage({output: "examples and report"}, source=source, resources=resources, files=files)
+    files = [] if model is None else [option_fact("--model", Kind.EMPATHY, model)]
+    begin(stage_plan({output: "examples and report"}, source=source, resources=resources, files=files))
     report = make_warmstart_pairs(
         converted(source, output, KIND, DEFAULT_MAX_CHARACTERS, overwrite=overwrite),
         output,

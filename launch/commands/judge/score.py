@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from launch.console import beside, progress
-from launch.options import DryRunOption
+from launch.options import with_dry_run
 from partner_rl.progress import Progress
 from partner_rl.storage.atomic import text_when_whole
 from partner_rl.storage.outputs import OutputFile, check_outputs
@@ -27,6 +27,7 @@ CHUNK_ROWS: Final = 64
 _DIGITS: Final = 4
 
 
+@with_dry_run
 def command(
     model: Annotated[Path, typer.Option("--model", help="A judge's folder.")],
     input: Annotated[Path, typer.Option("--input", help="Pairs: .csv, .tsv, .jsonl or .parquet.")],
@@ -37,7 +38,6 @@ def command(
     preset: Annotated[
         str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
     ] = "embedded",
-    dry_run: DryRunOption = False,
 ) -> None:
     """Judge the responses of a file of pairs, and their rewritings where there is a column rewritten_response.
 
@@ -45,21 +45,19 @@ def command(
     """
     import torch
 
+    from launch.preflight.command_plan import begin, stage_plan
+    from launch.preflight.inputs import option_fact
     from launch.resources.device import device_of
     from launch.resources.plan import machine_cores
     from partner_rl.config.inputs import input_paths
     from partner_rl.config.load import load_config
+    from partner_rl.config.paths import Kind
     from partner_rl.evaluation.judge import load_judge
 
     config = load_config(preset, overrides or [])
     check_outputs([OutputFile(output)], [input, model, *input_paths(config)])
-    if dry_run:
-        from launch.preflight.dry_run import show_stage
-        from launch.preflight.inputs import option_fact
-        from partner_rl.config.paths import Kind
-
-        judge_folder = option_fact("--model", Kind.JUDGE, model, config)
-        return show_stage({output: "levels, one line a row"}, source=str(input), files=[judge_folder])
+    files = [option_fact("--model", Kind.JUDGE, model, config)]
+    begin(stage_plan({output: "levels, one line a row"}, source=str(input), files=files))
     torch.set_num_threads(config.resources.driver_threads or machine_cores())
     judge = load_judge(model, device_of(config), config.models.cache)
     with progress("Judging") as report:

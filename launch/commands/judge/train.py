@@ -17,7 +17,7 @@ from launch.commands.supervised import (
     write_report,
 )
 from launch.console import out, progress
-from launch.options import DryRunOption
+from launch.options import with_dry_run
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
@@ -55,12 +55,12 @@ It judges how a response reads, not whether it helps anybody, and should not be 
 """
 
 
+@with_dry_run
 def command(
     data: DataOption,
     output: OutputOption,
     overrides: OverridesArgument = None,
     preset: PresetOption = "embedded",
-    dry_run: DryRunOption = False,
 ) -> None:
     """Train the held-out judge and report on held-out pairs, beside the commonest level.
 
@@ -69,6 +69,7 @@ def command(
     Example: `partner-rl judge train --data data/epitome --output models/judge`
     """
     from launch.resources.device import device_of
+    from launch.resources.memory import judge_memory
     from partner_rl.config.inputs import input_paths
     from partner_rl.evaluation.judge.judge import KIND
     from partner_rl.evaluation.judge.training import train_judge
@@ -78,13 +79,7 @@ def command(
 
     config = training_config(preset, overrides or [], data)
     check_outputs([NewFolder(output, KIND)], input_paths(config))
-    if dry_run:
-        from launch.preflight.dry_run import show_training
-        from launch.preflight.inputs import training_request
-        from launch.resources.memory import judge_memory
-
-        return show_training(config, training_request("models.reward_lm"), {output: "judge and report"}, judge_memory)
-    splits = training_splits(config, "models.reward_lm")
+    splits = training_splits(config, "models.reward_lm", {output: "judge and report"}, judge_memory)
     language_model = resolve(config.models.reward_lm, config.models.cache)
     with folder_when_whole(output, KIND) as temporary:
         with progress("Reading the pairs with the language model") as report:

@@ -15,14 +15,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from launch.console import out, progress
-from launch.options import DryRunOption
+from launch.options import with_dry_run
 from partner_rl.config.schema import RunConfig
 from partner_rl.config.section import MAX_PROCESSES
 from partner_rl.progress import Progress, no_progress
 from partner_rl.types import Example, PartnerError, ScoreRequest
 
 if TYPE_CHECKING:
-    from launch.preflight.inputs import CheckRequest
     from launch.resources.plan import Plan
     from rewards.scorer import RewardComponent
 
@@ -63,6 +62,7 @@ class Measurement:
     ray_and_waiting: float
 
 
+@with_dry_run
 def command(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.")] = None,
     only: Annotated[
@@ -76,14 +76,17 @@ def command(
     coherence: Annotated[Path | None, typer.Option(help="A coherence classifier's folder.", show_default=False)] = None,
     preset: Annotated[str, typer.Option(help="Configuration without --run: a preset or a YAML file.")] = "embedded",
     json: Annotated[Path | None, typer.Option(help="Write the figures here too.", show_default=False)] = None,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Measure the throughput of the reward scorers in actors, without their cache.
 
     Example: `partner-rl rewards bench --run runs/first --replicas 1,2,4`
     """
+    import torch
+
     from launch.commands.rewards.choice import chosen_config, chosen_names
-    from launch.preflight.inputs import require_inputs, scoring_request
+    from launch.preflight.check_request import scoring_request
+    from launch.preflight.command_plan import begin, scoring_plan
+    from launch.resources.plan import machine_cores
     from partner_rl.config.inputs import input_paths
     from partner_rl.storage.outputs import OutputFile, check_outputs
 
@@ -91,10 +94,16 @@ def command(
     config = chosen_config(run, preset, overrides or [], empathy, coherence)
     if json is not None:
         check_outputs([OutputFile(json, "--json")], [data, run, *input_paths(config)])
-    request = scoring_request(config, names, run)
-    if dry_run:
-        return _show(config, request, max(counts), data, json)
-    require_inputs(config, request)
+    writes = {} if json is None else {json: "figures"}
+    begin(
+        scoring_plan(
+            config,
+            scoring_request(config, names, run),
+            writes,
+            data,
+            lambda: pool_plan(config, max(counts), machine_cores(), torch.cuda.device_count()),
+        )
+    )
     requests = bench_requests(data, pairs, config.data.max_post_characters)
     results = _measure_all(config, run, names, counts, requests)
     report = bench_report(config, data, len(requests), results)
@@ -105,17 +114,6 @@ def command(
 
         write_summary(json, report)
         out.print(f"figures: {json}", soft_wrap=True)
-
-
-def _show(config: RunConfig, request: CheckRequest, replicas: int, data: str, json: Path | None) -> None:
-    import torch
-
-    from launch.preflight.dry_run import show_scoring
-    from launch.resources.plan import machine_cores
-
-    files = {} if json is None else {json: "figures"}
-    plan = pool_plan(config, replicas, machine_cores(), torch.cuda.device_count())
-    show_scoring(config, request, files, source=data, plan=plan)
 
 
 def replica_counts(given: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from launch.console import beside, progress
-from launch.options import DryRunOption
+from launch.options import with_dry_run
 from partner_rl.progress import Progress
 from partner_rl.storage.atomic import text_when_whole
 from partner_rl.storage.outputs import OutputFile, check_outputs
@@ -27,6 +27,7 @@ CHUNK_ROWS: Final = 64
 """Rows that are scored together and written at once: what bounds the memory."""
 
 
+@with_dry_run
 def command(
     input: Annotated[Path, typer.Option(help="Pairs: .csv, .tsv, .jsonl or .parquet.")],
     output: Annotated[Path, typer.Option(help="Where to write JSONL, one line a row.")],
@@ -39,27 +40,23 @@ def command(
     coherence: Annotated[Path | None, typer.Option(help="A coherence classifier's folder.", show_default=False)] = None,
     preset: Annotated[str, typer.Option(help="Configuration without --run: a preset or a YAML file.")] = "embedded",
     with_text: Annotated[bool, typer.Option("--with-text", help="Write the posts too.")] = False,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Score the responses of a file of pairs, and their rewritings where there is a column rewritten_response.
 
     Example: `partner-rl rewards score --input pairs.csv --output scores.jsonl --run runs/first`
     """
     from launch.commands.rewards.choice import chosen_components, chosen_config, chosen_names
-    from launch.preflight.inputs import require_inputs, scoring_request
+    from launch.preflight.check_request import scoring_request
+    from launch.preflight.command_plan import begin, scoring_plan
     from partner_rl.config.inputs import input_paths
     from partner_rl.evaluation.response_scores import ResponseScores
 
     names = chosen_names(only)
     config = _on_this_machine(chosen_config(run, preset, overrides or [], empathy, coherence))
     components = chosen_components(config, run, names)
-    limit, request = config.data.max_post_characters, scoring_request(config, names, run)
+    limit = config.data.max_post_characters
     check_outputs([OutputFile(output)], [input, run, *input_paths(config)])
-    if dry_run:
-        from launch.preflight.dry_run import show_scoring
-
-        return show_scoring(config, request, {output: "scores, one line a row"}, source=str(input), plan=None)
-    require_inputs(config, request)
+    begin(scoring_plan(config, scoring_request(config, names, run), {output: "scores, one line a row"}, str(input)))
     with progress("Reading the pairs") as report:
         total = _count(input, limit, report)
     scores = ResponseScores(components, config)

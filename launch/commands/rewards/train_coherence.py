@@ -16,7 +16,7 @@ from launch.commands.supervised import (
     write_report,
 )
 from launch.console import err, out, progress
-from launch.options import DryRunOption
+from launch.options import with_dry_run
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
@@ -48,12 +48,12 @@ not say that a response is a good one.
 """
 
 
+@with_dry_run
 def command(
     data: DataOption,
     output: OutputOption,
     overrides: OverridesArgument = None,
     preset: PresetOption = "embedded",
-    dry_run: DryRunOption = False,
 ) -> None:
     """Train the coherence classifier and report on held-out pairs of sentences.
 
@@ -61,6 +61,7 @@ def command(
     """
     from envs import text
     from launch.resources.device import device_of
+    from launch.resources.memory import coherence_memory
     from partner_rl.config.inputs import input_paths
     from partner_rl.models.sources import resolve
     from partner_rl.storage.atomic import folder_when_whole
@@ -71,15 +72,7 @@ def command(
 
     config = training_config(preset, overrides or [], data)
     check_outputs([NewFolder(output, KIND)], input_paths(config))
-    if dry_run:
-        from launch.preflight.dry_run import show_training
-        from launch.preflight.inputs import training_request
-        from launch.resources.memory import coherence_memory
-
-        return show_training(
-            config, training_request("models.encoder"), {output: "coherence classifier and report"}, coherence_memory
-        )
-    splits = training_splits(config, "models.encoder")
+    splits = training_splits(config, "models.encoder", {output: "coherence classifier and report"}, coherence_memory)
     settings, device = config.reward_training, device_of(config)
     encoder = resolve(config.models.encoder, config.models.cache)
 

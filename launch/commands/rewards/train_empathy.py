@@ -16,7 +16,7 @@ from launch.commands.supervised import (
     write_report,
 )
 from launch.console import err, out, progress
-from launch.options import DryRunOption
+from launch.options import with_dry_run
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rewards.training.empathy_report import SplitReport
 
 
+@with_dry_run
 def command(
     data: DataOption,
     output: OutputOption,
@@ -37,12 +38,12 @@ def command(
             "--splits", min=1, help="Train on this many splits of other salts, for the spread; the first one is kept."
         ),
     ] = 1,
-    dry_run: DryRunOption = False,
 ) -> None:
     """Train the empathy classifier and report on held-out pairs, beside two baselines.
 
     Example: `partner-rl rewards train empathy --data data/epitome --output models/empathy --splits 3`
     """
+    from launch.resources.memory import empathy_memory
     from partner_rl.config.inputs import input_paths
     from partner_rl.storage.atomic import folder_when_whole
     from partner_rl.storage.outputs import NewFolder, check_outputs
@@ -51,15 +52,7 @@ def command(
 
     config = training_config(preset, overrides or [], data)
     check_outputs([NewFolder(output, KIND)], input_paths(config))
-    if dry_run:
-        from launch.preflight.dry_run import show_training
-        from launch.preflight.inputs import training_request
-        from launch.resources.memory import empathy_memory
-
-        return show_training(
-            config, training_request("models.encoder"), {output: "empathy classifier and report"}, empathy_memory
-        )
-    first = training_splits(config, "models.encoder")
+    first = training_splits(config, "models.encoder", {output: "empathy classifier and report"}, empathy_memory)
     if not any(example.labels for example in first.test):
         raise PartnerError(f"{data}: no test pair is labelled; empathy levels are needed to train and to judge")
     with folder_when_whole(output, KIND) as temporary:

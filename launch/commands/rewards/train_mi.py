@@ -19,7 +19,7 @@ from launch.commands.supervised import (
     write_report,
 )
 from launch.console import out, progress
-from launch.options import DryRunOption
+from launch.options import with_dry_run
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
@@ -58,6 +58,7 @@ class Directions(StrEnum):
     BACKWARD = "backward"
 
 
+@with_dry_run
 def command(
     data: DataOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives forward/ and backward/.")],
@@ -66,12 +67,12 @@ def command(
         Directions, typer.Option(help="forward: response given post; backward: post given response.")
     ] = Directions.BOTH,
     preset: PresetOption = "embedded",
-    dry_run: DryRunOption = False,
 ) -> None:
     """Fine-tune the dialogue models of mutual information and report on held-out pairs.
 
     Example: `partner-rl rewards train mi --data sample --output models/mi`
     """
+    from launch.resources.memory import dialogue_memory
     from partner_rl.config.inputs import input_paths
     from partner_rl.storage.outputs import NewFolder, check_outputs
 
@@ -82,14 +83,8 @@ def command(
         chosen = ("backward",)
     config = training_config(preset, overrides or [], data)
     check_outputs([NewFolder(output / name, _kind(name)) for name in chosen], input_paths(config))
-    if dry_run:
-        from launch.preflight.dry_run import show_training
-        from launch.preflight.inputs import training_request
-        from launch.resources.memory import dialogue_memory
-
-        files = {output / name: f"{name} dialogue model and report" for name in chosen}
-        return show_training(config, training_request("models.reward_lm"), files, dialogue_memory)
-    splits = training_splits(config, "models.reward_lm")
+    writes = {output / name: f"{name} dialogue model and report" for name in chosen}
+    splits = training_splits(config, "models.reward_lm", writes, dialogue_memory)
     for name in chosen:
         _train(name, config, splits, output / name)
 

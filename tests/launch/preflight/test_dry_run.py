@@ -17,6 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from launch.cli import app
+from launch.preflight.check_request import run_request
 from launch.preflight.gather import (
     cluster_facts,
     disk_facts,
@@ -25,7 +26,7 @@ from launch.preflight.gather import (
     package_facts,
     wandb_facts,
 )
-from launch.preflight.inputs import corpus_facts, run_request
+from launch.preflight.inputs import corpus_facts
 from launch.resources import session as session_module
 from launch.resources.placement import place
 from launch.resources.plan import resource_plan

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from launch import cli
+from launch.preflight.check_request import CheckRequest
 from launch.preflight.checks import check_environment as environment_rows
 from launch.preflight.environment import check_environment, environment_problems
 from launch.preflight.gather import gather
-from launch.preflight.inputs import CheckRequest
 from launch.run_folder.evaluated import EvaluatedRun
 from launch.run_folder.folder import RunFolder
 from launch.training.evaluation import Wish as EvaluationWish

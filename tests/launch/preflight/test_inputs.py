@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.preflight.inputs import doctor_request, model_facts, option_fact, require_inputs, run_request
+from launch.preflight.check_request import doctor_request, model_facts, run_request
+from launch.preflight.inputs import option_fact
+from launch.preflight.requirements import require_inputs
 from partner_rl.config.inputs import kinds_by_key
 from partner_rl.config.load import Assignment, load_config
 from partner_rl.config.paths import Kind
