@@ -15,6 +15,7 @@ import typer
 from rich.text import Text
 
 from launch.console import err
+from partner_rl.text.markdown import markdown_table
 from partner_rl.types import PartnerError
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -76,14 +77,11 @@ def numbers(option: str, text: str, lowest: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def aligned_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, its columns aligned for the terminal too."""
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-    return "\n".join([line(columns), line(["-" * width for width in widths]), *map(line, rows)]) + "\n"
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (columns, *rows)]
+    return markdown_table(padded[0], padded[1:]) + "\n"
 
 
 def where(packages: Sequence[str] = ()) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from typing import Final
 import psutil
 
 from partner_rl.data.generate import Recipe, generate
+from partner_rl.text.markdown import markdown_table
 
 INTERVAL_S: Final = 0.2
 MIB: Final = 2**20
@@ -109,17 +110,14 @@ def measure(rows: int, workers: int, folder: Path) -> Measurement:
 
 def markdown(measurements: list[Measurement]) -> str:
     """The measurements as a table."""
-    lines = [
-        "| rows | kept | seconds | rows/s | driver MiB (private) | workers MiB | Ray's own MiB | object store MiB |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    columns = ("rows", "kept", "seconds", "rows/s", "driver MiB (private)", "workers MiB", "Ray's own MiB")
+    rows = []
     for m in measurements:
         p = m.peak
-        lines.append(
-            f"| {m.rows:,} | {m.kept:,} | {m.seconds:.1f} | {m.rows / m.seconds:,.0f} "
-            f"| {p.driver:.0f} ({p.driver_private:.0f}) | {p.workers:.0f} | {p.daemons:.0f} | {p.object_store:.0f} |"
-        )
-    return "\n".join(lines) + "\n"
+        memory = (f"{p.driver:.0f} ({p.driver_private:.0f})", *(f"{mib:.0f}" for mib in (p.workers, p.daemons)))
+        throughput = (f"{m.rows:,}", f"{m.kept:,}", f"{m.seconds:.1f}", f"{m.rows / m.seconds:,.0f}")
+        rows.append((*throughput, *memory, f"{p.object_store:.0f}"))
+    return markdown_table((*columns, "object store MiB"), rows) + "\n"
 
 
 def _tree(root: psutil.Process) -> list[psutil.Process]:

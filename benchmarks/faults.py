@@ -28,7 +28,7 @@ from typing import Annotated, Any, Final
 import psutil
 import typer
 
-from benchmarks.command import ROOT, markdown_table, run_command, where
+from benchmarks.command import ROOT, aligned_table, run_command, where
 from benchmarks.fault_runs import Lab, Training, kill, wait_for
 from launch.console import out, progress, set_up_logging
 from partner_rl.cluster.local_ray import on_loopback
@@ -348,7 +348,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         after = "" if outcome.since == "the fault" or outcome.seconds is None else f" from when {outcome.since}"
         messages = "; ".join(f"`{message}`" for message in outcome.messages) or "nothing"
         rows.append((outcome.fault, str(outcome.lost), seconds + after, messages))
-    return markdown_table(COLUMNS, rows)
+    return aligned_table(COLUMNS, rows)
 
 
 def command(

@@ -16,7 +16,7 @@ from typing import Annotated, Final, Literal
 import typer
 from scipy.stats import binomtest
 
-from benchmarks.command import markdown_table, run_command
+from benchmarks.command import aligned_table, run_command
 from envs.text import split
 from partner_rl.data.readers import read_examples
 from partner_rl.text.self_disclosure import speaks_of_itself
@@ -126,8 +126,8 @@ def main(
         (part, str(len(chosen)), str(precision(chosen)), str(recall(chosen)), str(false_alarms(chosen)))
         for part, chosen in parts.items()
     ]
-    print(markdown_table(columns, rows))
-    print(markdown_table(("claims by form", *PARTS), _by_form(parts["development"], parts["held-out"])))
+    print(aligned_table(columns, rows))
+    print(aligned_table(("claims by form", *PARTS), _by_form(parts["development"], parts["held-out"])))
     if errors:
         wrong = [it for it in parts["development"] if speaks_of_itself(it.sentence) != it.claim]
         print("\n".join(f"{'missed' if it.claim else 'found'}: {it.sentence}" for it in wrong))

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 import typer
 
-from benchmarks.command import markdown_table, run_command, where
+from benchmarks.command import aligned_table, run_command, where
 from launch.console import out
 from partner_rl.config.load import load_config
 from partner_rl.config.schema import RunConfig
@@ -270,7 +270,7 @@ def table(rows: Sequence[Row]) -> str:
         interval = "" if row.low is None or row.high is None else f" ({row.low:.1%}–{row.high:.1%})"
         counts = (str(row.responses), str(row.sentences))
         cells.append((row.kind, row.listener, *counts, f"{row.accuracy:.1%}{interval}", f"{row.log_probability:.2f}"))
-    return markdown_table(("kind", "listener", "responses", "sentences", "accuracy", "log p, nats"), cells)
+    return aligned_table(("kind", "listener", "responses", "sentences", "accuracy", "log p, nats"), cells)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final
 import torch
 import typer
 
-from benchmarks.command import markdown_table, run_command
+from benchmarks.command import aligned_table, run_command
 from launch.console import out
 from partner_rl.algorithm.losses import rounding_weights
 from partner_rl.algorithm.update_metrics import GAP_LIMITS, LogprobGap
@@ -100,7 +100,7 @@ def main(
             rows.append(measure(source, dtype, device, temperature, shift, samples))
             out.print(f"{source} {dtype}: {rows[-1]}", soft_wrap=True)
     columns = list(rows[0])
-    out.print(markdown_table(columns, [[str(row[column]) for column in columns] for row in rows]))
+    out.print(aligned_table(columns, [[str(row[column]) for column in columns] for row in rows]))
     if json_file is not None:
         json_file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 

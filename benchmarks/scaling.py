@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from benchmarks.command import markdown_table, numbers, run_command, where
+from benchmarks.command import aligned_table, numbers, run_command, where
 from benchmarks.work import Workload
 from launch.console import out, progress, set_up_logging
 from partner_rl.progress import Progress
@@ -287,7 +287,7 @@ def tables(rows: Sequence[Row]) -> list[str]:
                 rates = f"{row.episodes_per_second:.2f} ({row.least:.2f} to {row.greatest:.2f})"
                 figures = (f"{row.seconds[phase]:.3f}" for phase in (*PHASES, "other", "iteration"))
                 cells.append((str(row.value), rates, *figures))
-        result.append(markdown_table(columns, cells))
+        result.append(aligned_table(columns, cells))
     return result
 
 

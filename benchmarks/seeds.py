@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from benchmarks.command import markdown_table, numbers, run_command, where
+from benchmarks.command import aligned_table, numbers, run_command, where
 from launch.console import out
 from launch.run_folder.reader import read_rows
 from launch.run_folder.record import METRICS_FILE
@@ -51,7 +51,7 @@ def main(
     reports = [json.loads((run / "evaluation" / "report.json").read_text(encoding="utf-8")) for run in runs]
     curves = [_last_metrics(run) for run in runs]
     columns, rows = table(reports)
-    out.print(markdown_table(columns, rows), soft_wrap=True)
+    out.print(aligned_table(columns, rows), soft_wrap=True)
     for name in CURVE:
         out.print(f"{name} at the end: {mean_and_range([curve[name] for curve in curves], '.3f')}", soft_wrap=True)
     seconds = [_seconds(run) for run in runs]

@@ -37,7 +37,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.command import markdown_table, run_command, where
+from benchmarks.command import aligned_table, run_command, where
 from launch.console import out
 from partner_rl.types import MECHANISMS, PartnerError
 from rewards.empathy_ensemble import EmpathyEnsemble, lower_bound
@@ -222,7 +222,7 @@ def table(rows: Sequence[Row]) -> str:
     """The lines in Markdown."""
     columns = list(rows[0].figures)
     cells = [[row.name, *(_cell(row.figures[column]) for column in columns)] for row in rows]
-    return markdown_table(["paid for", *columns], cells)
+    return aligned_table(["paid for", *columns], cells)
 
 
 def _cell(figure: Figure) -> str:

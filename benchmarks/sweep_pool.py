@@ -31,7 +31,7 @@ from typing import Annotated, Any, Final
 import psutil
 import typer
 
-from benchmarks.command import ROOT, markdown_table, numbers, run_command, where
+from benchmarks.command import ROOT, aligned_table, numbers, run_command, where
 from launch.console import out, progress, set_up_logging
 from launch.run_folder.folder import RunFolder
 from launch.sweep.trial_records import SweepFolder
@@ -241,7 +241,7 @@ def difference(rows: Sequence[Row]) -> float:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown."""
-    return markdown_table(
+    return aligned_table(
         COLUMNS,
         [
             (

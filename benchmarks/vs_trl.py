@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from benchmarks.command import markdown_table, run_command, where
+from benchmarks.command import aligned_table, run_command, where
 from benchmarks.work import Workload
 from launch.console import out, progress, set_up_logging
 from partner_rl.types import PartnerError
@@ -312,7 +312,7 @@ def results_table(comparisons: Sequence[Comparison]) -> str:
                 f"{others:,.0f}",
             )
             rows.append(cells)
-    return markdown_table(columns, rows)
+    return aligned_table(columns, rows)
 
 
 def phases_table(comparisons: Sequence[Comparison]) -> str:
@@ -326,7 +326,7 @@ def phases_table(comparisons: Sequence[Comparison]) -> str:
         peak = c.facts["gemm_flops_per_second"] / 1e9
         seconds = (f"{value:.2f}" for value in parts.values())
         rows.append((c.reward, *seconds, f"{other:.2f}", f"{c.roofline:.0%}", f"{peak:,.0f}"))
-    return markdown_table(columns, rows)
+    return aligned_table(columns, rows)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -25,6 +25,7 @@ from partner_rl.config.load import assignments, config_yaml, load_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.evaluation.summary import write_summary
 from partner_rl.storage.atomic import file_when_whole, write_text
+from partner_rl.text.markdown import markdown_table, plain_markdown
 
 FIGURES_FOLDER: Final = "figures"
 NOTHING: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
@@ -301,13 +302,8 @@ def _sum(records: Iterable[TrialRecord], phase: str) -> float:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines)
-
-
-def _escaped(text: str) -> str:
-    """A text as one cell: nothing in it ends the cell or is taken for HTML."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "\\<")
+    """A table of texts, such as values of keys and reasons of failures."""
+    return markdown_table(columns, ([plain_markdown(cell) for cell in row] for row in rows))
 
 
 def _cell(value: JsonValue) -> str:

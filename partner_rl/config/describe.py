@@ -14,6 +14,7 @@ from typing import Any
 
 from partner_rl.config.schema import RunConfig
 from partner_rl.config.section import ADJUSTABLE
+from partner_rl.text.markdown import markdown_table
 
 _TYPE_WORDS = {
     "integer": "integer",
@@ -131,7 +132,7 @@ def configuration_markdown() -> str:
 
 def _table(title: str, introduction: str, fields: tuple[KeyDescription, ...], prefix: str = "") -> list[str]:
     rows = [
-        f"| {_name_cell(field)} | {_cell(field.type)} | {_cell(f'`{field.default}`')} | {_cell(field.documentation)} |"
+        (_name_cell(field), field.type, f"`{field.default}`", field.documentation)
         for field in fields
         if field.key.startswith(prefix)
         and "." not in field.key[len(prefix) :]
@@ -139,21 +140,9 @@ def _table(title: str, introduction: str, fields: tuple[KeyDescription, ...], pr
     ]
     if not rows:
         return []
-    introduction_lines = [introduction, ""] if introduction else []
-    return [
-        "",
-        f"## {title}",
-        "",
-        *introduction_lines,
-        "| key | type | default | meaning |",
-        "|---|---|---|---|",
-        *rows,
-    ]
+    paragraphs = [f"## {title}", introduction, markdown_table(("key", "type", "default", "meaning"), rows)]
+    return [line for paragraph in paragraphs if paragraph for line in ("", paragraph)]
 
 
 def _name_cell(field: KeyDescription) -> str:
     return f"`{field.key}` {_MAY_CHANGE}" if field.is_adjustable else f"`{field.key}`"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -26,6 +26,7 @@ from partner_rl.evaluation.tables import (
 )
 from partner_rl.evaluation.targets import TargetResult
 from partner_rl.storage.atomic import file_when_whole, growing_folder, write_text
+from partner_rl.text.markdown import markdown_table, plain_markdown
 from partner_rl.types import MECHANISMS
 
 KIND: Final = "evaluation"
@@ -214,17 +215,12 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["cell"] = _markdown_cell
+    environment.filters["markdown"] = _markdown
     return environment
 
 
-def _markdown_cell(text: str) -> str:
-    """A text as one cell of a Markdown table: on one line, nothing in it taken for markup."""
-    line = " ".join(text.split())
-    for char in "\\|*_`<":
-        line = line.replace(char, f"\\{char}")
-    # A link needs a bracket and a parenthesis; an interval's brackets stay as they are.
-    return line.replace("](", "]\\(")
+def _markdown(content: TextTable) -> str:
+    return markdown_table(content.columns, ([plain_markdown(cell) for cell in row] for row in content.rows))
 
 
 def _write_pairs(path: Path, result: EvaluationResult, about: About) -> Path:

@@ -7,7 +7,7 @@ hold numbers only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from partner_rl.data.batches import REJECTED, REMARKED, counts_under
 from partner_rl.plotting import new_canvas, save_png
 from partner_rl.positions import PositionKind, decode_position
 from partner_rl.storage.atomic import write_json, write_text
+from partner_rl.text.markdown import markdown_table
 from partner_rl.types import MECHANISMS
 from partner_rl.warmstart.quotas import Cell
 
@@ -150,32 +151,27 @@ def _page(report: PairsReport) -> str:
         f"{report.examples} examples from {content['responses'].get('used', 0)} responses. This page shows texts of "
         "posts: treat it like them.",
         "## Settings",
-        _table(("setting", "value"), report.settings.items()),
+        markdown_table(("setting", "value"), report.settings.items()),
         "## Input",
-        _table(("responses", "count"), content["responses"].items()),
-        _table(("empathic sentences", "count"), content["empathic_sentences"].items()),
+        markdown_table(("responses", "count"), content["responses"].items()),
+        markdown_table(("empathic sentences", "count"), content["empathic_sentences"].items()),
         "## Balance",
-        _table(("mechanism", "candidates", "examples"), _beside(before["by_mechanism"], after["by_mechanism"])),
-        _table(("position", "candidates", "examples"), _beside(before["by_position"], after["by_position"])),
+        markdown_table(("mechanism", "candidates", "examples"), _beside(before["by_mechanism"], after["by_mechanism"])),
+        markdown_table(("position", "candidates", "examples"), _beside(before["by_position"], after["by_position"])),
         f"![Examples by mechanism and position]({REPORT_CHART})",
         "## Dropped",
-        _table(("why", "count"), content["dropped"].items()),
+        markdown_table(("why", "count"), content["dropped"].items()),
     ]
     checks = content["check_by_rationales"]
     if checks:
         rows = [(mechanism, case, count) for mechanism, cases in checks.items() for case, count in cases.items()]
-        parts += ["## Score and rationale of a sentence", _table(("mechanism", "case", "sentences"), rows)]
+        parts += ["## Score and rationale of a sentence", markdown_table(("mechanism", "case", "sentences"), rows)]
     parts += [f"## {len(report.samples)} random examples", *map(_shown, report.samples)]
     return "\n\n".join(parts) + "\n"
 
 
 def _beside(before: Mapping[str, int], after: Mapping[str, int]) -> list[tuple[str, int, int]]:
     return [(name, count, after.get(name, 0)) for name, count in before.items()]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def _shown(sample: Sample) -> str:

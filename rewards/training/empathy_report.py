@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from partner_rl.config.schema import RunConfig
+from partner_rl.text.markdown import markdown_table
 from partner_rl.types import MECHANISMS
 from rewards.training.empathy import EmpathyReport
 from rewards.training.empathy_scores import LevelScores, MechanismScores
@@ -88,8 +89,7 @@ def as_json(config: RunConfig, reports: Sequence[SplitReport]) -> dict[str, Any]
 
 def table(reports: Sequence[SplitReport]) -> str:
     """The test figures as a Markdown table: mean over the splits, and the lowest and highest one."""
-    header = "| mechanism | system | accuracy | macro-F1 | token-F1 | IOU-F1 | ECE |\n|---|---|---|---|---|---|---|"
-    lines = [header]
+    rows = []
     for name in MECHANISMS:
         scores = [report.test[name] for report in reports]
         figures = [
@@ -99,18 +99,14 @@ def table(reports: Sequence[SplitReport]) -> str:
             [s.iou_f1 for s in scores],
             [s.ece for s in scores],
         ]
-        lines.append(_row(name, "classifier", [_spread(values) for values in figures]))
+        rows.append((name.replace("_", " "), "classifier", *map(_spread, figures)))
         for system, levels in (
             ("n-grams, regression", [report.ngrams[name] for report in reports]),
             ("commonest level", [report.majority[name] for report in reports]),
         ):
             columns = [_spread([s.accuracy for s in levels]), _spread([s.macro_f1 for s in levels]), "–", "–", "–"]
-            lines.append(_row(name, system, columns))
-    return "\n".join(lines)
-
-
-def _row(mechanism: str, system: str, columns: Sequence[str]) -> str:
-    return f"| {mechanism.replace('_', ' ')} | {system} | " + " | ".join(columns) + " |"
+            rows.append((name.replace("_", " "), system, *columns))
+    return markdown_table(("mechanism", "system", "accuracy", "macro-F1", "token-F1", "IOU-F1", "ECE"), rows)
 
 
 def model_card(config: RunConfig, reports: Sequence[SplitReport]) -> str:
@@ -133,14 +129,13 @@ def model_card(config: RunConfig, reports: Sequence[SplitReport]) -> str:
 
 
 def _intervals(report: SplitReport) -> str:
-    lines = ["| mechanism | accuracy | macro-F1 | pairs of level 0, 1, 2 |", "|---|---|---|---|"]
+    rows = []
     for name, scores in report.test.items():
         levels = scores.levels
-        lines.append(
-            f"| {name.replace('_', ' ')} | {levels.accuracy:.2f} ({_range(levels.accuracy_interval)}) | "
-            f"{levels.macro_f1:.2f} ({_range(levels.macro_f1_interval)}) | {', '.join(map(str, levels.support))} |"
-        )
-    return "\n".join(lines)
+        accuracy = f"{levels.accuracy:.2f} ({_range(levels.accuracy_interval)})"
+        macro_f1 = f"{levels.macro_f1:.2f} ({_range(levels.macro_f1_interval)})"
+        rows.append((name.replace("_", " "), accuracy, macro_f1, ", ".join(map(str, levels.support))))
+    return markdown_table(("mechanism", "accuracy", "macro-F1", "pairs of level 0, 1, 2"), rows)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -18,6 +18,7 @@ from launch.commands.supervised import (
 )
 from launch.console import out, progress
 from launch.options import with_dry_run
+from partner_rl.text.markdown import markdown_table
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
@@ -126,16 +127,26 @@ def _card(config: RunConfig, report: JudgeReport) -> str:
     )
 
 
+_COLUMNS: Final = (
+    "mechanism",
+    "accuracy",
+    "macro-F1",
+    "commonest level: accuracy",
+    "macro-F1",
+    "Spearman",
+    "ECE",
+    "mean level: judge",
+    "label",
+    "pairs of level 0, 1, 2",
+)
+
+
 def _table(report: JudgeReport) -> str:
     """The test figures as a Markdown table."""
-    lines = [
-        "| mechanism | accuracy | macro-F1 | commonest level: accuracy | macro-F1 | Spearman | ECE | mean level: judge "
-        "| label | pairs of level 0, 1, 2 |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, scores in report.test.items():
         levels, majority = scores.levels, scores.majority
-        columns = [
+        row = [
             name.replace("_", " "),
             f"{levels.accuracy:.3f} ({interval_text(*levels.accuracy_interval)})",
             f"{levels.macro_f1:.3f} ({interval_text(*levels.macro_f1_interval)})",
@@ -147,5 +158,5 @@ def _table(report: JudgeReport) -> str:
             f"{scores.mean_label:.2f}",
             ", ".join(map(str, levels.support)),
         ]
-        lines.append(f"| {' | '.join(columns)} |")
-    return "\n".join(lines)
+        rows.append(row)
+    return markdown_table(_COLUMNS, rows)

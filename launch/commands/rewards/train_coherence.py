@@ -17,6 +17,7 @@ from launch.commands.supervised import (
 )
 from launch.console import err, out, progress
 from launch.options import with_dry_run
+from partner_rl.text.markdown import markdown_table
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
@@ -125,10 +126,8 @@ def _card(config: RunConfig, trained: CoherenceReport, test: CoherenceTestReport
 
 def _table(test: CoherenceTestReport) -> str:
     """The test figures as a Markdown table."""
-    lines = [
-        "| scores | AUC, easy negatives | AUC, hard negatives | AUC, both | accuracy, easy | hard | both |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = "scores", "AUC, easy negatives", "AUC, hard negatives", "AUC, both", "accuracy, easy", "hard", "both"
+    rows = []
     for name, scores in (
         ("this classifier", test.classifier),
         ("cosine of the pretrained encoder's vectors", test.embedding_cosine),
@@ -136,5 +135,5 @@ def _table(test: CoherenceTestReport) -> str:
     ):
         kinds = (scores.easy, scores.hard, scores.mix)
         areas = [f"{kind.auc:.3f} ({interval_text(*kind.auc_interval)})" for kind in kinds]
-        lines.append(f"| {' | '.join([name, *areas, *(f'{kind.accuracy:.3f}' for kind in kinds)])} |")
-    return "\n".join(lines)
+        rows.append([name, *areas, *(f"{kind.accuracy:.3f}" for kind in kinds)])
+    return markdown_table(columns, rows)

@@ -20,6 +20,7 @@ from launch.commands.supervised import (
 )
 from launch.console import out, progress
 from launch.options import with_dry_run
+from partner_rl.text.markdown import markdown_table
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
@@ -178,12 +179,12 @@ def _table(result: DialogueReport) -> str:
     ]
     for name, before, after in (
         (
-            f"log p({target}\\|{condition}) > log p({target}\\|{condition}')",
+            f"log p({target}|{condition}) > log p({target}|{condition}')",
             result.before.beats_other_condition,
             result.after.beats_other_condition,
         ),
         (
-            f"log p({target}\\|{condition}) > log p({target}'\\|{condition})",
+            f"log p({target}|{condition}) > log p({target}'|{condition})",
             result.before.beats_other_target,
             result.after.beats_other_target,
         ),
@@ -191,5 +192,4 @@ def _table(result: DialogueReport) -> str:
         cells = [f"{share.value:.3f} ({interval_text(*share.interval)})" for share in (before, after)]
         rows.append((f"share of pairs with {name}", *cells))
     rows.append(("information in nats a token", f"{result.before.information:.3f}", f"{result.after.information:.3f}"))
-    head = [f"| {result.direction}, {result.after.pairs} test pairs | before | after |", "|---|---|---|"]
-    return "\n".join(head + [f"| {' | '.join(row)} |" for row in rows])
+    return markdown_table((f"{result.direction}, {result.after.pairs} test pairs", "before", "after"), rows)
