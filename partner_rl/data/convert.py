@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from partner_rl.data.readers import describe, no_pairs_message
+from partner_rl.data.readers import Sieve, describe, no_pairs_message
 from partner_rl.data.records import Reject, Remark
 from partner_rl.data.schema import write_parquet
 from partner_rl.types import Example, PartnerError
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertResult:
-    """How many pairs were written, which rows were left out, and what was mended in others."""
-
-    written: int
-    rejects: tuple[Reject, ...]
-    remarks: tuple[Remark, ...]
-
-
-@dataclass(slots=True)
-class _Sieve:
-    """Lets the pairs through and keeps the rest."""
-
-    rejects: list[Reject] = field(default_factory=list)
-    remarks: list[Remark] = field(default_factory=list)
-
-    def pairs(self, rows: Iterable[Example | Reject | Remark]) -> Iterator[Example]:
-        for row in rows:
-            if isinstance(row, Example):
-                yield row
-            elif isinstance(row, Reject):
-                self.rejects.append(row)
-            else:
-                self.remarks.append(row)
 
 
 def refuse_rejects(rows: Iterable[Example | Reject | Remark]) -> Iterator[Example | Remark]:
@@ -51,7 +24,7 @@ def refuse_rejects(rows: Iterable[Example | Reject | Remark]) -> Iterator[Exampl
         yield row
 
 
-def convert(rows: Iterable[Example | Reject | Remark], source: str, output: Path) -> ConvertResult:
+def convert(rows: Iterable[Example | Reject | Remark], source: str, output: Path) -> tuple[int, Sieve]:
     """Write the pairs among the rows (see `readers.iter_rows`) to a Parquet file as they come.
 
     Args:
@@ -59,13 +32,15 @@ def convert(rows: Iterable[Example | Reject | Remark], source: str, output: Path
         source: Names the source in error messages.
         output: The Parquet file; it appears complete or not at all.
 
+    Returns:
+        The number of pairs written, and the rows that are none.
+
     Raises:
         PartnerError: Not one pair can be used (no file is written then), or the file cannot be written.
     """
-    sieve = _Sieve()
+    sieve = Sieve()
     pairs = sieve.pairs(rows)
     first = next(pairs, None)
     if first is None:
         raise PartnerError(no_pairs_message(source, sieve.rejects))
-    written = write_parquet(chain((first,), pairs), output)
-    return ConvertResult(written, tuple(sieve.rejects), tuple(sieve.remarks))
+    return write_parquet(chain((first,), pairs), output), sieve

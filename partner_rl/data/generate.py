@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from partner_rl.config.paths import SAMPLE
+from partner_rl.data.parquet import write_tables
 from partner_rl.data.readers import read_examples
 from partner_rl.data.schema import PAIR_SCHEMA
 from partner_rl.progress import Progress, no_progress
-from partner_rl.storage.atomic import file_when_whole, folder_when_whole, write_json
+from partner_rl.storage.atomic import folder_when_whole, write_json
 from partner_rl.types import PartnerError
 
 ROWS_PER_FILE: Final = 100_000
@@ -120,7 +120,8 @@ def generate(
         for number, start in enumerate(range(0, recipe.rows, rows_per_file)):
             end = min(start + rows_per_file, recipe.rows)
             groups = (range(at, min(at + _ROW_GROUP_ROWS, end)) for at in range(start, end, _ROW_GROUP_ROWS))
-            _write(folder / f"part-{number:05d}.parquet", (maker.table(group, planted) for group in groups))
+            tables = (maker.table(group, planted) for group in groups)
+            write_tables(folder / f"part-{number:05d}.parquet", PAIR_SCHEMA, tables)
             progress(end, recipe.rows)
         kinds = {kind: planted[kind] for kind in PII_KINDS}
         generated = Generated(recipe.rows, planted["exact"], planted["near"], kinds)
@@ -242,9 +243,3 @@ def _pii_sentences() -> pa.Array:
 
 def _ids(prefix: str, numbers_N: Rows) -> pa.Array:
     return pc.binary_join_element_wise(prefix, pa.array(numbers_N).cast(pa.string()), "")
-
-
-def _write(path: Path, tables: Iterable[pa.Table]) -> None:
-    with file_when_whole(path) as file, pq.ParquetWriter(file, PAIR_SCHEMA, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table)

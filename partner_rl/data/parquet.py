@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from partner_rl.data.delimited import ReadHeader
 from partner_rl.data.records import Record
 from partner_rl.progress import Progress, no_progress
+from partner_rl.storage.atomic import file_when_whole
 from partner_rl.types import PartnerError, first_line
 
 BATCH_ROWS: Final = 1024
@@ -49,6 +50,23 @@ def parquet_records(path: Path, read_header: ReadHeader, progress: Progress = no
                 progress(row, file.metadata.num_rows)
     except READ_ERRORS as error:
         raise damaged(path, error) from error
+
+
+def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table | pa.RecordBatch]) -> int:
+    """Writes tables or batches to one Parquet file as they come; it appears complete or not at all.
+
+    Returns:
+        The number of rows written.
+
+    Raises:
+        WriteError: The file cannot be written. What the iterable raises passes through; no file is left then.
+    """
+    rows = 0
+    with file_when_whole(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write(table)
+            rows += table.num_rows
+    return rows
 
 
 def damaged(path: Path, error: Exception) -> PartnerError:

@@ -6,7 +6,7 @@ import importlib.resources
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -46,6 +46,24 @@ class ReadResult:
     remarks: tuple[Remark, ...]
 
 
+@dataclass(slots=True)
+class Sieve:
+    """Lets the pairs through and keeps the rest."""
+
+    rejects: list[Reject] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+
+    def pairs(self, rows: Iterable[Example | Reject | Remark]) -> Iterator[Example]:
+        """The pairs among the rows, as they come."""
+        for row in rows:
+            if isinstance(row, Example):
+                yield row
+            elif isinstance(row, Reject):
+                self.rejects.append(row)
+            else:
+                self.remarks.append(row)
+
+
 def read_examples(
     source: str, max_post_characters: int = DEFAULT_MAX_CHARACTERS, progress: Progress = no_progress
 ) -> ReadResult:
@@ -54,19 +72,11 @@ def read_examples(
     Raises:
         PartnerError: The source cannot be read, or holds not one pair that can be used.
     """
-    examples: list[Example] = []
-    rejects: list[Reject] = []
-    remarks: list[Remark] = []
-    for row in iter_rows(source, max_post_characters, progress):
-        if isinstance(row, Example):
-            examples.append(row)
-        elif isinstance(row, Reject):
-            rejects.append(row)
-        else:
-            remarks.append(row)
+    sieve = Sieve()
+    examples = tuple(sieve.pairs(iter_rows(source, max_post_characters, progress)))
     if not examples:
-        raise PartnerError(no_pairs_message(source, rejects))
-    return ReadResult(tuple(examples), tuple(rejects), tuple(remarks))
+        raise PartnerError(no_pairs_message(source, sieve.rejects))
+    return ReadResult(examples, tuple(sieve.rejects), tuple(sieve.remarks))
 
 
 def iter_rows(

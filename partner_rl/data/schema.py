@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from partner_rl.data.columns import level_column, rationales_column
-from partner_rl.data.parquet import BATCH_ROWS
-from partner_rl.storage.atomic import file_when_whole
+from partner_rl.data.parquet import BATCH_ROWS, write_tables
 from partner_rl.types import MECHANISMS, Example
 
 TEXT_COLUMNS: Final = ("seeker_id", "response_id", "seeker_post", "response_post")
@@ -51,23 +49,7 @@ def batch_from_examples(examples: Sequence[Example]) -> pa.RecordBatch:
 
 
 def write_parquet(examples: Iterable[Example], path: Path) -> int:
-    """Write pairs to a Parquet file; the file appears complete or not at all.
-
-    Returns:
-        The number of rows written.
-
-    Raises:
-        WriteError: The file cannot be written. What the iterable raises passes through; no file is left then.
-    """
-    with file_when_whole(path) as file:
-        return _write_batches(examples, file)
-
-
-def _write_batches(examples: Iterable[Example], file: Any) -> int:
-    rows = 0
-    iterator = iter(examples)
-    with pq.ParquetWriter(file, PAIR_SCHEMA, compression="zstd") as writer:
-        while chunk := list(islice(iterator, BATCH_ROWS)):
-            writer.write_batch(batch_from_examples(chunk))
-            rows += len(chunk)
-    return rows
+    """Writes pairs to a Parquet file as they come, as `write_tables`; returns their number."""
+    rows = iter(examples)
+    chunks = iter(lambda: list(islice(rows, BATCH_ROWS)), [])
+    return write_tables(path, PAIR_SCHEMA, map(batch_from_examples, chunks))

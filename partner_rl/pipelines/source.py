@@ -65,9 +65,9 @@ def parquet_source(
             raise PartnerError(f"{output} was made with another corpus: add --overwrite or choose another folder")
         return ParquetSource(target, record["rejected"])
     growing_folder(output, kind)
-    result = convert(iter_rows(source, max_post_characters, progress), source, target)
-    write_json(record_path, {"state": state, "rejected": len(result.rejects)})
-    return ParquetSource(target, len(result.rejects))
+    _, rest = convert(iter_rows(source, max_post_characters, progress), source, target)
+    write_json(record_path, {"state": state, "rejected": len(rest.rejects)})
+    return ParquetSource(target, len(rest.rejects))
 
 
 def _state(source: str, epitome: Traversable | None, max_post_characters: int) -> list[Any]:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from partner_rl.config.schema import WarmStartConfig
 from partner_rl.data.batches import none_usable
 from partner_rl.data.folders import DONE, RUN
+from partner_rl.data.parquet import write_tables
 from partner_rl.pipelines.done_markers import locked, refuse_input_folder, run_record
 from partner_rl.pipelines.label import ClassifierSettings
 from partner_rl.pipelines.resources import Resources
@@ -35,7 +36,7 @@ from partner_rl.positions import decode_position, num_positions
 from partner_rl.progress import Progress, ShowProgress, show_no_progress
 from partner_rl.storage.atomic import growing_folder
 from partner_rl.types import MECHANISMS, PartnerError
-from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA, write_examples
+from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA
 from partner_rl.warmstart.quotas import Cell, balanced_quotas
 
 KIND: Final = "warm-start examples"
@@ -203,7 +204,7 @@ def _copy(files: Sequence[Path], output: Path, chosen: Keys, progress: Progress)
         tables = _sampled(_chosen_rows(path, chosen, taken_C), sample_keys, samples)
         first = next(tables, None)
         if first is not None:
-            rows[path.name] = write_examples(output / path.name, chain((first,), tables))
+            rows[path.name] = write_tables(output / path.name, EXAMPLE_SCHEMA, chain((first,), tables))
         progress(sum(sizes[:number]), sum(sizes))
     return rows, samples
 

@@ -5,7 +5,7 @@ One row an example. Position numbers depend on the window's size, so every row s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from partner_rl.data.folders import data_files
 from partner_rl.data.parquet import READ_ERRORS, damaged, parquet_records
 from partner_rl.data.rows import BadRowError, checked_id, whole_number
 from partner_rl.positions import PositionKind, decode_position, num_positions, position_mask
-from partner_rl.storage.atomic import file_when_whole
 from partner_rl.types import EditAction, PartnerError, RewriteState
 from partner_rl.warmstart.pairs import Draft, WarmStartExample
 
@@ -65,23 +64,6 @@ def examples_table(rows: Sequence[Draft], window: int) -> pa.Table:
         "level": [row.level if row.mechanism else None for row in rows],
     }
     return pa.Table.from_pydict(columns, schema=EXAMPLE_SCHEMA)
-
-
-def write_examples(path: Path, tables: Iterable[pa.Table]) -> int:
-    """Write tables of `EXAMPLE_SCHEMA` to one Parquet file; the file appears complete or not at all.
-
-    Returns:
-        The number of rows written.
-
-    Raises:
-        WriteError: The file cannot be written. What the iterable raises passes through; no file is left then.
-    """
-    rows = 0
-    with file_when_whole(path) as file, pq.ParquetWriter(file, EXAMPLE_SCHEMA, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table)
-            rows += table.num_rows
-    return rows
 
 
 def read_warmstart_examples(source: Path, window: int | None = None) -> list[WarmStartExample]:

@@ -11,6 +11,7 @@ import torch
 
 from partner_rl.config.load import load_config
 from partner_rl.curation.topic import train_topic
+from partner_rl.data.parquet import write_tables
 from partner_rl.evaluation.judge import Judge
 from partner_rl.evaluation.judge.head import NUM_LEVELS, JudgeHead
 from partner_rl.evaluation.judge.states import ResponseStates
@@ -18,7 +19,7 @@ from partner_rl.models.loading import load_causal_lm, load_encoder, load_tokeniz
 from partner_rl.models.sources import resolve
 from partner_rl.policy.pretrained import load_policy, save_policy
 from partner_rl.types import MECHANISMS
-from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA, write_examples
+from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA
 from rewards.coherence_model import CoherenceClassifier, CoherenceModel
 from rewards.empathy_ensemble import EmpathyEnsemble
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel
@@ -81,5 +82,5 @@ def write_encoder(folder: Path) -> Path:
 def write_warm_start_examples(path: Path, window: int = 3) -> Path:
     """A file of one example."""
     row = {"seeker_post": "I failed.", "span": ["Try tea."], "window": window, "position": 0, "sentence": "I am sorry."}
-    write_examples(path, [pa.Table.from_pylist([row], schema=EXAMPLE_SCHEMA)])
+    write_tables(path, EXAMPLE_SCHEMA, [pa.Table.from_pylist([row], schema=EXAMPLE_SCHEMA)])
     return path

@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 from launch.cli import main
 from launch.commands.warmstart import work_folder
 from partner_rl.config.schema import PolicyConfig
+from partner_rl.data.parquet import write_tables
 from partner_rl.models.loading import load_encoder, load_tokenizer
 from partner_rl.models.sources import resolve
 from partner_rl.policy.pretrained import load_policy
 from partner_rl.types import EditAction, RewriteState
-from partner_rl.warmstart.dataset import examples_table, write_examples
+from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA, examples_table
 from partner_rl.warmstart.pairs import Draft, WarmStartExample
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel
 
@@ -71,7 +72,7 @@ def write_pairs(folder: Path, seekers: int = 60) -> Path:
         )
         for n in range(seekers)
     ]
-    write_examples(folder / "part-0.parquet", [examples_table(drafts, WINDOW)])
+    write_tables(folder / "part-0.parquet", EXAMPLE_SCHEMA, [examples_table(drafts, WINDOW)])
     return folder
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from partner_rl.data.parquet import write_tables
 from partner_rl.positions import num_positions, position_mask
 from partner_rl.types import EditAction, PartnerError, RewriteState
 from partner_rl.warmstart.dataset import (
@@ -17,7 +18,6 @@ from partner_rl.warmstart.dataset import (
     examples_table,
     iter_warmstart_examples,
     read_warmstart_examples,
-    write_examples,
 )
 from partner_rl.warmstart.pairs import Draft, WarmStartExample
 
@@ -43,13 +43,13 @@ def example(position: int = 0, sentence: str = "I hear you.", span: tuple[str, .
 def test_files_are_lossless(tmp_path_factory: pytest.TempPathFactory, examples: list[WarmStartExample]) -> None:
     path = tmp_path_factory.mktemp("examples") / "part.parquet"
     table = examples_table([Draft(one, "s", "r") for one in examples], WINDOW)
-    assert write_examples(path, [table]) == len(examples)
+    assert write_tables(path, EXAMPLE_SCHEMA, [table]) == len(examples)
     assert read_warmstart_examples(path, WINDOW) == examples
 
 
 def test_a_folder_is_read_in_the_order_of_names_without_unfinished_files(tmp_path: Path) -> None:
     for name, sentence in (("b", "Second."), ("a", "First."), (".c", "Unfinished."), ("_d", "Work.")):
-        write_examples(tmp_path / f"{name}.parquet", [example(sentence=sentence)])
+        write_tables(tmp_path / f"{name}.parquet", EXAMPLE_SCHEMA, [example(sentence=sentence)])
     assert [one.action.sentence for one in read_warmstart_examples(tmp_path)] == ["First.", "Second."]
 
 
@@ -65,7 +65,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise PartnerError("stopped")
 
     with pytest.raises(PartnerError, match="stopped"):
-        write_examples(tmp_path / "part.parquet", failing())  # type: ignore[arg-type]
+        write_tables(tmp_path / "part.parquet", EXAMPLE_SCHEMA, failing())  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -91,11 +91,11 @@ def test_files_that_cannot_be_trained_on(tmp_path: Path, table: pa.Table, messag
 
 
 def test_examples_of_another_window(tmp_path: Path) -> None:
-    write_examples(tmp_path / "part.parquet", [example()])
+    write_tables(tmp_path / "part.parquet", EXAMPLE_SCHEMA, [example()])
     with pytest.raises(PartnerError, match=r"windows of 3 sentences, not 4: set env\.window"):
         read_warmstart_examples(tmp_path, window=4)
     wider = example().set_column(2, EXAMPLE_SCHEMA.field("window"), pa.array([4], pa.int16()))
-    write_examples(tmp_path / "wider.parquet", [wider])
+    write_tables(tmp_path / "wider.parquet", EXAMPLE_SCHEMA, [wider])
     with pytest.raises(PartnerError, match=r"wider.parquet was made for windows of 4 sentences, not 3"):
         read_warmstart_examples(tmp_path)
 
@@ -106,7 +106,7 @@ def test_missing_truncated_and_empty_sources(tmp_path: Path) -> None:
     with pytest.raises(PartnerError, match="no Parquet file in"):
         read_warmstart_examples(tmp_path)
     path = tmp_path / "part.parquet"
-    write_examples(path, [example()])
+    write_tables(path, EXAMPLE_SCHEMA, [example()])
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(PartnerError, match="truncated"):
         read_warmstart_examples(path)
@@ -115,7 +115,7 @@ def test_missing_truncated_and_empty_sources(tmp_path: Path) -> None:
 def test_each_example_comes_with_what_decides_its_split(tmp_path: Path):
     example = WarmStartExample(RewriteState("A post.", ("One.",)), EditAction(0, "A sentence."))
     drafts = [Draft(example, "seeker 7", "r"), Draft(example, "", "")]
-    write_examples(tmp_path / "a.parquet", [examples_table(drafts, 4)])
+    write_tables(tmp_path / "a.parquet", EXAMPLE_SCHEMA, [examples_table(drafts, 4)])
     assert [seeker for seeker, _ in iter_warmstart_examples(tmp_path)] == ["seeker 7", "A post."]
 
 
@@ -134,7 +134,7 @@ def test_examples_of_another_writer_are_read(tmp_path: Path) -> None:
     )
     path = tmp_path / "part.parquet"
     pq.write_table(other, path)
-    write_examples(tmp_path / "own.parquet", [table])
+    write_tables(tmp_path / "own.parquet", EXAMPLE_SCHEMA, [table])
     assert read_warmstart_examples(path) == read_warmstart_examples(tmp_path / "own.parquet")
     assert [seeker for seeker, _ in iter_warmstart_examples(path)] == ["7"]
 
@@ -150,7 +150,7 @@ def test_examples_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.reported
 def test_an_unfinished_folder_of_examples_is_refused(tmp_path: Path) -> None:
-    write_examples(tmp_path / "part.parquet", [example()])
+    write_tables(tmp_path / "part.parquet", EXAMPLE_SCHEMA, [example()])
     (tmp_path / "_candidates" / "_done").mkdir(parents=True)
     with pytest.raises(PartnerError, match="is unfinished: run the command that makes it again"):
         read_warmstart_examples(tmp_path)

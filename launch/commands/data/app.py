@@ -99,17 +99,17 @@ def convert_command(
     begin(stage_plan({output: "pairs", target: "bad rows, if there are any"}, source=source))
     with progress_bar("Converting") as progress:
         rows = iter_rows(source, max_post_characters, progress)
-        result = convert(refuse_rejects(rows) if strict else rows, source, output)
+        written, rest = convert(refuse_rejects(rows) if strict else rows, source, output)
     said = beside(output, target)
-    said.print(f"{result.written} pairs written to {output}", soft_wrap=True)
-    _print_remarks(result.remarks, said)
-    if result.rejects or rejects is not None:
-        write_rejects(result.rejects, target)
+    said.print(f"{written} pairs written to {output}", soft_wrap=True)
+    _print_remarks(rest.remarks, said)
+    if rest.rejects or rejects is not None:
+        write_rejects(rest.rejects, target)
     else:
         # A list left by an earlier run would contradict what is said next.
         target.unlink(missing_ok=True)
-    why = f" ({reasons(result.rejects)}), listed in {target}" if result.rejects else ""
-    said.print(f"{len(result.rejects)} rows rejected{why}", soft_wrap=True)
+    why = f" ({reasons(rest.rejects)}), listed in {target}" if rest.rejects else ""
+    said.print(f"{len(rest.rejects)} rows rejected{why}", soft_wrap=True)
 
 
 @app.command("stats")
