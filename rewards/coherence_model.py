@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from partner_rl.models.text_tokens import token_limit
 from rewards.checkpoint import read_classifier, write_classifier
-from rewards.encoder import encode_states, pad_id_of, token_limit, tokenize
+from rewards.encoder import encode_states, pad_id_of, tokenize
 from rewards.sentence_style import NUM_FEATURES, style_matrix
 
 KIND = "coherence"

@@ -26,6 +26,7 @@ from torch.nn.functional import log_softmax, scaled_dot_product_attention, softm
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from partner_rl.models.loading import load_registered, load_tokenizer, quiet_transformers
+from partner_rl.models.text_tokens import token_limit
 from partner_rl.types import MAX_LEVEL, MECHANISMS, PartnerError
 from rewards.encoder import (
     EncodedText,
@@ -33,7 +34,6 @@ from rewards.encoder import (
     mean_pool,
     pad_id_of,
     pad_states,
-    token_limit,
     tokenize,
 )
 from rewards.ngrams import NgramLevels

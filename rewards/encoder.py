@@ -72,15 +72,6 @@ def _piece(text: EncodedText, start: int, end: int, first: int, last: int) -> En
     return EncodedText(cut(text.ids), cut(text.offsets), cut(text.special))
 
 
-def token_limit(encoder: PreTrainedModel, max_tokens: int) -> int:
-    """`max_tokens`, or fewer where the encoder has fewer positions."""
-    positions = getattr(encoder.config, "max_position_embeddings", None)
-    if positions is None:
-        return max_tokens
-    # RoBERTa numbers its positions from padding_idx + 1: two of those it declares cannot be used.
-    return min(max_tokens, int(positions) - 2)
-
-
 def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that fills up short rows; any id serves, as padding is masked."""
     return int(tokenizer.pad_token_id) if isinstance(tokenizer.pad_token_id, int) else 0

@@ -16,8 +16,9 @@ from partner_rl.data.readers import read_examples
 from partner_rl.data.splits import split_examples
 from partner_rl.models.loading import load_encoder, load_tokenizer
 from partner_rl.models.sources import resolve
+from partner_rl.models.text_tokens import token_limit
 from rewards.device import check_device
-from rewards.encoder import encode_states, pad_id_of, token_limit, tokenize
+from rewards.encoder import encode_states, pad_id_of, tokenize
 from rewards.fluency import load_language_model
 from rewards.language_model import LanguageModel
 from rewards.listener import CANDIDATES, NAME, POOL_POSTS, ListenerScorer, Posts, Relate, distinct_posts

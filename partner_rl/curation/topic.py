@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from partner_rl.curation.topic_report import Probabilities, TopicReport, TopicScores, topic_scores
 from partner_rl.data.splits import hash_fraction
 from partner_rl.models.loading import load_encoder, load_tokenizer, open_encoder, quiet_transformers
-from partner_rl.models.text_tokens import framed_texts
+from partner_rl.models.text_tokens import framed_texts, token_limit
 from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.artefact import FORMAT, MARK, write_mark
 from partner_rl.storage.atomic import folder_when_whole, write_json
@@ -217,7 +217,7 @@ def embed_posts(
     embeddings_ND = np.zeros((len(posts), int(encoder.config.hidden_size)))
     if not posts:
         return embeddings_ND
-    ids = [found.ids for found in framed_texts(tokenizer, posts, _token_limit(encoder, max_tokens))]
+    ids = [found.ids for found in framed_texts(tokenizer, posts, token_limit(encoder, max_tokens))]
     done = 0
     for batch in _batches([len(row) for row in ids]):
         embeddings_ND[batch] = _mean_states(encoder, [ids[index] for index in batch]).double().cpu().numpy()
@@ -254,12 +254,6 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         batch.append(index)
     if batch:
         yield batch
-
-
-def _token_limit(encoder: PreTrainedModel, max_tokens: int) -> int:
-    positions = getattr(encoder.config, "max_position_embeddings", None)
-    # RoBERTa numbers its positions from padding_idx + 1: two of those it declares cannot be used.
-    return max_tokens if positions is None else min(max_tokens, int(positions) - 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ import torch
 
 from partner_rl.evaluation.text_metrics import Embed
 from partner_rl.models.loading import load_encoder, load_tokenizer
-from rewards.encoder import encode_states, in_pieces, pad_id_of, token_limit, tokenize
+from partner_rl.models.text_tokens import token_limit
+from rewards.encoder import encode_states, in_pieces, pad_id_of, tokenize
 
 
 def sentence_embedder(folder: Path, max_tokens: int, device: str = "cpu") -> Embed:

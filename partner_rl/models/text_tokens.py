@@ -18,12 +18,19 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from tokenizers import AddedToken, Encoding, Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from partner_rl.types import PartnerError
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """What SentencePiece writes for a space."""
+
+
+def token_limit(encoder: PreTrainedModel, max_tokens: int) -> int:
+    """`max_tokens`, or fewer where the encoder has fewer positions."""
+    positions = getattr(encoder.config, "max_position_embeddings", None)
+    # RoBERTa numbers its positions from padding_idx + 1: two of those it declares cannot be used.
+    return max_tokens if positions is None else min(max_tokens, int(positions) - 2)
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

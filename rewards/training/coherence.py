@@ -20,11 +20,12 @@ from transformers import PreTrainedTokenizerBase
 
 from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.models.loading import load_encoder, load_tokenizer
+from partner_rl.models.text_tokens import token_limit
 from partner_rl.progress import Progress, no_progress
 from partner_rl.types import Example, PartnerError
 from rewards.batching import length_batches
 from rewards.coherence_model import CoherenceClassifier, CoherenceModel
-from rewards.encoder import mean_pool, pad_id_of, token_limit, tokenize
+from rewards.encoder import mean_pool, pad_id_of, tokenize
 from rewards.sentence_style import style_matrix
 from rewards.training.coherence_scores import CoherenceScores, classifier_scores
 from rewards.training.frozen import PartlyFrozenEncoder, precompute_steps

@@ -18,8 +18,9 @@ import torch
 from torch.nn.functional import normalize
 
 from partner_rl.models.loading import load_encoder, load_tokenizer
+from partner_rl.models.text_tokens import token_limit
 from partner_rl.types import Example
-from rewards.encoder import encode_states, pad_id_of, token_limit, tokenize
+from rewards.encoder import encode_states, pad_id_of, tokenize
 
 SplitSentences = Callable[[str], Sequence[str]]
 Matrix = npt.NDArray[np.float32]
