@@ -1,7 +1,7 @@
 """The keys of every metric that a run logs, in one place.
 
 `metrics.jsonl`, TensorBoard and W&B all use them. Values are floats; the unit is in the comment of the key, else the
-figure has none. A key with a suffix is made by a function.
+metric has none. A key with a suffix is made by a function.
 """
 
 from __future__ import annotations
@@ -9,6 +9,14 @@ from __future__ import annotations
 from typing import Final
 
 from partner_rl.positions import PositionKind, decode_position, num_positions
+
+REWARD: Final = "reward/"
+POLICY: Final = "policy/"
+POSITIONS: Final = "policy/position/"
+TIME: Final = "time/"
+THROUGHPUT: Final = "throughput/"
+MACHINE: Final = "machine/"
+"""Beginnings of keys."""
 
 STEP: Final = "step"
 """The iteration, counted from 1: the horizontal axis of every curve."""
@@ -40,6 +48,7 @@ POLICY_EFFECTIVE_OPENINGS: Final = "policy/effective_openings"
 """Exponential of the entropy of their first four words."""
 
 TRAIN_LOSS: Final = "train/loss"
+"""Loss of the update: policy gradient, KL penalty and entropy bonus."""
 TRAIN_GRAD_NORM: Final = "train/grad_norm"
 """Global gradient norm before clipping."""
 TRAIN_LOGPROB_GAP: Final = "train/logprob_gap"
@@ -79,6 +88,7 @@ TIME_JUDGE: Final = "time/judge"
 """Seconds that the held-out judge read this iteration's rewrites, after the iteration; logged when it did."""
 
 EPISODES_PER_SECOND: Final = "throughput/episodes_per_second"
+"""Episodes a second of the iteration."""
 TOKENS_PER_SECOND: Final = "throughput/tokens_per_second"
 """Generated tokens a second of the iteration."""
 EPISODES_TOTAL: Final = "throughput/episodes_total"
@@ -119,7 +129,7 @@ def reward_without_spread(component: str) -> str:
 
 
 def reward_detail(name: str) -> str:
-    """Mean of a further figure of a component (`RewardBreakdown.details`); the name starts with the component's."""
+    """Mean of a further metric of a component (`RewardBreakdown.details`); the name starts with the component's."""
     return f"reward/detail/{name}"
 
 
@@ -131,7 +141,7 @@ def position_share(position: int, window: int) -> str:
     """
     decoded = decode_position(position, window)
     name = decoded.kind.value if decoded.kind is PositionKind.NOOP else f"{decoded.kind.value}_{decoded.index}"
-    return f"policy/position/{name}"
+    return f"{POSITIONS}{name}"
 
 
 def position_shares(window: int) -> tuple[str, ...]:
@@ -146,16 +156,16 @@ def guard(name: str) -> str:
 
 def machine(name: str) -> str:
     """How the driver's host fares: `memory`, the share in use, and the machine's guards as in `guard`."""
-    return f"machine/{name}"
+    return f"{MACHINE}{name}"
 
 
-OF_THE_MACHINE: Final = ("time/", "throughput/", "machine/")
-"""Beginnings of the keys whose figures depend on the machine, and differ when a run is repeated."""
+OF_THE_MACHINE: Final = (TIME, THROUGHPUT, MACHINE)
+"""Beginnings of the keys whose values depend on the machine, and differ when a run is repeated."""
 
 
-def system(node: str, figure: str) -> str:
-    """A figure of a node of the cluster, such as `cpu_percent`; to W&B only."""
-    return f"system/{node}/{figure}"
+def system(node: str, metric: str) -> str:
+    """A metric of a node of the cluster, such as `cpu_percent`; to W&B only."""
+    return f"system/{node}/{metric}"
 
 
 WARMSTART_LOSS: Final = "warmstart/train_loss"
@@ -166,6 +176,6 @@ WARMSTART_EPOCH_LOSS: Final = "warmstart/epoch_train_loss"
 """Mean training loss of a pass's steps."""
 
 
-def warmstart_dev(figure: str) -> str:
-    """A held-out figure of the warm start after a pass: `loss`, `position_loss`, `token_loss`, `position_accuracy`."""
-    return f"warmstart/dev/{figure}"
+def warmstart_dev(metric: str) -> str:
+    """A held-out metric of the warm start after a pass: `loss`, `position_loss`, `token_loss`, `position_accuracy`."""
+    return f"warmstart/dev/{metric}"

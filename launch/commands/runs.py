@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from launch.console import err, out
 from launch.run_folder.reader import RunInfo, dotted, find_runs, read_run, recent_mean, series
-from partner_rl import metric_names
+from partner_rl import metric_names as names
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ _NOT_SETTINGS: Final = ("name", "runs_dir")
 """Keys that say where a run lies, not what it does."""
 _SHOWN_KEYS: Final = 4
 _STYLES: Final = {"running": "green", "failed": "red", "killed": "red", "interrupted": "yellow"}
-_COMPARED: Final = ("reward/", "policy/", "guard/", "throughput/", "time/iteration")
-_DETAILS: Final = ("policy/position/", "reward/detail/")
+_EVALUATION: Final = "evaluation/"
+_COMPARED: Final = (names.REWARD, names.POLICY, names.guard(""), names.THROUGHPUT, names.TIME_ITERATION, _EVALUATION)
+_DETAILS: Final = (names.POSITIONS, names.reward_detail(""))
 
 
 class _ListByDefault(TyperGroup):
@@ -114,7 +115,7 @@ def _as_json(run: RunInfo, changed: Mapping[str, Any]) -> dict[str, Any]:
         "started": run.record.get("started"),
         "iterations": run.iterations,
         "planned": run.planned,
-        "reward": recent_mean(series(run.metrics, metric_names.REWARD_TOTAL)),
+        "reward": recent_mean(series(run.metrics, names.REWARD_TOTAL)),
         "changed": dict(changed),
     }
 
@@ -130,7 +131,7 @@ def _list_table(runs: Sequence[RunInfo], changed: Sequence[Mapping[str, Any]], f
     for run, keys in zip(runs, changed, strict=True):
         name = str(run.path.relative_to(folder)) if run.path != folder else run.path.name
         style = _STYLES.get(run.state, "")
-        reward = recent_mean(series(run.metrics, metric_names.REWARD_TOTAL))
+        reward = recent_mean(series(run.metrics, names.REWARD_TOTAL))
         # Names and values may hold what Rich would take for markup.
         table.add_row(
             Text(name),
@@ -197,7 +198,7 @@ def _commit(run: RunInfo) -> str:
 def _metric_rows(runs: tuple[RunInfo, RunInfo], every: bool) -> list[tuple[str, ...]]:
     metrics = [_metrics(run) for run in runs]
     keys = dict.fromkeys([*metrics[0], *metrics[1]])
-    shown = [key for key in keys if every or (not key.startswith(_DETAILS) and key.startswith((*_COMPARED, "eval")))]
+    shown = [key for key in keys if every or (not key.startswith(_DETAILS) and key.startswith(_COMPARED))]
     rows: list[tuple[str, ...]] = [("iterations", *(str(run.iterations) for run in runs), "")]
     for key in shown:
         values = [found.get(key) for found in metrics]
@@ -209,10 +210,10 @@ def _metric_rows(runs: tuple[RunInfo, RunInfo], every: bool) -> list[tuple[str, 
 
 def _metrics(run: RunInfo) -> dict[str, float]:
     """Recent means of the metrics, and the evaluation's metrics."""
-    keys = dict.fromkeys(key for row in run.metrics for key in row if key != metric_names.STEP)
+    keys = dict.fromkeys(key for row in run.metrics for key in row if key != names.STEP)
     means = {key: recent_mean(series(run.metrics, key)) for key in sorted(keys)}
     evaluated = {
-        f"evaluation/{key.replace('.', '/')}": float(value)
+        f"{_EVALUATION}{key.replace('.', '/')}": float(value)
         for key, value in dotted(_summary(run.path).get("systems", {})).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }

@@ -53,7 +53,7 @@ PANELS: Final = (
     ),
     Panel("ratio.png", "Importance ratios", "ratio or share", (names.TRAIN_RATIO, names.TRAIN_CLIP_FRACTION)),
     Panel("distinct.png", "Distinct generated sentences", "share (0 to 1)", (names.POLICY_DISTINCT_SENTENCES,)),
-    Panel("time.png", "Time of an iteration", "time (s)", ("time/*",)),
+    Panel("time.png", "Time of an iteration", "time (s)", (f"{names.TIME}*",)),
 )
 """The charts of a training run."""
 

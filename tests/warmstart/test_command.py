@@ -25,6 +25,7 @@ from partner_rl.types import EditAction, RewriteState
 from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA, examples_table
 from partner_rl.warmstart.pairs import Draft, WarmStartExample
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel
+from tests.helpers.metric_keys import undeclared
 
 ROOT = Path(__file__).parents[2]
 WINDOW = 3
@@ -106,6 +107,7 @@ def test_from_a_corpus_to_a_folder_that_rl_starts_from(tmp_path: Path, classifie
     assert rewrites["rewritten"] == pytest.approx(rewrites["original"] + rewrites["change"])
 
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert undeclared(key for row in rows for key in row) == []
     assert sum("warmstart/train_loss" in row for row in rows) == report["steps"]
     assert [row["step"] for row in rows if "warmstart/dev/loss" in row] == [0, 2, 4]
     card = (output / "README.md").read_text()

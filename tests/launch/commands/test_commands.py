@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.helpers.command_line import partner
+from tests.helpers.metric_keys import undeclared
 
 # The first test of a process trains the finished run, too.
 pytestmark = pytest.mark.timeout(1500)
@@ -36,6 +37,7 @@ def test_quickstart_leaves_everything_that_the_readme_promises(finished_run):
 def test_every_component_is_logged_raw_and_weighted(finished_run):
     rows = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
+    assert undeclared(key for row in rows for key in row) == []
     for name in ("empathy", "fluency", "coherence", "mutual_information"):
         assert f"reward/raw/{name}" in rows[0]
         assert f"reward/weighted/{name}" in rows[0]

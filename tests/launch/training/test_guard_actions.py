@@ -18,6 +18,7 @@ from partner_rl.config.guard_schema import GuardsConfig
 from partner_rl.config.load import load_config
 from partner_rl.types import PartnerError, RewardBreakdown, ScoreRequest
 from tests.helpers.command_line import partner
+from tests.helpers.metric_keys import undeclared
 
 ALARM = Alarm(LIMITS[0], 9.0, 9.5, 8.0, 3)
 # Guards look at what is written, and the judge's gain is compared with empathy: no actors for the other rewards.
@@ -118,6 +119,7 @@ def test_a_guard_stops_a_run_and_the_judge_reads_it(commands_share_ray: None, tm
     assert all(row["guard/length_ratio"] > 0.01 for row in rows)
     assert all(0.0 < row["machine/memory"] < 1.0 and row["machine/alarms"] == 0.0 for row in rows)
     assert "guard/judge_gain" not in rows[0]
+    assert undeclared(key for row in rows for key in row) == []
     assert rows[1]["guard/judge_gap"] == pytest.approx(rows[1]["guard/reward_gain"] - rows[1]["guard/judge_gain"])
     for sample in records(run / "samples.jsonl"):
         assert sample["rewritten_response"] not in result.stderr
