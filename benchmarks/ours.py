@@ -13,7 +13,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from benchmarks.work import Workload
 from benchmarks.workload import fixed_length
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
-from partner_rl.algorithm.build import Score, to_algorithm_config
+from partner_rl.algorithm.build import to_algorithm_config
+from partner_rl.algorithm.rllib_config import Score
 from partner_rl.config.schema import RunConfig
 from partner_rl.policy.module import RewriteModule
 from partner_rl.types import Example, PartnerError

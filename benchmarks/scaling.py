@@ -31,7 +31,7 @@ from partner_rl.progress import Progress
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
-    from partner_rl.algorithm.build import Score
+    from partner_rl.algorithm.rllib_config import Score
     from partner_rl.config.schema import RunConfig
 
 NAME: Final = "python -m benchmarks.scaling"

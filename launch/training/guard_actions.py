@@ -15,12 +15,11 @@ import psutil
 from launch.resources.device import device_of
 from launch.tracking import Tracker
 from partner_rl import metric_names as names
-from partner_rl.algorithm.algorithm import Iteration
 from partner_rl.algorithm.guard_limits import LIMITS
 from partner_rl.algorithm.guard_metrics import JudgedGain, guard_metrics, measured_of
 from partner_rl.algorithm.guards import FORMAT, Alarm, Guards
 from partner_rl.algorithm.machine_metrics import MachineReading
-from partner_rl.algorithm.trajectory import Trajectory
+from partner_rl.algorithm.trajectory import Iteration, Trajectory
 from partner_rl.config.guard_schema import GuardsConfig
 from partner_rl.config.schema import RunConfig
 from partner_rl.evaluation.judge import Judge, load_judge

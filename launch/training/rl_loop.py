@@ -18,11 +18,12 @@ from launch.tracking import SampleRow, Tracker
 from launch.training.guard_actions import GUARDS_STATE, GuardWatch, RollBack, Stop, decide
 from launch.training.phases import export_policy
 from launch.training.watchdog import Candidate, Watchdog, reward_candidates
-from partner_rl.algorithm.algorithm import Iteration, RewriteAlgorithm
+from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.build import to_algorithm_config
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.algorithm.phase_tracker import CHECKPOINT, EVALUATE, EXPORT, LOG, STOP, PhaseTracker
 from partner_rl.algorithm.state import TrainingState
+from partner_rl.algorithm.trajectory import Iteration
 from partner_rl.cluster.free_resources import free_resources
 from partner_rl.cluster.object_store import full_store, is_full_store
 from partner_rl.config.schema import RunConfig

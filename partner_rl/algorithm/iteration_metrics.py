@@ -1,4 +1,4 @@
-"""The figures of an iteration under their metric names; pure functions."""
+"""The metrics of an iteration; pure functions."""
 
 from __future__ import annotations
 
@@ -11,24 +11,8 @@ import numpy as np
 from envs.rewriting import written_sentences
 from partner_rl import metric_names as names
 from partner_rl.algorithm.advantages.estimator import Array
-from partner_rl.algorithm.algorithm import Iteration
 from partner_rl.algorithm.guard_metrics import effective_number, largest_share, sentence_counts
-from partner_rl.algorithm.reward_signal import AdvantageBatch
-from partner_rl.algorithm.trajectory import Step, Trajectory
-from partner_rl.algorithm.update_metrics import (
-    CLIP_FRACTION,
-    GRAD_NORM,
-    KL,
-    KL_SENTENCE,
-    LOGPROB_GAP,
-    LOGPROB_GAP_MEAN,
-    LOGPROB_GAP_P99,
-    LOSS,
-    POSITION_ENTROPY_MEAN,
-    RATIO,
-    SAMPLER_KL,
-    TRUNCATED_WEIGHTS,
-)
+from partner_rl.algorithm.trajectory import AdvantageBatch, Iteration, Step, Trajectory
 
 _PHASES = {
     names.TIME_GENERATE: "generate",
@@ -39,24 +23,10 @@ _PHASES = {
 }
 _SAME = 1e-6
 """Values that differ by less are the same."""
-_LEARNER = {
-    names.TRAIN_LOSS: LOSS,
-    names.POLICY_KL: KL,
-    names.POLICY_KL_SENTENCE: KL_SENTENCE,
-    names.POLICY_POSITION_ENTROPY: POSITION_ENTROPY_MEAN,
-    names.TRAIN_GRAD_NORM: GRAD_NORM,
-    names.TRAIN_LOGPROB_GAP: LOGPROB_GAP,
-    names.TRAIN_LOGPROB_GAP_MEAN: LOGPROB_GAP_MEAN,
-    names.TRAIN_LOGPROB_GAP_P99: LOGPROB_GAP_P99,
-    names.TRAIN_TRUNCATED_WEIGHTS: TRUNCATED_WEIGHTS,
-    names.TRAIN_RATIO: RATIO,
-    names.TRAIN_CLIP_FRACTION: CLIP_FRACTION,
-    names.TRAIN_SAMPLER_KL: SAMPLER_KL,
-}
 
 
 def iteration_metrics(iteration: Iteration, window: int) -> dict[str, float]:
-    """All figures of an iteration, by the names in `partner_rl.metric_names`.
+    """All metrics of an iteration, by the names in `partner_rl.metric_names`.
 
     Args:
         iteration: What the iteration did.
@@ -70,8 +40,8 @@ def iteration_metrics(iteration: Iteration, window: int) -> dict[str, float]:
     return {
         **_rewards(trajectories),
         **_policy(trajectories, steps, window),
-        **_signal(iteration.signal),
-        **{name: iteration.learner[key] for name, key in _LEARNER.items() if key in iteration.learner},
+        **_advantages(iteration.batch),
+        **iteration.learner,
         names.POLICY_KL_COEFF: iteration.kl_coeff,
         **phases,
         names.TIME_OVERLAP: iteration.seconds["overlap"],
@@ -94,15 +64,15 @@ def _rewards(trajectories: list[Trajectory]) -> dict[str, float]:
     }
 
 
-def _signal(signal: AdvantageBatch) -> dict[str, float]:
+def _advantages(batch: AdvantageBatch) -> dict[str, float]:
     """What became of the rewards on their way to the update."""
     return {
-        names.TRAIN_ADVANTAGE_STD: float(signal.advantages_GK.std()),
-        names.TRAIN_GROUPS_WITHOUT_SPREAD: _without_spread(signal.advantages_GK),
-        **{names.reward_normalised(name): float(values.mean()) for name, values in signal.normalised.items()},
-        **{names.reward_weight(name): weight for name, weight in signal.scheduled.items()},
-        **{names.reward_spread(name): _spread(values_GK) for name, values_GK in signal.parts.items()},
-        **{names.reward_without_spread(name): _without_spread(values_GK) for name, values_GK in signal.parts.items()},
+        names.TRAIN_ADVANTAGE_STD: float(batch.advantages_GK.std()),
+        names.TRAIN_GROUPS_WITHOUT_SPREAD: _without_spread(batch.advantages_GK),
+        **{names.reward_normalised(name): float(values.mean()) for name, values in batch.normalised.items()},
+        **{names.reward_weight(name): weight for name, weight in batch.scheduled.items()},
+        **{names.reward_spread(name): _spread(values_GK) for name, values_GK in batch.parts.items()},
+        **{names.reward_without_spread(name): _without_spread(values_GK) for name, values_GK in batch.parts.items()},
     }
 
 
@@ -128,18 +98,18 @@ def _policy(trajectories: list[Trajectory], steps: list[Step], window: int) -> d
     positions = Counter(step.action.position for step in steps)
     shares = {name: positions[position] / len(steps) for position, name in enumerate(names.position_shares(window))}
     spoken = [step for step in steps if step.action.tokens]
-    figures = dict(shares)
+    metrics = dict(shares)
     if spoken:
         # Minus the mean log-probability of what was sampled estimates the entropy.
         logprobs = [value for step in spoken for value in step.logprobs[1:]]
-        figures[names.POLICY_SENTENCE_ENTROPY] = -fmean(logprobs)
-        figures[names.POLICY_SENTENCE_TOKENS] = fmean(len(step.action.tokens) for step in spoken)
+        metrics[names.POLICY_SENTENCE_ENTROPY] = -fmean(logprobs)
+        metrics[names.POLICY_SENTENCE_TOKENS] = fmean(len(step.action.tokens) for step in spoken)
     sentences = [sentence.casefold() for t in trajectories for sentence in written_sentences(t.request)]
     if sentences:
-        figures[names.POLICY_DISTINCT_SENTENCES] = len(set(sentences)) / len(sentences)
+        metrics[names.POLICY_DISTINCT_SENTENCES] = len(set(sentences)) / len(sentences)
     counts, openings = sentence_counts(t.request for t in trajectories)
     if counts:
-        figures[names.POLICY_COMMONEST_SENTENCE] = largest_share(counts)
-        figures[names.POLICY_COMMONEST_OPENING] = largest_share(openings)
-        figures[names.POLICY_EFFECTIVE_OPENINGS] = effective_number(openings)
-    return figures
+        metrics[names.POLICY_COMMONEST_SENTENCE] = largest_share(counts)
+        metrics[names.POLICY_COMMONEST_OPENING] = largest_share(openings)
+        metrics[names.POLICY_EFFECTIVE_OPENINGS] = effective_number(openings)
+    return metrics

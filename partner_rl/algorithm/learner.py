@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
+from partner_rl import metric_names as names
 from partner_rl.algorithm.batch import EPISODES, TrainingGroup, from_rllib, micro_batches
-from partner_rl.algorithm.losses import kl_estimate, kl_penalty, policy_gradient_loss, rounding_weights, surrogate_loss
-from partner_rl.algorithm.update_metrics import (
-    CLIP_FRACTION,
-    GRAD_NORM,
-    KL,
-    KL_SENTENCE,
-    LOSS,
-    POSITION_ENTROPY_MEAN,
-    RATIO,
-    SAMPLER_KL,
-    TRUNCATED_WEIGHTS,
-    LogprobGap,
-    StepMetrics,
+from partner_rl.algorithm.losses import (
+    Surrogate,
+    kl_estimate,
+    kl_penalty,
+    policy_gradient_loss,
+    rounding_weights,
+    surrogate_loss,
 )
+from partner_rl.algorithm.rllib_internals import WholeStepLearner
+from partner_rl.algorithm.update_metrics import GAP_LIMITS, LogprobGap, StepMetrics
+from partner_rl.config.schema import AlgorithmConfigSection, RunConfig
 from partner_rl.policy.logprobs import PackedBatch, action_logits, logprobs_of, pack_groups
 from partner_rl.policy.module import (
     DIVERGENCE,
@@ -41,17 +39,13 @@ from partner_rl.policy.module import (
 from partner_rl.seeds import generator_of
 from partner_rl.types import PartnerError
 
-if TYPE_CHECKING:
-    from partner_rl.algorithm.build import RewriteConfig
-
 MEASURED_PART = 4
 """Without a KL penalty the divergence is measured on one in this many groups: a look at the reference takes time."""
 
 
-class RewriteLearner(TorchLearner):
-    """Policy gradient with a KL penalty towards the policy that training started from."""
+class RewriteLearner(WholeStepLearner):
+    """Policy gradient with a names.POLICY_KL penalty towards the policy that training started from."""
 
-    config: RewriteConfig
     # What the last optimizer step measured.
     step_metrics: StepMetrics
     _gaps: list[torch.Tensor]
@@ -59,37 +53,54 @@ class RewriteLearner(TorchLearner):
     def build(self) -> None:
         """Builds module and optimizer and keeps the reference policy."""
         super().build()
-        self._kl_coeff = self.config.kl_coeff
-        module = self._rewrite_module()
+        self._kl_coeff = self._run.algorithm.kl_coeff
+        self._surrogate = surrogate_of(self._run.algorithm)
+        module = self._rewrite_module
         # With adapters the reference is the same model with the adapters off. Without a penalty it is for the metrics.
         needs_copy = module.policy.settings.lora is None
         self._reference = copy.deepcopy(module.policy.model).requires_grad_(False) if needs_copy else None
 
+    @property
+    def _run(self) -> RunConfig:
+        return cast(RunConfig, cast(Any, self.config).run)
+
+    @property
     def _rewrite_module(self) -> RewriteModule:
         return cast(RewriteModule, self.module[DEFAULT_MODULE_ID].unwrapped())
 
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return cast(torch.optim.Optimizer, self.get_optimizer(DEFAULT_MODULE_ID))
+
     def set_kl_coeff(self, coefficient: float) -> None:
-        """Sets the weight of the KL penalty from the next update on."""
+        """Sets the weight of the names.POLICY_KL penalty from the next update on."""
         self._kl_coeff = coefficient
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """AdamW over the trained parameters."""
-        parameters = list(self._rewrite_module().trainable_parameters().values())
-        optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        parameters = list(self._rewrite_module.trainable_parameters().values())
+        decay = self._run.algorithm.weight_decay
+        optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=decay, fused=True)
         self.register_optimizer(
             module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr
         )
 
-    def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
-        columns = batch[DEFAULT_MODULE_ID]
+    def optimizer_step(self, columns: Mapping[str, Any]) -> float:
+        """One optimizer step, its gradients accumulated over micro-batches; leaves `step_metrics` and returns the loss.
+
+        Args:
+            columns: The groups, as `to_rllib` makes them.
+
+        Raises:
+            PartnerError: The gradient is not finite.
+        """
         groups = from_rllib(columns)
         counts = _Counts(episodes=int(columns[EPISODES][0]), prompts=len(groups))
         # With several learners it is wrapped for data parallelism, which adds `no_sync`.
         module: Any = self.module[DEFAULT_MODULE_ID]
-        for optimizer in self._optimizer_parameters:
-            optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         self.step_metrics, self._gaps = StepMetrics(), []
-        parts = micro_batches(groups, self.config.micro_batch_tokens)
+        parts = micro_batches(groups, self._run.algorithm.micro_batch_tokens)
         for index, part in enumerate(parts):
             # Learners exchange gradients once, with the last micro-batch.
             hold = self.config.num_learners > 1 and index < len(parts) - 1
@@ -100,35 +111,35 @@ class RewriteLearner(TorchLearner):
         if not self._kl_coeff:
             self._measure_sampler_kl(_some_of(groups))
         self._measure_gap()
-        self.step_metrics.add(GRAD_NORM, self._apply_clipped(), 1)
-        loss, _ = self.step_metrics.sums[LOSS]
+        self.step_metrics.add(names.TRAIN_GRAD_NORM, self._apply_clipped(), 1)
+        loss, _ = self.step_metrics.sums[names.TRAIN_LOSS]
         # The micro-batches' shares add up to the step's loss.
-        self.step_metrics.sums[LOSS] = (loss, 1)
-        return {}, {DEFAULT_MODULE_ID: loss}, {}
+        self.step_metrics.sums[names.TRAIN_LOSS] = (loss, 1)
+        return loss
 
     def _measure_gap(self) -> None:
         gap = LogprobGap.of(self._gaps)
         self.step_metrics.gap = gap
-        if not self.config.gap_limits.hold(gap):
+        if not GAP_LIMITS[self._run.policy.dtype].hold(gap):
             # The weights are about to change, and whoever reports the gap must know which ones it was measured with.
-            self.step_metrics.weights_digest = self._rewrite_module().weights_digest()
+            self.step_metrics.weights_digest = self._rewrite_module.weights_digest()
 
     @torch.no_grad()
     def _measure_sampler_kl(self, groups: list[TrainingGroup]) -> None:
         """Measures how far the policy that sampled some groups is from the reference, by one pass of the reference."""
-        for part in micro_batches(groups, self.config.micro_batch_tokens):
+        for part in micro_batches(groups, self._run.algorithm.micro_batch_tokens):
             packed = self._packed(part)
             reference = self._reference_logprobs(packed, self._reference_logits(packed))
             _, sampled_GKT = _targets(part, reference.mask_GKT)
             self._measure_kl(sampled_GKT, reference)
 
     def _packed(self, part: list[TrainingGroup]) -> PackedBatch:
-        policy = self._rewrite_module().policy
+        policy = self._rewrite_module.policy
         packed = pack_groups([g.group for g in part], policy.vocabulary, policy.pad_id)
-        return packed.to(cast(torch.device, self._device))
+        return packed.to(policy.device)
 
     def _reference_logprobs(self, packed: PackedBatch, logits: torch.Tensor) -> _Reference:
-        policy = self._rewrite_module().policy
+        policy = self._rewrite_module.policy
         of = partial(logprobs_of, vocabulary=policy.vocabulary, temperature=policy.settings.temperature)
         # The reference gives every word a probability, also where the sampler left out some.
         whole = of(logits, replace(packed, kept_GCW=None))
@@ -142,7 +153,7 @@ class RewriteLearner(TorchLearner):
         if not self._kl_coeff:
             return inputs
         logits = self._reference_logits(packed)
-        is_exact = self.config.kl_gradient == "exact"
+        is_exact = self._run.algorithm.kl_gradient == "exact"
         reference = self._reference_logprobs(packed, logits)
         return inputs | {"reference": reference, REFERENCE_LOGITS: logits if is_exact else None}
 
@@ -154,23 +165,24 @@ class RewriteLearner(TorchLearner):
         advantages_GK, sampled_GKT = _targets(batch["groups"], fwd_out[MASK])
         loss = self._policy_loss(fwd_out, sampled_GKT, advantages_GK) / counts.episodes
         entropy = fwd_out[POSITION_ENTROPY].sum()
-        self.step_metrics.add(POSITION_ENTROPY_MEAN, entropy, len(fwd_out[POSITION_ENTROPY]))
-        if config.position_entropy_coeff:
-            loss = loss - config.position_entropy_coeff * entropy / counts.prompts
+        self.step_metrics.add(names.POLICY_POSITION_ENTROPY, entropy, len(fwd_out[POSITION_ENTROPY]))
+        settings = self._run.algorithm
+        if settings.position_entropy_coeff:
+            loss = loss - settings.position_entropy_coeff * entropy / counts.prompts
         if self._kl_coeff:
             # Where ratios are used, the policy may have moved since it sampled.
-            earlier_GKT = None if config.surrogate is None else sampled_GKT
+            earlier_GKT = None if self._surrogate is None else sampled_GKT
             self._measure_kl(fwd_out[LOGPROBS], batch["reference"], earlier_GKT)
             penalty = kl_penalty(
                 fwd_out[LOGPROBS],
                 batch["reference"].logprobs_GKT,
                 fwd_out[MASK],
-                config.kl_gradient,
+                settings.kl_gradient,
                 exact_GKT=fwd_out[DIVERGENCE],
                 sampled_GKT=earlier_GKT,
             )
             loss = loss + self._kl_coeff * penalty / counts.episodes
-        self.step_metrics.add(LOSS, loss, 1)
+        self.step_metrics.add(names.TRAIN_LOSS, loss, 1)
         self._gaps.append((fwd_out[LOGPROBS].detach() - sampled_GKT)[fwd_out[MASK]])
         return loss
 
@@ -180,60 +192,58 @@ class RewriteLearner(TorchLearner):
     ) -> None:
         mask_GKT, kept_GKT = reference.mask_GKT, reference.kept_GKT
         kl = kl_estimate(logprobs_GKT, reference.logprobs_GKT, mask_GKT, kept_GKT, sampled_GKT).item()
-        self.step_metrics.add(KL, kl, int(mask_GKT.sum()))
-        self.step_metrics.add(KL_SENTENCE, kl, int(mask_GKT[:, :, 0].sum()))
+        self.step_metrics.add(names.POLICY_KL, kl, int(mask_GKT.sum()))
+        self.step_metrics.add(names.POLICY_KL_SENTENCE, kl, int(mask_GKT[:, :, 0].sum()))
 
     def _policy_loss(
         self, fwd_out: dict[str, Any], sampled_GKT: torch.Tensor, advantages_GK: torch.Tensor
     ) -> torch.Tensor:
         """The policy gradient, summed over samples; through importance ratios where the policy may have moved."""
-        surrogate, logprobs_GKT, mask_GKT = self.config.surrogate, fwd_out[LOGPROBS], fwd_out[MASK]
+        surrogate, logprobs_GKT, mask_GKT = self._surrogate, fwd_out[LOGPROBS], fwd_out[MASK]
         tokens, actions = int(mask_GKT.sum()), int(mask_GKT[:, :, 0].sum())
         if surrogate is not None:
             terms = surrogate_loss(logprobs_GKT, sampled_GKT, mask_GKT, advantages_GK, surrogate)
             units = tokens if surrogate.ratio == "token" else actions
-            self.step_metrics.add(RATIO, terms.ratio, units)
-            self.step_metrics.add(CLIP_FRACTION, terms.clipped, units)
-            self.step_metrics.add(SAMPLER_KL, terms.sampler_kl, tokens)
+            self.step_metrics.add(names.TRAIN_RATIO, terms.ratio, units)
+            self.step_metrics.add(names.TRAIN_CLIP_FRACTION, terms.clipped, units)
+            self.step_metrics.add(names.TRAIN_SAMPLER_KL, terms.sampler_kl, tokens)
             return terms.loss
         weights_GKT = None
-        if self.config.run.policy.dtype == "bfloat16":
+        if self._run.policy.dtype == "bfloat16":
             weights_GKT, cut_off = rounding_weights(logprobs_GKT, sampled_GKT, mask_GKT)
-            self.step_metrics.add(TRUNCATED_WEIGHTS, cut_off, tokens)
+            self.step_metrics.add(names.TRAIN_TRUNCATED_WEIGHTS, cut_off, tokens)
         return policy_gradient_loss(logprobs_GKT, mask_GKT, advantages_GK, weights_GKT)
 
     @torch.no_grad()
     def _reference_logits(self, packed: PackedBatch) -> torch.Tensor:
-        policy = self._rewrite_module().policy
+        policy = self._rewrite_module.policy
         model = policy.model if self._reference is None else self._reference
         off = policy.adapters_off() if self._reference is None else contextlib.nullcontext()
         with off, policy.autocast():
             return action_logits(model, packed, flex=policy.uses_flex_attention)
 
     def _apply_clipped(self) -> float:
-        parameters = list(self._rewrite_module().trainable_parameters().values())
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, cast(float, self.config.grad_clip)))
+        parameters = list(self._rewrite_module.trainable_parameters().values())
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._run.algorithm.grad_clip))
         if not np.isfinite(norm):
             raise PartnerError(
                 f"the gradient norm is {norm}: lower algorithm.learning_rate, "
                 "or look for extreme rewards in metrics.jsonl"
             )
-        for optimizer in self._optimizer_parameters:
-            optimizer.step()
+        self._optimizer.step()
         return norm
 
     def trained_numbers(self) -> int:
         """How many numbers the trained parameters have."""
-        return sum(parameter.numel() for parameter in self._rewrite_module().trainable_parameters().values())
+        return sum(parameter.numel() for parameter in self._rewrite_module.trainable_parameters().values())
 
     def training_state(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """The trained parameters and the optimizer's state, by name, on the CPU."""
-        parameters = self._rewrite_module().trainable_parameters()
-        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        parameters = self._rewrite_module.trainable_parameters()
         optimizer_state = {
             f"{name}/{key}": value.detach().cpu().clone()
             for name, parameter in parameters.items()
-            for key, value in optimizer.state[parameter].items()
+            for key, value in self._optimizer.state[parameter].items()
         }
         return {name: p.detach().cpu().clone() for name, p in parameters.items()}, optimizer_state
 
@@ -244,17 +254,24 @@ class RewriteLearner(TorchLearner):
         Raises:
             ValueError: The names are not those of this learner's parameters.
         """
-        module = self._rewrite_module()
+        module = self._rewrite_module
         module.set_state({name: tensor.numpy() for name, tensor in weights.items()})
-        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         states: dict[str, dict[str, torch.Tensor]] = {}
         for path, value in optimizer_state.items():
             name, key = path.rsplit("/", 1)
             # A copy: fused AdamW writes to all of it, the step count included, in place.
-            states.setdefault(name, {})[key] = value.to(self._device, copy=True)
+            states.setdefault(name, {})[key] = value.to(module.policy.device, copy=True)
         for name, parameter in module.trainable_parameters().items():
             if name in states:
-                optimizer.state[parameter] = states[name]
+                self._optimizer.state[parameter] = states[name]
+
+
+def surrogate_of(settings: AlgorithmConfigSection) -> Surrogate | None:
+    """How the update treats what it was not sampled by; None where every sample is of the policy that is updated."""
+    if settings.clip_range is None and settings.steps_per_iteration == 1:
+        return None
+    high = settings.clip_range if settings.clip_range_high is None else settings.clip_range_high
+    return Surrogate(settings.importance_ratio, settings.clip_range, high)
 
 
 @dataclass(frozen=True, slots=True)

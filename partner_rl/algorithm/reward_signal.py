@@ -24,7 +24,7 @@ from partner_rl.algorithm.advantages.registry import build_estimator
 from partner_rl.algorithm.honesty import with_honesty
 from partner_rl.algorithm.normalization import RunningMoments, clipped, whitened
 from partner_rl.algorithm.schedules import constant_weights, reweighted, scheduled_weights
-from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
+from partner_rl.algorithm.trajectory import AdvantageBatch, SampledGroup, Trajectory
 from partner_rl.algorithm.variety import Variety
 from partner_rl.config.reward_schema import RewardsConfig, VarietyConfig
 from partner_rl.config.schema import AlgorithmConfigSection
@@ -46,25 +46,6 @@ class Rewards:
 
     sampled_GK: Array
     greedy_G: Array | None
-
-
-@dataclass(frozen=True, slots=True)
-class AdvantageBatch:
-    """What an iteration trains on.
-
-    Attributes:
-        groups: The sampled groups, their rewards mixed with this iteration's weights.
-        advantages_GK: An advantage for each sample.
-        normalised: Component → its normalised values, shape `[G, K]`; empty when nothing is normalised.
-        parts: Component → what it adds to the sum that the update sees: its values as normalised, times its weight.
-        scheduled: Component → weight in this iteration, for the components with a schedule.
-    """
-
-    groups: tuple[SampledGroup, ...]
-    advantages_GK: Array
-    normalised: Mapping[str, Array]
-    parts: Mapping[str, Array]
-    scheduled: Mapping[str, float]
 
 
 class RewardSignal:

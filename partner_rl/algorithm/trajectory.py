@@ -1,10 +1,11 @@
-"""What an env runner returns: the trajectories of whole groups."""
+"""The records of an iteration: what env runners return, what is trained on, and what came of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from partner_rl.algorithm.advantages.estimator import Array
 from partner_rl.policy.actions import ActionTokens
 from partner_rl.types import Example, RewardBreakdown, ScoreRequest
 
@@ -84,3 +85,47 @@ class Rollout:
     generate_s: float
     score_s: float
     overlap_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AdvantageBatch:
+    """What an iteration trains on.
+
+    Attributes:
+        groups: The sampled groups, their rewards mixed with this iteration's weights.
+        advantages_GK: An advantage for each sample.
+        normalised: Component → its normalised values, shape `[G, K]`; empty when nothing is normalised.
+        parts: Component → what it adds to the sum that the update sees: its values as normalised, times its weight.
+        scheduled: Component → weight in this iteration, for the components with a schedule.
+    """
+
+    groups: tuple[SampledGroup, ...]
+    advantages_GK: Array
+    normalised: Mapping[str, Array]
+    parts: Mapping[str, Array]
+    scheduled: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """What an iteration did.
+
+    Attributes:
+        number: Counted from 0.
+        batch: The sampled groups with their rewards and advantages.
+        learner: The update's metrics (`update_metrics`).
+        seconds: Seconds in `generate`, `score`, `update`, `sync`, and `iteration` for all of it; `overlap` is scoring
+            that the generation hid.
+        kl_coeff: Weight of the KL penalty in this iteration.
+    """
+
+    number: int
+    batch: AdvantageBatch
+    learner: dict[str, float]
+    seconds: dict[str, float]
+    kl_coeff: float
+
+    @property
+    def groups(self) -> tuple[SampledGroup, ...]:
+        """The sampled groups, their rewards mixed with this iteration's weights."""
+        return self.batch.groups

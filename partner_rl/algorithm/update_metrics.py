@@ -8,21 +8,7 @@ from typing import Final
 
 import torch
 
-LOSS: Final = "loss"
-KL: Final = "kl"
-"""KL divergence from the reference, nats a token."""
-KL_SENTENCE: Final = "kl_sentence"
-"""KL divergence from the reference, nats an action: position and sentence together."""
-POSITION_ENTROPY_MEAN: Final = "position_entropy"
-GRAD_NORM: Final = "grad_norm"
-RATIO: Final = "ratio"
-CLIP_FRACTION: Final = "clip_fraction"
-SAMPLER_KL: Final = "sampler_kl"
-TRUNCATED_WEIGHTS: Final = "truncated_weights"
-"""Share of tokens whose importance weight, which corrects for rounding, was cut off."""
-LOGPROB_GAP: Final = "logprob_gap"
-LOGPROB_GAP_MEAN: Final = "logprob_gap_mean"
-LOGPROB_GAP_P99: Final = "logprob_gap_p99"
+from partner_rl import metric_names as names
 
 GAP_QUANTILE: Final = 0.99
 
@@ -127,9 +113,9 @@ def update_metrics(steps: Sequence[Sequence[StepMetrics]]) -> dict[str, float]:
     gaps = [learner.gap for learner in steps[0] if learner.gap is not None]
     gap = LogprobGap.over_learners(gaps)
     return means(learner for step in steps for learner in step) | {
-        LOGPROB_GAP: gap.largest,
-        LOGPROB_GAP_MEAN: gap.mean,
-        LOGPROB_GAP_P99: gap.p99,
+        names.TRAIN_LOGPROB_GAP: gap.largest,
+        names.TRAIN_LOGPROB_GAP_MEAN: gap.mean,
+        names.TRAIN_LOGPROB_GAP_P99: gap.p99,
     }
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from partner_rl.algorithm.algorithm import Iteration
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
-from partner_rl.algorithm.reward_signal import AdvantageBatch
-from partner_rl.algorithm.trajectory import SampledGroup, Step, Trajectory
+from partner_rl.algorithm.trajectory import AdvantageBatch, Iteration, SampledGroup, Step, Trajectory
 from partner_rl.policy.actions import ActionTokens
 from partner_rl.types import Example, RewardBreakdown, ScoreRequest
 

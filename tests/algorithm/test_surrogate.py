@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from partner_rl.algorithm.batch import minibatches
-from partner_rl.algorithm.build import surrogate_of
+from partner_rl.algorithm.learner import surrogate_of
 from partner_rl.algorithm.losses import Surrogate, surrogate_loss
 from partner_rl.config.schema import AlgorithmConfigSection
 

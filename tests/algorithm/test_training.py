@@ -172,7 +172,7 @@ def test_a_difference_between_sampler_and_learner_stops_the_run(local_ray):
     algo = build_toy(toy_config(num_env_runners=1))
     algo.train()
     # The env runner keeps its weights while the learner moves on.
-    algo._sync_weights = lambda: None
+    algo._env_runners.sync_weights = lambda: None
     algo.train()
     with pytest.raises(PartnerError, match="different weights"):
         algo.train()

@@ -5,28 +5,14 @@ import math
 import pytest
 import torch
 
+from partner_rl import metric_names as names
 from partner_rl.algorithm.learner import RewriteLearner
-from partner_rl.algorithm.update_metrics import (
-    CLIP_FRACTION,
-    GAP_LIMITS,
-    GRAD_NORM,
-    KL,
-    KL_SENTENCE,
-    LOGPROB_GAP,
-    LOGPROB_GAP_MEAN,
-    LOGPROB_GAP_P99,
-    LOSS,
-    SAMPLER_KL,
-    LogprobGap,
-    StepMetrics,
-    means,
-    update_metrics,
-)
-from tests.algorithm.toy import build_toy, toy_config
+from partner_rl.algorithm.update_metrics import GAP_LIMITS, LogprobGap, StepMetrics, means, update_metrics
+from tests.algorithm.toy import build_toy, local_learner, toy_config
 
 
-def measured(gap: LogprobGap, **sums: tuple[float, float]) -> StepMetrics:
-    return StepMetrics(dict(sums), gap)
+def measured(gap: LogprobGap, kl: tuple[float, float], loss: tuple[float, float]) -> StepMetrics:
+    return StepMetrics({names.POLICY_KL: kl, names.TRAIN_LOSS: loss}, gap)
 
 
 def test_sums_and_units_of_steps_and_learners_add_up():
@@ -37,11 +23,11 @@ def test_sums_and_units_of_steps_and_learners_add_up():
             [measured(far, kl=(0.0, 40), loss=(2.0, 1)), measured(far, kl=(0.0, 20), loss=(2.0, 1))],
         ]
     )
-    assert found[KL] == pytest.approx(12 / 100)
-    assert found[LOSS] == pytest.approx(2.0)
+    assert found[names.POLICY_KL] == pytest.approx(12 / 100)
+    assert found[names.TRAIN_LOSS] == pytest.approx(2.0)
     # Of the first step: later ones differ because the policy has moved.
-    assert (found[LOGPROB_GAP], found[LOGPROB_GAP_P99]) == (0.9, 0.6)
-    assert found[LOGPROB_GAP_MEAN] == pytest.approx((0.01 * 100 + 0.3 * 300) / 400)
+    assert (found[names.TRAIN_LOGPROB_GAP], found[names.TRAIN_LOGPROB_GAP_P99]) == (0.9, 0.6)
+    assert found[names.TRAIN_LOGPROB_GAP_MEAN] == pytest.approx((0.01 * 100 + 0.3 * 300) / 400)
 
 
 def test_one_odd_token_does_not_break_the_limits_and_stale_weights_do():
@@ -56,7 +42,7 @@ def test_one_odd_token_does_not_break_the_limits_and_stale_weights_do():
 def test_an_iteration_of_several_steps_logs_the_true_means(local_ray):
     config = toy_config(samples_per_group=8, epochs=4, minibatch_groups=2, clip_range=0.2, kl_coeff=0.1)
     algorithm = build_toy(config)
-    learner: RewriteLearner = algorithm._local_learner()
+    learner: RewriteLearner = local_learner(algorithm)
     steps, update = [], learner._uncompiled_update
 
     def noted(batch, **kwargs):
@@ -71,9 +57,9 @@ def test_an_iteration_of_several_steps_logs_the_true_means(local_ray):
             algorithm.train()
             assert len(steps) == 8
             whole = means(steps)
-            for name in (KL, KL_SENTENCE, CLIP_FRACTION, SAMPLER_KL, GRAD_NORM, LOSS):
+            for name in whole:
                 assert algorithm.last.learner[name] == pytest.approx(whole[name]), name
-            assert len({round(step.sums[SAMPLER_KL][0], 9) for step in steps}) > 4
+            assert len({round(step.sums[names.TRAIN_SAMPLER_KL][0], 9) for step in steps}) > 4
     finally:
         algorithm.stop()
 
@@ -86,8 +72,9 @@ def test_the_divergence_is_measured_without_a_penalty_on_a_part(local_ray, lora)
             found = []
             for _ in range(iterations):
                 algorithm.train()
-                counted = algorithm._local_learner().step_metrics.sums
-                found.append({"kl": algorithm.last.learner[KL_SENTENCE], "actions": counted[KL_SENTENCE][1]})
+                counted = local_learner(algorithm).step_metrics.sums
+                _, actions = counted[names.POLICY_KL_SENTENCE]
+                found.append({"kl": algorithm.last.learner[names.POLICY_KL_SENTENCE], "actions": actions})
             return found
         finally:
             algorithm.stop()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.build import to_algorithm_config
+from partner_rl.algorithm.learner import RewriteLearner
+from partner_rl.algorithm.workers import on_each_learner
 from partner_rl.config.schema import AlgorithmConfigSection, EnvConfig, PolicyConfig, RunConfig
 from partner_rl.config.section import LoraSection
 from partner_rl.models.sources import resolve
@@ -48,3 +50,8 @@ def build_toy(config: RunConfig, score=count_letter, folder: Path | None = None)
     """The toy task's algorithm; the caller stops it."""
     policy = folder or resolve("random:llama", None)
     return to_algorithm_config(config, policy_folder=str(policy), score=score, load_examples=examples).build_algo()
+
+
+def local_learner(algorithm: RewriteAlgorithm) -> RewriteLearner:
+    """The learner in the driver."""
+    return on_each_learner(algorithm.learner_group, lambda learner: learner)[0]
