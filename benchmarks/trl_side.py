@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -90,16 +90,22 @@ class Gate(TrainerCallback):
 class Rewards:
     """The reward functions that TRL gets: one for the free reward, one a component for the scorers."""
 
-    def __init__(self, names: Sequence[str], score: Score, to_request: Callable[[int, Sequence[int]], ScoreRequest]):
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        score: Score,
+        to_request: Callable[[int, Sequence[int]], ScoreRequest],
+    ):
+        self._weights = weights
         self._score = score
         self._to_request = to_request
         self._key: tuple[tuple[int, tuple[int, ...]], ...] = ()
         self._breakdowns: Sequence[RewardBreakdown] = ()
-        self.functions = [self._function(name) for name in names]
+        self.functions = [self._function(name) for name in weights]
 
     def _function(self, name: str) -> Callable[..., list[float]]:
         def reward(completion_ids: list[list[int]], pair: list[int], **rest: Any) -> list[float]:
-            return [breakdown.weighted[name] for breakdown in self._scored(pair, completion_ids)]
+            return [self._weights[name] * breakdown.raw[name] for breakdown in self._scored(pair, completion_ids)]
 
         reward.__name__ = name
         return reward
@@ -211,7 +217,7 @@ def _rewards(task: Task, tokenizer: Any, config: RunConfig, examples: Sequence[E
         )
 
     if task.scorers is None:
-        return Rewards(["free"], free_reward, to_request)
+        return Rewards({"empathy": config.rewards.empathy.weight}, free_reward, to_request)
     ray.init(address=task.address, log_to_driver=False)
-    names = [name for name, pool in task.scorers.pools.items() if pool.weight != 0.0]
-    return Rewards(names, RewardClient(task.scorers).score, to_request)
+    weights = {name: config.rewards.weights()[name] for name, pool in task.scorers.pools.items() if pool.is_active}
+    return Rewards(weights, RewardClient(task.scorers).score, to_request)

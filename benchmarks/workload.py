@@ -64,7 +64,7 @@ def run_config(work: Workload, base: str = "embedded") -> RunConfig:
         "policy.temperature": 1.0,
         "env.max_edits": 1,
         "rewards.cache_size": 0,
-        # The plain sum of what is scored: TRL has neither of these rewards, and a free one is no component.
+        # The plain sum of what is scored: TRL has neither of these rewards.
         "rewards.empathy.normalize": "sum",
         "rewards.variety.weight": 0.0,
         "rewards.honesty.weight": 0.0,
@@ -132,7 +132,7 @@ def state_of(example: Example, config: RunConfig) -> RewriteState:
 def free_reward(requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
     """A reward that costs nothing: a number in 0…1 that is always the same for a text."""
     values = [zlib.crc32(request.rewritten_response.encode()) / 2**32 for request in requests]
-    return [RewardBreakdown(value, {"free": value}, {"free": value}) for value in values]
+    return [RewardBreakdown({"empathy": value}) for value in values]
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@
     action = {"position": 0, "sentence": "I am so sorry you are going through this."}
     observation, reward, terminated, truncated, info = env.step(action)
 
-The reward is the scorer's total for the rewritten response. It is paid at the last step, and every earlier step pays
-0: rewards are defined on whole responses, and all actions of the episode together, those that left a window alone
-included, made this one. Learners should use discount 1, so that each action's return is that same total.
+The reward is the weighted sum of the scorer's components for the rewritten response. It is paid at the last step, and
+every earlier step pays 0: rewards are defined on whole responses, and all actions of the episode together, those that
+left a window alone included, made this one. Learners should use discount 1, so that each action's return is that same
+total.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import gymnasium
@@ -45,6 +46,7 @@ class EmpathicRewritingEnv(gymnasium.Env[Observation, Action]):
         examples: Sequence[Example] | None = None,
         scorer: EpisodeScorer | None = None,
         settings: EnvConfig | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         """Make the environment.
 
@@ -52,6 +54,7 @@ class EmpathicRewritingEnv(gymnasium.Env[Observation, Action]):
             examples: The pairs to rewrite; at least one.
             scorer: Called once at the end of each episode, with one request.
             settings: Window and number of edits; None for the defaults.
+            weights: Component of the scorer → its weight in the reward; None for 1 each.
 
         Raises:
             PartnerError: There is no example or no scorer, or a post is longer than the spaces allow.
@@ -68,6 +71,7 @@ class EmpathicRewritingEnv(gymnasium.Env[Observation, Action]):
         self.action_space = spaces.action_space(self.settings.window)
         self._examples = tuple(examples)
         self._scorer = scorer
+        self._weights = weights
         self._episode: rewriting.EpisodeState | None = None
 
     @property
@@ -113,7 +117,8 @@ class EmpathicRewritingEnv(gymnasium.Env[Observation, Action]):
         reward = 0.0
         if after.done:
             request = rewriting.score_request(after)
-            [breakdown] = score_episodes(self._scorer, [request])
+            [scores] = score_episodes(self._scorer, [request])
+            breakdown = scores.weighed(dict.fromkeys(scores.raw, 1.0) if self._weights is None else self._weights)
             reward = float(breakdown.total)
             info |= {
                 "breakdown": breakdown,

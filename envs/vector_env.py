@@ -91,9 +91,9 @@ class RewriteVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, npt.NDA
             actions: Length `N`; None exactly for the slots that had finished before.
 
         Returns:
-            Observations, length `N`, None for finished slots; rewards, float32 `[N]`, 0 except for the slots that
-            finish in this step; terminated, bool `[N]`, True for all finished slots; truncated, bool `[N]`, always
-            False; infos, empty unless slots finish in this step, else with `breakdown`, `request` and `edits` as object
+            Observations, length `N`, None for finished slots; rewards, float32 `[N]`, always 0, since the algorithm
+            weighs the scores; terminated, bool `[N]`, True for all finished slots; truncated, bool `[N]`, always False;
+            infos, empty unless slots finish in this step, else with `breakdown`, `request` and `edits` as object
             arrays `[N]`, None in the other slots, and under the same names with a leading underscore Gymnasium's
             boolean masks `[N]` of the slots that they are set for.
 
@@ -108,25 +108,22 @@ class RewriteVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, npt.NDA
             for episode, action in zip(self._episodes, actions, strict=True)
         )
         finishing = [slot for slot, action in enumerate(actions) if action is not None and after[slot].done]
-        rewards, infos = self._score(after, finishing)
+        infos = self._score(after, finishing)
         self._episodes = after
         terminated = np.array([episode.done for episode in after], dtype=np.bool_)
-        return self._observations(), rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), infos
+        rewards, truncated = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, np.bool_)
+        return self._observations(), rewards, terminated, truncated, infos
 
-    def _score(
-        self, episodes: Sequence[rewriting.EpisodeState], finishing: Sequence[int]
-    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        rewards = np.zeros(self.num_envs, dtype=np.float32)
+    def _score(self, episodes: Sequence[rewriting.EpisodeState], finishing: Sequence[int]) -> dict[str, Any]:
         infos: dict[str, Any] = {}
         if not finishing:
-            return rewards, infos
+            return infos
         requests = [rewriting.score_request(episodes[slot]) for slot in finishing]
         breakdowns = score_episodes(self._scorer, requests)
         for slot, request, breakdown in zip(finishing, requests, breakdowns, strict=True):
-            rewards[slot] = breakdown.total
             info = {"breakdown": breakdown, "request": request, "edits": rewriting.edits(episodes[slot])}
             infos = self._add_info(infos, info, slot)
-        return rewards, infos
+        return infos
 
     def _observations(self) -> Observations:
         return [None if episode.done else rewriting.observe(episode) for episode in self._episodes]

@@ -7,7 +7,7 @@ import this module; it imports nothing of the project.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 MECHANISMS: Final = ("emotional_reactions", "interpretations", "explorations")
@@ -107,16 +107,40 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class RewardBreakdown:
-    """The reward of one rewritten response and what it is made of.
+    """The scores of one rewritten response by component, and their weighted sum once they are weighed.
 
     Attributes:
-        total: The scalar that the policy is trained on.
         raw: Component name → score as the component defines it.
-        weighted: Component name → its contribution to `total`; the values sum to `total`.
-        details: Further figures to log, such as the change of each mechanism; names start with the component's name.
+        details: Further metrics to log, such as the change of each mechanism; names start with the component's name.
+        weights: Component name → weight; empty before `weighed`.
     """
 
-    total: float
     raw: Mapping[str, float]
-    weighted: Mapping[str, float]
     details: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def weighed(self, weights: Mapping[str, float]) -> RewardBreakdown:
+        """The same scores with weights: `r = Σ w_c r_c` (PARTNER, section 4.3).
+
+        Args:
+            weights: Component name → weight; those of components that were not scored are left out.
+
+        Raises:
+            PartnerError: A component has no weight.
+        """
+        unknown = sorted(self.raw.keys() - weights.keys())
+        if unknown:
+            raise PartnerError(
+                f"there is no weight for the reward component {', '.join(unknown)}: score with components of rewards.*"
+            )
+        return replace(self, weights={name: weights[name] for name in self.raw})
+
+    @property
+    def weighted(self) -> dict[str, float]:
+        """Component name → its contribution to `total`."""
+        return {name: self.weights[name] * value for name, value in self.raw.items()}
+
+    @property
+    def total(self) -> float:
+        """The reward: the sum of `weighted`."""
+        return sum(self.weighted.values())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
 
 from partner_rl.types import PartnerError, RewardBreakdown, ScoreRequest
-from rewards.mixing import mix
 from rewards.scorer import FloatArray, Item, RewardDefinition
 
 
@@ -48,30 +48,34 @@ def assemble(
     definitions: Sequence[RewardDefinition],
     tables: Mapping[str, ItemTable],
     values: Mapping[str, FloatArray],
-    weights: Mapping[str, float],
 ) -> list[RewardBreakdown]:
-    """The reward of each request.
+    """The scores of each request by component; the details' names become `component/detail`.
 
     Args:
         requests: The requests, in the order of `tables`.
         definitions: The components that were scored.
         tables: Component name → its items.
         values: Component name → scores of its items, shape `[n_items, width]`.
-        weights: Component name → weight.
 
     Raises:
         PartnerError: A combined number is not finite.
     """
-    breakdowns = []
-    for number, request in enumerate(requests):
+
+    def combined(number: int, request: ScoreRequest) -> RewardBreakdown:
         scores = {
             definition.name: definition.combine(
                 request, values[definition.name][list(tables[definition.name].rows[number])]
             )
             for definition in definitions
         }
-        breakdowns.append(mix(scores, weights))
-    return breakdowns
+        raw = {name: float(score.value) for name, score in scores.items()}
+        details = {f"{name}/{key}": float(x) for name, score in scores.items() for key, x in score.details.items()}
+        for name, value in [*raw.items(), *details.items()]:
+            if not math.isfinite(value):
+                raise PartnerError(f"reward component {name!r} is {value}: its combine() must return finite numbers")
+        return RewardBreakdown(raw, details)
+
+    return [combined(number, request) for number, request in enumerate(requests)]
 
 
 def check_rows(values: object, scorer: str, width: int, rows: Sequence[int]) -> FloatArray:

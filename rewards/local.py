@@ -24,16 +24,15 @@ class LocalRewards:
         self._scorers = {name: component.builder.build() for name, component in components.items()}
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
-        """The reward of each request; components that weigh nothing are left out.
+        """The scores of each request; components that weigh nothing are left out.
 
         Raises:
             PartnerError: A scorer's answer is malformed; names the scorer and the request.
         """
-        weights = {name: c.settings.weight for name, c in self._components.items() if c.settings.is_active}
-        definitions = [self._components[name].definition for name in weights]
+        definitions = [c.definition for c in self._components.values() if c.settings.is_active]
         tables = {definition.name: collect_items(definition, requests) for definition in definitions}
         values = {name: self._score(name, table.items, table.first_request) for name, table in tables.items()}
-        return assemble(requests, definitions, tables, values, weights)
+        return assemble(requests, definitions, tables, values)
 
     def score_items(self, component: str, items: Sequence[Item]) -> FloatArray:
         """A component's scores of any items, shape `[n_items, width]`; errors name the item by its index.

@@ -30,7 +30,7 @@ class ComponentScore:
 
     Attributes:
         value: The score as the component defines it, before weighting.
-        details: Further figures to log; `rewards.mixing` puts the component's name before theirs.
+        details: Further metrics to log; `rewards.assembly` puts the component's name before theirs.
     """
 
     value: float

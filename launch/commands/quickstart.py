@@ -105,7 +105,8 @@ def _records(rewrites: Sequence[Rewrite], client: RewardClient, config: RunConfi
     from launch.training.phases import rewrite_record, without_texts
 
     breakdowns = client.score([rewrite.request for rewrite in rewrites])
-    scores = [{"total": breakdown.total, **breakdown.raw} for breakdown in breakdowns]
+    weights = config.rewards.weights()
+    scores = [{"total": b.weighed(weights).total, **b.raw} for b in breakdowns]
     records = [rewrite_record(rewrite, found) for rewrite, found in zip(rewrites, scores, strict=True)]
     return [without_texts(record) for record in records] if config.tracking.redact else records
 

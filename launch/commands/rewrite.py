@@ -152,11 +152,11 @@ def _scored(model: _Model, rewrites: Sequence[Rewrite]) -> list[dict[str, float]
 
     assert model.run is not None
     rewards = LocalRewards(active_components(model.config, model.run.path))
-    size = model.config.evaluation.batch_size
+    weights, size = model.config.rewards.weights(), model.config.evaluation.batch_size
     scored: list[dict[str, float]] = []
     with progress("Scoring") as report:
         for start in range(0, len(rewrites), size):
             breakdowns = rewards.score([rewrite.request for rewrite in rewrites[start : start + size]])
-            scored += [{"total": b.total, **b.raw} for b in breakdowns]
+            scored += [{"total": b.weighed(weights).total, **b.raw} for b in breakdowns]
             report(len(scored), len(rewrites))
     return scored

@@ -328,7 +328,7 @@ def _client(setup: TrialSetup, config: RunConfig, run: RunFolder) -> Iterator[tu
 
 
 def client_of(shared: ClientSpec, config: RunConfig, run: RunFolder) -> ClientSpec:
-    """The shared pool as one trial asks it: the actors answer raw scores, which the trial combines and weighs."""
+    """The shared pool as one trial asks it: the actors answer raw scores, which the trial combines."""
     components = all_components(config, run.path)
 
     def own(name: str, pool: PoolSpec) -> PoolSpec:
@@ -337,9 +337,8 @@ def client_of(shared: ClientSpec, config: RunConfig, run: RunFolder) -> ClientSp
         return replace(
             pool,
             definition=component.definition,
-            weight=section.weight,
             micro_batch=section.micro_batch,
-            is_scheduled=section.is_scheduled,
+            is_active=section.is_active,
         )
 
     return replace(shared, pools={name: own(name, pool) for name, pool in shared.pools.items()})

@@ -1,4 +1,4 @@
-"""From rewards to advantages: weights of this iteration → normalisation → estimator.
+"""From scores to advantages: weights of this iteration → normalisation → estimator.
 
 | `algorithm.normalization` | what the estimator sees |
 |---|---|
@@ -12,6 +12,7 @@ each mechanism as a component of its own, with a third of the weight. Axes: `G` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,16 +20,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from partner_rl.algorithm.advantages.estimator import Array, group_std
+from envs.rewriting import written_sentences
+from partner_rl.algorithm.advantages.estimator import EPSILON, Array, group_std
 from partner_rl.algorithm.advantages.registry import build_estimator
-from partner_rl.algorithm.honesty import with_honesty
-from partner_rl.algorithm.normalization import RunningMoments, clipped, whitened
-from partner_rl.algorithm.schedules import constant_weights, reweighted, scheduled_weights
 from partner_rl.algorithm.trajectory import AdvantageBatch, SampledGroup, Trajectory
 from partner_rl.algorithm.variety import Variety
 from partner_rl.config.reward_schema import RewardsConfig, VarietyConfig
 from partner_rl.config.schema import AlgorithmConfigSection
 from partner_rl.types import MECHANISMS, PartnerError, RewardBreakdown
+from rewards import honesty
 
 EMPATHY: Final = "empathy"
 BY_MECHANISM: Final = tuple(f"{EMPATHY}/{mechanism}" for mechanism in MECHANISMS)
@@ -49,7 +49,7 @@ class Rewards:
 
 
 class RewardSignal:
-    """Turns the rewards of an iteration into advantages.
+    """Turns the scores of an iteration into advantages.
 
     Args:
         settings: Estimator and normalisation.
@@ -72,55 +72,52 @@ class RewardSignal:
         return self._estimator.needs_greedy
 
     def advantages(self, sampled: Sequence[SampledGroup], iteration: int) -> AdvantageBatch:
-        """The signal of an iteration; also takes its rewards into the running figures.
+        """The advantages of an iteration; also takes its scores into the running statistics.
 
         Args:
-            sampled: The groups, all of the same size.
+            sampled: The groups, all of the same size, as they were scored.
             iteration: Counted from 1, as schedules count.
 
         Raises:
             PartnerError: A component has no weight, or not every sample has every component.
         """
-        scheduled = scheduled_weights(self._rewards, iteration)
-        scored = self._variety.rewarded(sampled) if self._variety else sampled
-        if self._rewards.honesty.is_active:
-            scored = with_honesty(scored, self._rewards.honesty.weight)
-        groups = tuple(_at_weights(group, scheduled) for group in scored)
-        weights = constant_weights(self._rewards) | scheduled
-        normalised: dict[str, Array] = {}
+        weights = weights_at(self._rewards, iteration)
+        groups = tuple(group.each(lambda t: _weighed(t, weights)) for group in self._with_own_scores(sampled))
+        scheduled = {name: weights[name] for name, section in self._rewards.components().items() if section.schedule}
+        components = component_rewards(groups, [name for name, weight in scheduled.items() if weight != 0.0])
+        if self._by_mechanism and EMPATHY in components:
+            components, weights = _by_mechanism(groups, components, weights)
         match self._settings.normalization:
             case "none":
-                parts = _weighted(groups)
-                advantages_GK = self._estimate(_rewards(groups, lambda breakdown: breakdown.total))
+                advantages_GK = self._estimate(_weighted_sum(components, weights))
+                values = {name: rewards.sampled_GK for name, rewards in components.items()}
             case "running":
-                components, weights = self._components(groups, weights)
-                standardised = self._standardised(components)
-                normalised = {name: rewards.sampled_GK for name, rewards in standardised.items()}
-                parts = {name: weights[name] * values for name, values in normalised.items()}
-                advantages_GK = self._estimate(_weighted_sum(standardised, weights))
+                components = self._standardised(components)
+                advantages_GK = self._estimate(_weighted_sum(components, weights))
+                values = {name: rewards.sampled_GK for name, rewards in components.items()}
             case "group":
-                components, weights = self._components(groups, weights)
-                normalised = self._group_normalised(components)
-                parts = {name: weights[name] * values for name, values in normalised.items()}
-                advantages_GK = whitened(_sum(parts.values()))
+                values = self._group_normalised(components)
+                advantages_GK = whitened(_sum(weights[name] * values_GK for name, values_GK in values.items()))
         if self._settings.scale_advantages:
             advantages_GK = advantages_GK / (advantages_GK.std() + 1e-8)
-        return AdvantageBatch(groups, advantages_GK, normalised, parts, scheduled)
+        return AdvantageBatch(
+            groups,
+            advantages_GK,
+            normalised={} if self._settings.normalization == "none" else values,
+            parts={name: weights[name] * values_GK for name, values_GK in values.items()},
+            scheduled=scheduled,
+        )
+
+    def _with_own_scores(self, groups: Sequence[SampledGroup]) -> Sequence[SampledGroup]:
+        """The groups with the scores of the components that need no model, where these weigh anything."""
+        if self._variety:
+            groups = self._variety.scored(groups)
+        if self._rewards.honesty.is_active:
+            groups = [group.each(_with_honesty) for group in groups]
+        return groups
 
     def _estimate(self, rewards: Rewards) -> Array:
         return self._estimator.advantages(rewards.sampled_GK, rewards.greedy_G)
-
-    def _components(
-        self, groups: Sequence[SampledGroup], weights: Mapping[str, float]
-    ) -> tuple[dict[str, Rewards], dict[str, float]]:
-        """What is normalised, each with its weight: the components, empathy by mechanism when that is asked for."""
-        components = component_rewards(groups, weights)
-        if not self._by_mechanism or EMPATHY not in components:
-            return components, dict(weights)
-        mechanisms = {name: _rewards(groups, partial(_detail, name)) for name in BY_MECHANISM}
-        share = weights[EMPATHY] / len(mechanisms)
-        others = {name: rewards for name, rewards in components.items() if name != EMPATHY}
-        return {**others, **mechanisms}, {**weights, **dict.fromkeys(mechanisms, share)}
 
     def _standardised(self, components: Mapping[str, Rewards]) -> dict[str, Rewards]:
         """Each component by its running moments, this iteration's samples (not its greedy rollouts) included."""
@@ -170,28 +167,55 @@ class RewardSignal:
 def _variety(section: VarietyConfig) -> Variety | None:
     if not section.is_active:
         return None
-    return Variety(section.weight, section.window, section.sentence_share, section.tolerance, section.opening_words)
+    return Variety(section.window, section.sentence_share, section.tolerance, section.opening_words)
 
 
-def component_rewards(groups: Sequence[SampledGroup], weights: Mapping[str, float]) -> dict[str, Rewards]:
-    """Raw values of each component.
+def weight_at(points: Sequence[tuple[int, float]], iteration: int) -> float:
+    """The weight at an iteration (counted from 1): linear between points, constant before the first and after the last.
+
+    Args:
+        points: (iteration, weight), ascending.
+        iteration: The iteration.
+    """
+    return float(np.interp(iteration, [at for at, _ in points], [weight for _, weight in points]))
+
+
+def weights_at(rewards: RewardsConfig, iteration: int) -> dict[str, float]:
+    """Component → weight at an iteration (counted from 1)."""
+    return {
+        name: section.weight if section.schedule is None else weight_at(section.schedule, iteration)
+        for name, section in rewards.components().items()
+    }
+
+
+def component_rewards(groups: Sequence[SampledGroup], needed: Iterable[str] = ()) -> dict[str, Rewards]:
+    """Raw scores of each component.
 
     Args:
         groups: The groups.
-        weights: Component → weight; every component must have one.
+        needed: Components that must be among them.
 
     Raises:
-        PartnerError: A component has no weight, or not every sample has every component.
+        PartnerError: Not every sample has every component.
     """
     rollouts = [t for group in groups for t in (*group.trajectories, *([group.greedy] if group.greedy else []))]
-    names = list(rollouts[0].breakdown.raw)
-    unknown = sorted(set(names) - weights.keys())
-    if not names or unknown or any(t.breakdown.raw.keys() != set(names) for t in rollouts):
+    found = list(rollouts[0].breakdown.raw)
+    missing = sorted(set(needed) - set(found))
+    if missing or not found or any(t.breakdown.raw.keys() != set(found) for t in rollouts):
         raise PartnerError(
-            f"algorithm.normalization needs the same weighted components in every reward (found {names}, no weight for "
-            f"{unknown}): score with components of rewards.*, or set algorithm.normalization=none"
+            f"every response needs a score of the same components (found {found}, not scored: {missing}): score with "
+            "the components of rewards.* that have a weight or a schedule"
         )
-    return {name: _rewards(groups, partial(_raw, name)) for name in names}
+    return {name: _rewards(groups, partial(_raw, name)) for name in found}
+
+
+def _by_mechanism(
+    groups: Sequence[SampledGroup], components: Mapping[str, Rewards], weights: Mapping[str, float]
+) -> tuple[dict[str, Rewards], dict[str, float]]:
+    """Components and weights with each mechanism in the place of empathy."""
+    mechanisms = {name: _rewards(groups, partial(_detail, name)) for name in BY_MECHANISM}
+    others = {name: rewards for name, rewards in components.items() if name != EMPATHY}
+    return {**others, **mechanisms}, {**weights, **dict.fromkeys(mechanisms, weights[EMPATHY] / len(mechanisms))}
 
 
 def _raw(name: str, breakdown: RewardBreakdown) -> float:
@@ -207,15 +231,12 @@ def _detail(name: str, breakdown: RewardBreakdown) -> float:
     return breakdown.details[name]
 
 
-def _at_weights(group: SampledGroup, weights: Mapping[str, float]) -> SampledGroup:
-    if not weights:
-        return group
+def _weighed(trajectory: Trajectory, weights: Mapping[str, float]) -> Trajectory:
+    return replace(trajectory, breakdown=trajectory.breakdown.weighed(weights))
 
-    def at_weights(trajectory: Trajectory) -> Trajectory:
-        return replace(trajectory, breakdown=reweighted(trajectory.breakdown, weights))
 
-    greedy = at_weights(group.greedy) if group.greedy else None
-    return replace(group, trajectories=tuple(map(at_weights, group.trajectories)), greedy=greedy)
+def _with_honesty(trajectory: Trajectory) -> Trajectory:
+    return trajectory.with_score(honesty.NAME, honesty.honesty(written_sentences(trajectory.request)))
 
 
 def _rewards(groups: Sequence[SampledGroup], value: Callable[[RewardBreakdown], float]) -> Rewards:
@@ -224,13 +245,6 @@ def _rewards(groups: Sequence[SampledGroup], value: Callable[[RewardBreakdown], 
         np.array([[value(t.breakdown) for t in group.trajectories] for group in groups], dtype=np.float64),
         np.array(greedy, dtype=np.float64) if greedy else None,
     )
-
-
-def _weighted(groups: Sequence[SampledGroup]) -> dict[str, Array]:
-    """The weighted components that all samples have, by name."""
-    breakdowns = [[t.breakdown.weighted for t in group.trajectories] for group in groups]
-    names = [name for name in breakdowns[0][0] if all(name in weighted for row in breakdowns for weighted in row)]
-    return {name: np.array([[weighted[name] for weighted in row] for row in breakdowns]) for name in names}
 
 
 def _weighted_sum(components: Mapping[str, Rewards], weights: Mapping[str, float]) -> Rewards:
@@ -244,3 +258,53 @@ def _weighted_sum(components: Mapping[str, Rewards], weights: Mapping[str, float
 def _sum(terms: Iterable[Array]) -> Array:
     total: Array = np.sum(list(terms), axis=0)
     return total
+
+
+class RunningMoments:
+    """Mean and standard deviation of all values so far, updated by batches (Welford, 1962; Chan et al., 1979)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self._squares = 0.0
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over all values (divided by their number); 0 before the first."""
+        return math.sqrt(self._squares / self.count) if self.count else 0.0
+
+    def update(self, values: Array) -> None:
+        """Takes values of any shape into the moments."""
+        if values.size == 0:
+            return
+        count = self.count + values.size
+        mean = float(values.mean())
+        shift = mean - self.mean
+        self._squares += float(((values - mean) ** 2).sum()) + shift**2 * self.count * values.size / count
+        self.mean += shift * values.size / count
+        self.count = count
+
+    def standardise(self, values: Array) -> Array:
+        """`(values − mean) / (std + ε)`."""
+        return (values - self.mean) / (self.std + EPSILON)
+
+    def state(self) -> Mapping[str, float]:
+        """What must be saved for an exact resume, as JSON."""
+        return {"count": self.count, "mean": self.mean, "squares": self._squares}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Takes back what `state` returned."""
+        self.count = int(state["count"])
+        self.mean = state["mean"]
+        self._squares = state["squares"]
+
+
+def clipped(values: Array, limit: float | None) -> Array:
+    """The values held within ±`limit`; as they are when it is None."""
+    return values if limit is None else values.clip(-limit, limit)
+
+
+def whitened(values: Array) -> Array:
+    """The values with mean 0 and standard deviation 1 (0 throughout when all are alike)."""
+    result: Array = (values - values.mean()) / (values.std() + EPSILON)
+    return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from partner_rl.algorithm.advantages.estimator import Array
@@ -40,18 +40,10 @@ class Trajectory:
     request: ScoreRequest
     breakdown: RewardBreakdown
 
-    def with_component(
-        self, name: str, value: float, weight: float, details: Mapping[str, float] | None = None
-    ) -> Trajectory:
-        """The trajectory with one more component in its reward: its value, its weight, further figures to log."""
-        before = self.breakdown
-        after = RewardBreakdown(
-            total=before.total + weight * value,
-            raw={**before.raw, name: value},
-            weighted={**before.weighted, name: weight * value},
-            details={**before.details, **(details or {})},
-        )
-        return replace(self, breakdown=after)
+    def with_score(self, component: str, value: float, details: Mapping[str, float] | None = None) -> Trajectory:
+        """The trajectory with the score of one more component, and its further metrics to log."""
+        raw, before = {**self.breakdown.raw, component: value}, self.breakdown.details
+        return replace(self, breakdown=RewardBreakdown(raw, {**before, **(details or {})}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +60,14 @@ class SampledGroup:
     example: Example
     trajectories: tuple[Trajectory, ...]
     greedy: Trajectory | None = None
+
+    def each(self, change: Callable[[Trajectory], Trajectory]) -> SampledGroup:
+        """The group with every trajectory changed, the greedy one too."""
+        return replace(
+            self,
+            trajectories=tuple(map(change, self.trajectories)),
+            greedy=change(self.greedy) if self.greedy else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,17 +77,13 @@ class Variety:
     """Rewards what is rarely written, and remembers the rewrites before.
 
     Args:
-        weight: Weight of the component in the reward.
         window: Rewrites that are remembered.
         sentence_share: Weight of the sentences in the component, 0 to 1; the rest is that of the word pairs.
         tolerance: Share of the window that may hold a sentence at no cost, between 0 and 1.
         opening_words: Words at the start of a sentence that count as a sentence of their own; 0 for none.
     """
 
-    def __init__(
-        self, weight: float, window: int, sentence_share: float, tolerance: float, opening_words: int = 0
-    ) -> None:
-        self._weight = weight
+    def __init__(self, window: int, sentence_share: float, tolerance: float, opening_words: int = 0) -> None:
         self._window = window
         self._sentence_share = sentence_share
         self._tolerance = tolerance
@@ -95,14 +91,14 @@ class Variety:
         self._recent: deque[Written] = deque()
         self._counts = Counts()
 
-    def rewarded(self, groups: Sequence[SampledGroup]) -> list[SampledGroup]:
-        """The groups with the component in their rewards; their rewrites are remembered, greedy rollouts are not."""
+    def scored(self, groups: Sequence[SampledGroup]) -> list[SampledGroup]:
+        """The groups with the component in their scores; their rewrites are remembered, greedy rollouts are not."""
         rows = [[_written(t.request, self._opening_words) for t in group.trajectories] for group in groups]
         for row in rows:
             for written in row:
                 self._counts.add(written)
                 self._recent.append(written)
-        rewarded = [
+        scored = [
             replace(
                 group,
                 trajectories=tuple(self._with(t, w) for t, w in zip(group.trajectories, row, strict=True)),
@@ -111,14 +107,14 @@ class Variety:
             for group, row in zip(groups, rows, strict=True)
         ]
         self._forget()
-        return rewarded
+        return scored
 
     def _with(self, trajectory: Trajectory, written: Written) -> Trajectory:
         """The trajectory with the component; `written` must have been counted."""
         pairs = share_in_distinct_2(written.pairs, self._counts.pairs)
         sentences = novelty(self._commonness(written), self._tolerance)
         value = pairs + self._sentence_share * (sentences - pairs)
-        return trajectory.with_component(VARIETY, value, self._weight, {WORD_PAIRS: pairs, SENTENCES: sentences})
+        return trajectory.with_score(VARIETY, value, {WORD_PAIRS: pairs, SENTENCES: sentences})
 
     def _commonness(self, written: Written) -> float:
         """Share of the window, itself aside, that holds the commonest of its sentences; 1 without a sentence."""

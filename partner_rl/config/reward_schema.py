@@ -157,7 +157,7 @@ class VarietyConfig(WeightedSection):
 
 
 class HonestyConfig(WeightedSection):
-    """No sentence about the writer's own life; part of training only (`partner_rl/algorithm/honesty.py`)."""
+    """No sentence about the writer's own life; part of training only (`rewards/honesty.py`)."""
 
     weight: float = 0.0
     """Weight of the component: the share of the written sentences that do not speak of their writer, 0…1."""
@@ -199,6 +199,10 @@ class RewardsConfig(Section):
         """The sections of the components by name."""
         sections = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: section for name, section in sections.items() if isinstance(section, WeightedSection)}
+
+    def weights(self) -> dict[str, float]:
+        """The weights of the components by name, schedules aside."""
+        return {name: section.weight for name, section in self.components().items()}
 
 
 class RewardTrainingConfig(Section):

@@ -44,6 +44,7 @@ class ResponseScores:
         """
         self._components = dict(components)
         self._rewards = LocalRewards(components)
+        self._weights = config.rewards.weights()
         self._empathy_score = config.rewards.empathy.score
         scorers: dict[str, Callable[[Sequence[RewrittenPair]], list[Scores]]] = {
             empathy.NAME: self._empathy,
@@ -72,7 +73,7 @@ class ResponseScores:
         rewritten = [i for i, pair in enumerate(pairs) if pair.rewritten_response is not None]
         breakdowns = self._rewards.score([rewriting_request(pairs[i]) for i in rewritten])
         for i, breakdown in zip(rewritten, breakdowns, strict=True):
-            rows[i]["reward"] = _reward(breakdown)
+            rows[i]["reward"] = _reward(breakdown.weighed(self._weights))
         return rows
 
     def _empathy(self, pairs: Sequence[RewrittenPair]) -> list[Scores]:

@@ -88,9 +88,7 @@ def create_pools(
                 actors[actor_name] = _start_actor(actor_name, component, settings, actor_threads, resources or {})
                 owners[actor_name] = name
             section = component.settings
-            pools[name] = PoolSpec(
-                component.definition, section.weight, names, section.micro_batch, section.is_scheduled
-            )
+            pools[name] = PoolSpec(component.definition, names, section.micro_batch, section.is_active)
         _await_actors(actors, owners, progress, start_timeout_s)
     except BaseException:
         for actor in actors.values():

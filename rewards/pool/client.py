@@ -37,17 +37,16 @@ class RewardClient:
         return (RewardClient, (self.spec,))
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
-        """The reward of each request, all components in parallel; those that weigh nothing are left out.
+        """The scores of each request, all components in parallel; those that weigh nothing are left out.
 
         Raises:
             PartnerError: A scorer raised, answered with a wrong length, width, None, NaN or infinity, or its actors
                 keep dying. Names the scorer and the request.
         """
-        weights = {name: pool.weight for name, pool in self.spec.pools.items() if pool.is_active}
-        definitions = [self.spec.pools[name].definition for name in weights]
+        definitions = [pool.definition for pool in self.spec.pools.values() if pool.is_active]
         tables = {definition.name: collect_items(definition, requests) for definition in definitions}
         values = self._score_items({name: (table.items, table.first_request) for name, table in tables.items()})
-        return assemble(requests, definitions, tables, values, weights)
+        return assemble(requests, definitions, tables, values)
 
     def score_items(self, component: str, items: Sequence[Item]) -> FloatArray:
         """One component's scores of any items, shape `[n_items, width]`; errors name the item by its index.

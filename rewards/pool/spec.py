@@ -17,22 +17,15 @@ class PoolSpec:
 
     Attributes:
         definition: The component.
-        weight: Its weight in the reward.
         actors: Names of its actors.
         micro_batch: Items that one call to an actor scores.
-        is_scheduled: Whether it is to be scored although it weighs nothing now, because its schedule gives it a weight.
+        is_active: Whether it is scored with every request; other pools are scored only when asked for.
     """
 
     definition: RewardDefinition
-    weight: float
     actors: tuple[str, ...]
     micro_batch: int
-    is_scheduled: bool = False
-
-    @property
-    def is_active(self) -> bool:
-        """Whether it is scored with every request; other pools are scored only when asked for."""
-        return self.weight != 0.0 or self.is_scheduled
+    is_active: bool = True
 
 
 @dataclass(frozen=True, slots=True)

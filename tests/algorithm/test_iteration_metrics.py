@@ -16,7 +16,7 @@ PHASES = dict.fromkeys(("generate", "score", "update", "sync", "overlap", "itera
 def trajectory(sentence: str) -> Trajectory:
     request = ScoreRequest("I am sad.", "Go out.", f"{sentence} Go out.", (sentence,), ("Go out.",))
     step = Step((1, 2), 1, ActionTokens(0, (3, 4)), (-0.5, -1.0, -2.0))
-    return Trajectory((step,), request, RewardBreakdown(1.0, {"empathy": 1.0}, {"empathy": 1.0}))
+    return Trajectory((step,), request, RewardBreakdown({"empathy": 1.0}, weights={"empathy": 1.0}))
 
 
 def metrics(groups: list[list[str]], advantages: list[list[float]], **parts: list[list[float]]) -> dict[str, float]:

@@ -36,7 +36,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class LetterReward:
     """The number of `e` in the rewritten response."""
 
-    name: str = "letters"
+    name: str = "empathy"
     width: int = 1
 
     def items(self, request: ScoreRequest) -> tuple[Item, ...]:
@@ -54,7 +54,7 @@ class HeldLetters:
     """
 
     hold: Path
-    name: str = "letters"
+    name: str = "empathy"
 
     def build(self) -> HeldLetters:
         return self
@@ -71,12 +71,12 @@ def train(run_id: str, hold: Path, kill: bool) -> list[dict[str, float]]:
     """Two iterations; in the second, all reward actors are killed while they score."""
     component = RewardComponent(LetterReward(), HeldLetters(hold), RewardSection(weight=1.0, replicas=2, micro_batch=4))
     settings = RewardsConfig(num_cpus=0.25, timeout_s=300.0)
-    with create_pools({"letters": component}, settings, run_id, 1) as pools:
+    with create_pools({"empathy": component}, settings, run_id, 1) as pools:
         algorithm = build_toy(toy_config(), pools.client().score)
         try:
             algorithm.train()
             first = iteration_metrics(algorithm.last, 3)
-            names = pools.spec.pools["letters"].actors
+            names = pools.spec.pools["empathy"].actors
             pids = [ray.get(ray.get_actor(name, namespace=NAMESPACE).ready.remote()) for name in names]
             if kill:
                 hold.mkdir()

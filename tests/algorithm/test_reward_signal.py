@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,10 @@ from partner_rl.algorithm.advantages.estimator import EPSILON
 from partner_rl.algorithm.advantages.grpo import GroupRelative
 from partner_rl.algorithm.advantages.self_critical import SelfCritical
 from partner_rl.algorithm.kl_control import KlController
-from partner_rl.algorithm.normalization import RunningMoments
-from partner_rl.algorithm.reward_signal import RewardSignal
-from partner_rl.algorithm.schedules import reweighted, weight_at
+from partner_rl.algorithm.reward_signal import RewardSignal, RunningMoments, weight_at
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
 from partner_rl.config.load import assignments, load_config
-from partner_rl.config.reward_schema import EmpathyConfig, FluencyConfig, RewardsConfig
+from partner_rl.config.reward_schema import CoherenceConfig, EmpathyConfig, FluencyConfig, RewardsConfig
 from partner_rl.config.schema import AlgorithmConfigSection
 from partner_rl.types import Example, PartnerError, RewardBreakdown, ScoreRequest
 from rewards.registry import active_components
@@ -26,9 +25,7 @@ REQUEST = ScoreRequest("I feel low", "Go outside.", "Go outside. I hear you.", (
 
 
 def breakdown(empathy, fluency):
-    raw = {"empathy": float(empathy), "fluency": float(fluency)}
-    weighted = {name: WEIGHTS[name] * value for name, value in raw.items()}
-    return RewardBreakdown(sum(weighted.values()), raw, weighted)
+    return RewardBreakdown({"empathy": float(empathy), "fluency": float(fluency)})
 
 
 def group(pairs, greedy=None):
@@ -51,7 +48,7 @@ def test_without_normalisation_the_estimator_sees_the_totals():
     signal = signal_of().advantages(GROUPS, 1)
     # Totals 2 and 6; 2 and 6.
     np.testing.assert_allclose(signal.advantages_GK, [[-4, 4], [-4, 4]])
-    assert signal.groups == tuple(GROUPS)
+    assert signal.groups == tuple(g.each(lambda t: replace(t, breakdown=t.breakdown.weighed(WEIGHTS))) for g in GROUPS)
     assert signal.normalised == {}
     np.testing.assert_allclose(signal.parts["fluency"], [[1, 3], [2, 6]])
 
@@ -156,12 +153,16 @@ def test_group_normalisation_divides_rloo_once_and_grpo_not_again():
     np.testing.assert_allclose(rloo.advantages_GK, grpo.advantages_GK, rtol=1e-3)
 
 
-def test_scores_without_weights_cannot_be_normalised():
-    strange = RewardBreakdown(1.0, {"letters": 1.0}, {"letters": 1.0})
-    groups = [SampledGroup(EXAMPLE, (Trajectory((), REQUEST, strange),) * 2)]
-    assert signal_of().advantages(groups, 1).advantages_GK.tolist() == [[0, 0]]
-    with pytest.raises(PartnerError, match="letters"):
-        signal_of(normalization="running").advantages(groups, 1)
+def test_scores_without_weights_are_refused():
+    groups = [SampledGroup(EXAMPLE, (Trajectory((), REQUEST, RewardBreakdown({"letters": 1.0})),) * 2)]
+    with pytest.raises(PartnerError, match="no weight for the reward component letters"):
+        signal_of().advantages(groups, 1)
+
+
+def test_all_responses_must_have_the_same_components():
+    ones = (Trajectory((), REQUEST, RewardBreakdown({name: 1.0})) for name in ("empathy", "fluency"))
+    with pytest.raises(PartnerError, match="the same components"):
+        signal_of().advantages([SampledGroup(EXAMPLE, tuple(ones))], 1)
 
 
 def test_a_schedule_is_linear_between_its_points():
@@ -183,9 +184,10 @@ def test_scheduled_weights_replace_the_constant_ones_in_training():
 
 
 def test_a_scheduled_component_must_be_scored():
-    with pytest.raises(PartnerError, match="not scored"):
-        reweighted(breakdown(1, 1), {"coherence": 0.5})
-    assert reweighted(breakdown(1, 1), {"coherence": 0.0}).total == 11.0
+    rewards = rewards_config(coherence=CoherenceConfig(schedule=((1, 0.0), (3, 1.0))))
+    assert signal_of(rewards).advantages(GROUPS, 1).scheduled == {"coherence": 0.0}
+    with pytest.raises(PartnerError, match=r"not scored: \['coherence'\]"):
+        signal_of(rewards).advantages(GROUPS, 2)
 
 
 def test_a_component_is_scored_when_it_weighs_something_at_some_time(tmp_path):
@@ -242,7 +244,7 @@ def felt(*changes):
     """A rewrite whose mechanisms change by these."""
     details = dict(zip(MECHANISM_NAMES, map(float, changes), strict=True))
     total = float(sum(changes))
-    return Trajectory((), REQUEST, RewardBreakdown(total, {"empathy": total}, {"empathy": total}, details))
+    return Trajectory((), REQUEST, RewardBreakdown({"empathy": total}, details))
 
 
 def by_mechanism(normalization, weight=3.0):

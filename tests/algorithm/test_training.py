@@ -218,7 +218,7 @@ def test_the_message_tells_rounding_from_stale_weights(local_ray, monkeypatch):
 
 
 def nan_score(requests):
-    return [RewardBreakdown(float("nan"), {}, {}) for _ in requests]
+    return [RewardBreakdown({"empathy": float("nan")}) for _ in requests]
 
 
 def test_a_nan_reward_stops_the_run_with_the_row(local_ray):

@@ -20,7 +20,7 @@ EXAMPLE = Example("s", "r", "I feel low", "Go outside.")
 
 def trajectory(*sentences):
     request = ScoreRequest("I feel low", "Go outside.", " ".join(sentences), sentences, ())
-    return Trajectory((), request, RewardBreakdown(1.0, {"empathy": 1.0}, {"empathy": 1.0}))
+    return Trajectory((), request, RewardBreakdown({"empathy": 1.0}))
 
 
 def group(*sentences, greedy=None):
@@ -36,7 +36,7 @@ def halves(groups, name):
 
 
 def test_a_pair_is_worth_one_over_how_often_it_was_written():
-    found = Variety(1.0, 8, 0.5, 0.25).rewarded([group("I hear you", "I hear him"), group("You matter", "Yes")])
+    found = Variety(8, 0.5, 0.25).scored([group("I hear you", "I hear him"), group("You matter", "Yes")])
     # "i hear" twice, "hear you" and "hear him" once; one word is no pair.
     assert halves(found, "word_pairs") == pytest.approx([(1 / 2 + 1) / 2, (1 / 2 + 1) / 2, 1.0, 0.0])
     assert halves(found, "sentences") == [1.0] * 4
@@ -45,36 +45,36 @@ def test_a_pair_is_worth_one_over_how_often_it_was_written():
 
 def test_the_commonest_sentence_of_a_rewrite_decides_and_a_candidate_may_hold_several():
     sampled = group("I'm sorry. Where is she?", "I'M SORRY! Eat.", "I'm sorry. Eat.", "Rest now.")
-    found = Variety(1.0, 4, 0.5, 0.25).rewarded([sampled])
+    found = Variety(4, 0.5, 0.25).scored([sampled])
     # Two of four other rewrites say "I'm sorry", twice the tolerance; case and punctuation make no new sentence.
     assert halves(found, "sentences") == pytest.approx([1 - np.log(2) / np.log(4)] * 3 + [1.0])
 
 
 def test_what_is_said_within_the_tolerance_costs_nothing():
-    found = Variety(1.0, 4, 0.5, 0.25).rewarded([group("I'm sorry.", "I'm sorry.", "Rest now.")])
+    found = Variety(4, 0.5, 0.25).scored([group("I'm sorry.", "I'm sorry.", "Rest now.")])
     assert halves(found, "sentences") == [1.0] * 3
 
 
 def test_an_opening_that_all_share_is_common_where_openings_count():
     sampled = group("I'm sorry to hear you fell.", "I'm sorry to hear you lost it.", "I'm sorry you fell.", "Rest.")
-    whole = halves(Variety(1.0, 4, 0.5, 0.25).rewarded([sampled]), "sentences")
+    whole = halves(Variety(4, 0.5, 0.25).scored([sampled]), "sentences")
     assert whole == pytest.approx([1.0, 1.0, 1.0, 1.0])
     # Two others of a window of four begin with "I'm sorry": one half, twice the tolerance.
-    opened = halves(Variety(1.0, 4, 0.5, 0.25, opening_words=2).rewarded([sampled]), "sentences")
+    opened = halves(Variety(4, 0.5, 0.25, opening_words=2).scored([sampled]), "sentences")
     assert opened == pytest.approx([0.5, 0.5, 0.5, 1.0])
     # With four words the third one opens in its own way.
-    opened = halves(Variety(1.0, 4, 0.5, 0.25, opening_words=4).rewarded([sampled]), "sentences")
+    opened = halves(Variety(4, 0.5, 0.25, opening_words=4).scored([sampled]), "sentences")
     assert opened == pytest.approx([1.0, 1.0, 1.0, 1.0])
 
 
 def test_what_everybody_says_is_worth_nothing():
-    found = Variety(1.0, 4, 0.5, 0.25).rewarded([group(*["I'm sorry. Eat."] * 5)])
+    found = Variety(4, 0.5, 0.25).scored([group(*["I'm sorry. Eat."] * 5)])
     assert halves(found, "sentences") == pytest.approx([0.0] * 5)
 
 
 def test_saying_nothing_is_not_new():
     empty = SampledGroup(EXAMPLE, (trajectory(), trajectory("...")), None)
-    assert values(Variety(1.0, 4, 0.5, 0.25).rewarded([empty])) == pytest.approx([0.0, 0.0])
+    assert values(Variety(4, 0.5, 0.25).scored([empty])) == pytest.approx([0.0, 0.0])
 
 
 SENTENCES = st.lists(st.lists(st.sampled_from("abc"), min_size=2, max_size=6).map(" ".join), min_size=1, max_size=8)
@@ -82,7 +82,7 @@ SENTENCES = st.lists(st.lists(st.sampled_from("abc"), min_size=2, max_size=6).ma
 
 @given(SENTENCES)
 def test_the_values_of_all_pairs_add_up_to_the_number_of_different_ones(sentences):
-    found = halves(Variety(1.0, 8, 0.5, 0.25).rewarded([group(*sentences)]), "word_pairs")
+    found = halves(Variety(8, 0.5, 0.25).scored([group(*sentences)]), "word_pairs")
     words = [sentence.split() for sentence in sentences]
     pairs = [list(pairwise(row)) for row in words]
     total = sum(value * len(row) for value, row in zip(found, pairs, strict=True))
@@ -91,21 +91,21 @@ def test_the_values_of_all_pairs_add_up_to_the_number_of_different_ones(sentence
 
 @given(st.lists(SENTENCES, min_size=1, max_size=5), st.integers(1, 6))
 def test_what_is_remembered_is_the_window_and_no_more(iterations, window):
-    kept = Variety(1.0, window, 0.5, 0.25)
+    kept = Variety(window, 0.5, 0.25)
     for sentences in iterations:
-        kept.rewarded([group(*sentences)])
+        kept.scored([group(*sentences)])
     recent = [sentence for sentences in iterations for sentence in sentences][-window:]
-    fresh = Variety(1.0, window, 0.5, 0.25)
-    fresh.rewarded([group(*recent)])
-    assert values(kept.rewarded([group("a b c a")])) == values(fresh.rewarded([group("a b c a")]))
+    fresh = Variety(window, 0.5, 0.25)
+    fresh.scored([group(*recent)])
+    assert values(kept.scored([group("a b c a")])) == values(fresh.scored([group("a b c a")]))
 
 
 def test_a_greedy_rollout_counts_itself_and_is_not_remembered():
-    variety = Variety(1.0, 8, 0.5, 0.25)
-    (found,) = variety.rewarded([group("I hear you", greedy="I hear you")])
+    variety = Variety(8, 0.5, 0.25)
+    (found,) = variety.scored([group("I hear you", greedy="I hear you")])
     assert found.greedy.breakdown.raw["variety"] == pytest.approx((1 / 2 + 1) / 2)
     assert found.trajectories[0].breakdown.raw["variety"] == 1.0
-    assert values(variety.rewarded([group("I hear you")])) == [pytest.approx((1 / 2 + 1) / 2)]
+    assert values(variety.scored([group("I hear you")])) == [pytest.approx((1 / 2 + 1) / 2)]
 
 
 def signal(normalization="none", **section):
@@ -133,8 +133,7 @@ def test_it_is_normalised_in_its_group_as_any_component():
 
 def test_sentences_weigh_as_much_as_they_are_given():
     pairs, sentences = (
-        values(Variety(1.0, 2, share, 0.25).rewarded([group("I hear you", "Yes", "I hear you")]))
-        for share in (0.0, 1.0)
+        values(Variety(2, share, 0.25).scored([group("I hear you", "Yes", "I hear you")])) for share in (0.0, 1.0)
     )
     assert pairs == pytest.approx([1 / 2, 0.0, 1 / 2])
     assert sentences == pytest.approx([1 / 2, 1.0, 1 / 2])
@@ -148,7 +147,7 @@ def test_its_weight_can_follow_a_schedule():
 
 def test_without_a_weight_the_reward_is_left_alone():
     found = signal().advantages(GROUPS, 1)
-    assert found.groups == tuple(GROUPS)
+    assert [set(t.breakdown.raw) for group in found.groups for t in group.trajectories] == [{"empathy"}] * 6
 
 
 def test_a_resumed_signal_goes_on_as_the_one_that_was_saved():

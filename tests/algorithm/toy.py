@@ -16,13 +16,12 @@ from partner_rl.types import Example, RewardBreakdown, ScoreRequest
 def count_letter(requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
     """One point for each `e` in the generated sentences."""
     counts = [float(sum(c.lower().count("e") for c in request.candidates)) for request in requests]
-    return [RewardBreakdown(count, {"letters": count}, {"letters": count}) for count in counts]
+    return [RewardBreakdown({"empathy": count}) for count in counts]
 
 
 def count_letter_beside_a_constant(requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
     """The same as one of two components that the configuration has weights for; the other one is always the same."""
-    counts = [b.total for b in count_letter(requests)]
-    return [RewardBreakdown(c + 5.0, {"empathy": c, "fluency": 0.5}, {"empathy": c, "fluency": 5.0}) for c in counts]
+    return [RewardBreakdown({**b.raw, "fluency": 0.5}) for b in count_letter(requests)]
 
 
 def examples() -> list[Example]:

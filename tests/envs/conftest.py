@@ -43,7 +43,7 @@ class SorryScorer:
 
 def _breakdown(request: ScoreRequest) -> RewardBreakdown:
     gain = float(request.rewritten_response.count("sorry") - request.original_response.count("sorry"))
-    return RewardBreakdown(total=gain, raw={"sorry": gain}, weighted={"sorry": gain})
+    return RewardBreakdown({"sorry": gain})
 
 
 @pytest.fixture

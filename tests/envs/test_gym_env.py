@@ -17,8 +17,9 @@ from partner_rl.config.schema import EnvConfig
 from partner_rl.types import Example, PartnerError, RewardBreakdown
 
 
-def make(examples, scorer, **env_settings) -> gymnasium.Env:
-    return gymnasium.make("EmpathicRewriting-v0", examples=examples, scorer=scorer, settings=EnvConfig(**env_settings))
+def make(examples, scorer, weights=None, **env_settings) -> gymnasium.Env:
+    settings = EnvConfig(**env_settings)
+    return gymnasium.make("EmpathicRewriting-v0", examples=examples, scorer=scorer, settings=settings, weights=weights)
 
 
 def test_importing_the_package_registers_the_environment(examples: list[Example], scorer) -> None:
@@ -49,6 +50,13 @@ def test_the_reward_comes_with_the_last_step(examples: list[Example], scorer) ->
     assert info["breakdown"].raw == {"sorry": 2.0}
     assert [edit.replaced for edit in info["edits"]] == [None, "Have you seen a doctor?"]
     assert len(scorer.calls) == 1
+
+
+def test_the_reward_is_weighed(examples: list[Example], scorer) -> None:
+    env = make(examples, scorer, weights={"sorry": -0.5, "other": 7.0})
+    env.reset(options={"index": 0})
+    _, reward, _, _, info = env.step({"position": 0, "sentence": "I am sorry."})
+    assert (reward, info["breakdown"].weighted) == (-0.5, {"sorry": -0.5})
 
 
 def test_a_masked_position_is_taken_as_the_no_op(examples: list[Example], scorer) -> None:
@@ -145,9 +153,9 @@ def test_unusable_scores_are_errors() -> None:
         return []
 
     def broken(requests):
-        return [RewardBreakdown(float("nan"), {}, {}) for _ in requests]
+        return [RewardBreakdown({"sorry": float("nan")}) for _ in requests]
 
     with pytest.raises(PartnerError, match="scorer silent returned 0 results for 1 requests"):
         score_episodes(silent, [None])
-    with pytest.raises(PartnerError, match="scorer broken returned total nan for row 0 of 1"):
+    with pytest.raises(PartnerError, match="scorer broken returned sorry nan for row 0 of 1"):
         score_episodes(broken, [None])

@@ -37,15 +37,18 @@ def test_slots_behave_like_single_environments(examples: list[Example], scorer, 
             for slot in np.flatnonzero(~finished):
                 action = {"position": actions[slot].position, "sentence": actions[slot].sentence}
                 seen, reward, done, _, info = singles[slot].step(action)
-                assert (reward, done) == (rewards[slot], terminated[slot])
+                assert done == terminated[slot]
                 if done:
                     assert observations[slot] is None
-                    for key in ("breakdown", "request", "edits"):
+                    assert infos["breakdown"][slot].weighed({"sorry": 1.0}) == info["breakdown"]
+                    assert reward == info["breakdown"].total
+                    for key in ("request", "edits"):
                         assert infos[key][slot] == info[key]
-                        assert infos[f"_{key}"][slot]
+                    assert all(infos[f"_{key}"][slot] for key in ("breakdown", "request", "edits"))
                 else:
                     assert tuple(filter(None, seen["span"])) == observations[slot].span
-            assert not rewards[finished].any()
+            # The algorithm weighs the scores.
+            assert not rewards.any()
 
 
 def test_one_scorer_call_for_all_slots_that_finish_in_a_step(examples: list[Example], scorer) -> None:
@@ -55,7 +58,8 @@ def test_one_scorer_call_for_all_slots_that_finish_in_a_step(examples: list[Exam
     observations, rewards, terminated, _, infos = env.step([EditAction(0, "I am sorry."), noop, EditAction(3, "Sorry")])
     assert [len(call) for call in scorer.calls] == [2]
     assert terminated.tolist() == [True, False, True]
-    assert rewards.tolist() == [1.0, 0.0, 0.0]
+    assert [found and found.raw["sorry"] for found in infos["breakdown"]] == [1.0, None, 0.0]
+    assert not rewards.any()
     assert observations[0] is None
     assert observations[1].span == ("And a third one!", "- eat")
     assert [request and request.rewritten_response for request in infos["request"]] == [

@@ -72,7 +72,7 @@ class LongestIsBest:
     """Rewards by length."""
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[RewardBreakdown]:
-        return [RewardBreakdown(float(len(r.rewritten_response)), {}, {}) for r in requests]
+        return [RewardBreakdown({"empathy": float(len(r.rewritten_response))}) for r in requests]
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ def test_repeated_items_are_collected_once_and_shared_out_again():
     assert table.first_request == (0, 0, 1, 1)
     assert table.rows == ((0, 1), (2, 3), (0, 1))
     values = np.array([[1, 0, 0], [0.5, 0, 0], [2, 1, 0], [0.5, 0, 0]], np.float32)
-    found = assemble(requests, [EmpathyReward()], {"empathy": table}, {"empathy": values}, {"empathy": 2.0})
-    assert [breakdown.total for breakdown in found] == pytest.approx([1.0, 5.0, 1.0])
+    found = assemble(requests, [EmpathyReward()], {"empathy": table}, {"empathy": values})
+    assert [breakdown.raw["empathy"] for breakdown in found] == pytest.approx([0.5, 2.5, 0.5])
 
 
 @pytest.mark.parametrize(

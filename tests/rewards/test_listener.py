@@ -146,7 +146,7 @@ def test_the_configured_component_scores_in_this_process(bert: Path):
     assert isinstance(builder, ListenerBuilder)
     assert builder.kind is ENCODER
     written, nothing = LocalRewards(components).score([request(("You sound worn out.",)), request(())])
-    assert written.total == pytest.approx(2.0 * written.raw["listener"])
+    assert written.weighed(config.rewards.weights()).total == pytest.approx(2.0 * written.raw["listener"])
     assert written.raw["listener"] < 0.0
     assert nothing.raw["listener"] == pytest.approx(-math.log(16))
     assert set(written.details) == {"listener/accuracy"}

@@ -30,7 +30,7 @@ def test_four_components_make_one_reward(
     requests = [ScoreRequest(t, "ok", f"I am here. {t}", ("I am here.",), (t,)) for t in texts]
     for breakdown in rewards.score(requests):
         assert list(breakdown.raw) == ["empathy", "coherence", "mutual_information"]
-        assert breakdown.total == pytest.approx(
+        assert breakdown.weighed(config.rewards.weights()).total == pytest.approx(
             breakdown.raw["empathy"] + 0.1 * breakdown.raw["coherence"] + 0.1 * breakdown.raw["mutual_information"]
         )
         assert {f"empathy/{name}" for name in MECHANISMS} < breakdown.details.keys()
@@ -50,4 +50,4 @@ def test_an_unchanged_response_changes_no_empathy(
     component = all_components(config, tmp_path)["empathy"]
     requests = [ScoreRequest("I am tired.", text, text, (), (text,)) for text in texts]
     for breakdown in LocalRewards({"empathy": component}).score(requests):
-        assert breakdown.total == 0.0
+        assert breakdown.raw["empathy"] == 0.0

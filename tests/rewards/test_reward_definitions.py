@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from partner_rl.types import MECHANISMS, PartnerError, ScoreRequest
+from partner_rl.types import MECHANISMS, PartnerError, RewardBreakdown, ScoreRequest
+from rewards.assembly import assemble, collect_items
 from rewards.coherence import NEUTRAL, CoherenceReward, mean_probability, whole_response_items
 from rewards.empathy import EmpathyReward
 from rewards.fluency import FluencyReward
-from rewards.mixing import mix
 from rewards.mutual_information import MutualInformationReward
-from rewards.scorer import ComponentScore
+from rewards.scorer import ComponentScore, FloatArray, Item
 
 
 def request(
@@ -88,25 +89,42 @@ def test_mutual_information_weighs_forward_and_backward(share: float, expected: 
     assert score.details == details
 
 
-def test_mix_weighs_and_sums():
-    breakdown = mix({"a": ComponentScore(2.0, {"x": 7.0}), "b": ComponentScore(0.5)}, {"a": 1.5, "b": -4.0, "c": 0.0})
-    assert breakdown.total == pytest.approx(1.0)
-    assert breakdown.raw == {"a": 2.0, "b": 0.5}
-    assert breakdown.weighted == {"a": 3.0, "b": -2.0}
-    assert breakdown.details == {"a/x": 7.0}
-    assert sum(breakdown.weighted.values()) == breakdown.total
+@dataclass(frozen=True)
+class Constant:
+    """A component without a model."""
+
+    score: ComponentScore
+    name: str = "a"
+    width: int = 1
+
+    def items(self, request: ScoreRequest) -> tuple[Item, ...]:
+        return ()
+
+    def combine(self, request: ScoreRequest, values: FloatArray) -> ComponentScore:
+        return self.score
+
+
+def assembled(*definitions: Constant) -> RewardBreakdown:
+    tables = {definition.name: collect_items(definition, [request()]) for definition in definitions}
+    values = {definition.name: np.zeros((0, 1), np.float32) for definition in definitions}
+    (breakdown,) = assemble([request()], definitions, tables, values)
+    return breakdown
+
+
+def test_the_reward_is_the_weighted_sum_of_the_components():
+    breakdown = assembled(Constant(ComponentScore(2.0, {"x": 7.0})), Constant(ComponentScore(0.5), "b"))
+    assert (breakdown.raw, breakdown.details) == ({"a": 2.0, "b": 0.5}, {"a/x": 7.0})
+    weighed = breakdown.weighed({"a": 1.5, "b": -4.0, "c": 3.0})
+    assert weighed.weighted == {"a": 3.0, "b": -2.0}
+    assert sum(weighed.weighted.values()) == weighed.total == pytest.approx(1.0)
+    assert (weighed.raw, weighed.details) == (breakdown.raw, breakdown.details)
+    with pytest.raises(PartnerError, match="no weight for the reward component a"):
+        breakdown.weighed({"b": 1.0})
 
 
 @pytest.mark.parametrize(
     "score", [ComponentScore(math.nan), ComponentScore(math.inf), ComponentScore(1.0, {"detail": -math.inf})]
 )
-def test_mix_refuses_what_is_not_finite(score: ComponentScore):
+def test_scores_that_are_not_finite_are_refused(score: ComponentScore):
     with pytest.raises(PartnerError, match="'a"):
-        mix({"a": score}, {"a": 1.0})
-
-
-def test_mix_needs_a_score_for_each_weight_and_a_weight_for_each_score():
-    with pytest.raises(PartnerError, match="no score for"):
-        mix({}, {"a": 1.0})
-    with pytest.raises(PartnerError, match="no weight for"):
-        mix({"a": ComponentScore(1.0)}, {})
+        assembled(Constant(score))

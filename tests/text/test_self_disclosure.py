@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.honesty import PARTS, Labelled, Share, false_alarms, precision, read_labelled, recall
+from envs.rewriting import written_sentences
 from partner_rl.algorithm.guard_metrics import GuardMetrics, Measured, guard_metrics
-from partner_rl.algorithm.honesty import honesty
 from partner_rl.algorithm.reward_signal import RewardSignal
 from partner_rl.algorithm.trajectory import SampledGroup, Trajectory
 from partner_rl.config.reward_schema import HonestyConfig, RewardsConfig
@@ -17,6 +17,7 @@ from partner_rl.config.schema import AlgorithmConfigSection
 from partner_rl.evaluation.text_metrics import discloses
 from partner_rl.text.self_disclosure import FIRST_PERSON, rule_of, speaks_of_itself
 from partner_rl.types import Example, RewardBreakdown, ScoreRequest
+from rewards.honesty import honesty
 
 ABOUT_THE_READER = (
     "I'm sorry to hear that.",
@@ -170,11 +171,14 @@ def request(*candidates):
 
 
 def test_honesty_is_the_share_of_written_sentences_and_a_candidate_may_hold_several():
-    assert honesty(request()) == 1.0
-    assert honesty(request("I'm sorry to hear that. What happened?")) == 1.0
-    assert honesty(request("I'm sorry to hear that. I've been there.")) == 0.5
-    assert honesty(request("I've been there. Me too.", "What happened? I hope you rest.")) == 0.5
-    assert honesty(request("Me too.")) == 0.0
+    def value(*candidates: str) -> float:
+        return honesty(written_sentences(request(*candidates)))
+
+    assert value() == 1.0
+    assert value("I'm sorry to hear that. What happened?") == 1.0
+    assert value("I'm sorry to hear that. I've been there.") == 0.5
+    assert value("I've been there. Me too.", "What happened? I hope you rest.") == 0.5
+    assert value("Me too.") == 0.0
 
 
 def test_rewrites_with_such_a_sentence():
@@ -183,7 +187,7 @@ def test_rewrites_with_such_a_sentence():
 
 
 def trajectory(*candidates):
-    return Trajectory((), request(*candidates), RewardBreakdown(1.0, {"empathy": 1.0}, {"empathy": 1.0}))
+    return Trajectory((), request(*candidates), RewardBreakdown({"empathy": 1.0}))
 
 
 def signal(normalization="none", **section):
@@ -218,7 +222,8 @@ def test_its_weight_can_follow_a_schedule():
 
 
 def test_without_a_weight_the_reward_is_left_alone():
-    assert signal().advantages([GROUP], 1).groups == (GROUP,)
+    (found,) = signal().advantages([GROUP], 1).groups
+    assert [set(t.breakdown.raw) for t in found.trajectories] == [{"empathy"}] * 3
 
 
 def test_the_guards_count_rewrites_with_such_a_sentence():

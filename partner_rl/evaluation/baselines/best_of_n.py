@@ -28,12 +28,13 @@ def best_of_n(context: BaselineContext) -> BaselineRewrites:
         drawn = context.rewrite(context.warm_start, samples, report)
     # As many pairs at once as make a usual batch of requests: the scores of a pair come together.
     size = max(1, context.config.evaluation.batch_size // samples)
+    weights = context.config.rewards.weights()
     totals: list[list[float]] = []
     with context.progress(f"Scoring {samples} rewrites of each pair") as report:
         for start in range(0, len(drawn), size):
             batch = drawn[start : start + size]
             scored = iter(context.client.score([request for requests in batch for request in requests]))
-            totals += [[next(scored).total for _ in requests] for requests in batch]
+            totals += [[next(scored).weighed(weights).total for _ in requests] for requests in batch]
             report(len(totals), len(drawn))
     return BaselineRewrites(best(drawn, totals), f"the best of {samples} rewrites of the warm start, by total reward")
 

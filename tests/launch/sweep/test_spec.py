@@ -365,7 +365,7 @@ def test_the_shared_pool_answers_each_trial_with_its_own_weights():
     run = RunFolder(Path("x"))
     shared = ClientSpec(
         {
-            name: PoolSpec(component.definition, component.settings.weight, (f"a-{name}",), 8)
+            name: PoolSpec(component.definition, (f"a-{name}",), 8)
             for name, component in all_components(base, run.path).items()
         },
         1.0,
@@ -374,12 +374,11 @@ def test_the_shared_pool_answers_each_trial_with_its_own_weights():
     )
     config = load_config("smoke", [f"{EMPATHY}=3.0", f"{LAMBDA}=1.0", "rewards.coherence.weight=0.0"])
     own = client_of(shared, config, run)
-    assert own.pools["empathy"].weight == 3.0
     assert not own.pools["coherence"].is_active
     assert own.pools["fluency"].actors == ("a-fluency",)
     definition = own.pools["mutual_information"].definition
     request = ScoreRequest("I am low.", "Go out.", "I am sorry.", ("I am sorry.",), ())
     tables = {definition.name: collect_items(definition, [request])}
     values = {definition.name: np.array([[-1.0, -5.0]], np.float32)}
-    (breakdown,) = assemble([request], [definition], tables, values, {definition.name: 2.0})
-    assert breakdown.total == -2.0
+    (breakdown,) = assemble([request], [definition], tables, values)
+    assert breakdown.raw == {definition.name: -1.0}

@@ -59,7 +59,7 @@ class LengthJudge:
 
 def trajectory(rewritten: str, reward: float | None) -> Trajectory:
     raw = {} if reward is None else {"empathy": reward}
-    return Trajectory((), ScoreRequest("S", "a b", rewritten, (), ()), RewardBreakdown(0.0, raw, {}))
+    return Trajectory((), ScoreRequest("S", "a b", rewritten, (), ()), RewardBreakdown(raw))
 
 
 def test_gains_of_a_judge_in_closed_form() -> None:

@@ -42,7 +42,7 @@ class SleepyLetters:
     """Sleeps as long as a file is there."""
 
     bed: Path
-    name: str = "letters"
+    name: str = "empathy"
 
     def build(self) -> SleepyLetters:
         return self
@@ -56,7 +56,7 @@ class SleepyLetters:
 def letters(bed: Path, run_id: str) -> RewardPools:
     section = RewardSection(weight=1.0, replicas=2, micro_batch=4)
     component = RewardComponent(LetterReward(), SleepyLetters(bed), section)
-    return create_pools({"letters": component}, RewardsConfig(num_cpus=0.25, timeout_s=300.0), run_id, 1)
+    return create_pools({"empathy": component}, RewardsConfig(num_cpus=0.25, timeout_s=300.0), run_id, 1)
 
 
 @dataclass
@@ -150,7 +150,7 @@ def test_a_scorer_that_sleeps_is_named_and_not_the_env_runners_behind_it(crew, s
     assert stall is not None
     assert stall[1] in messages
     assert "in phase sample of iteration " in message
-    assert "; it waits for reward actor crew-letters-" in message
+    assert "; it waits for reward actor crew-empathy-" in message
     assert "calls without an answer for" in message
     assert "; behind it: env runner 1, env runner 2" in message
     assert read_stall(tmp_path) is None
@@ -178,7 +178,7 @@ def test_a_stopped_process_is_named_again_and_again_until_it_goes_on(crew, said,
     assert read_stall(tmp_path) is None
 
 
-@pytest.mark.parametrize("name", ["env runner 1", "reward actor crew-letters-0"])
+@pytest.mark.parametrize("name", ["env runner 1", "reward actor crew-empathy-0"])
 def test_a_stopped_actor_is_replaced_where_that_is_asked_for(crew, said, tmp_path, name):
     pid = crew.process_of(name)
     os.kill(pid, signal.SIGSTOP)
