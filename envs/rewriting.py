@@ -25,7 +25,6 @@ class Candidate:
     """Where a generated sentence of the response came from.
 
     Attributes:
-        kind: Inserted, or put in the place of a sentence.
         replaced: The supporter's own sentence that it replaced; None for an inserted one.
     """
 
@@ -38,9 +37,7 @@ class Edit:
     """One difference between the original and the rewritten response, for display.
 
     Attributes:
-        kind: Insert or replace.
         sentence_index: Index of the generated sentence among the rewritten response's sentences.
-        sentence: The generated sentence.
         replaced: The original's sentence that it replaced; None for an insertion.
     """
 
@@ -55,15 +52,11 @@ class EpisodeState:
     """An episode between two actions.
 
     Attributes:
-        example: The pair that is being rewritten.
-        original: The response as the supporter wrote it.
         current: The response now, `S` sentences. A generated candidate is one of them, whatever it consists of.
         candidates: One entry for each of the `S` sentences: None for the supporter's own.
         window: `k`, the sentences that the policy sees at once.
         window_start: Index of the window's first sentence.
         edits_made: Edits so far, those with an empty candidate included.
-        done: The episode is over.
-        positions: Which positions there are.
     """
 
     example: Example

@@ -29,12 +29,7 @@ send TERM with HUP. A second Ctrl-C is somebody's wish, however soon it comes.""
 
 @dataclass
 class _Deferral:
-    """A block that puts a stop off.
-
-    Attributes:
-        notice: What to say at the request.
-        requested: Whether there was one.
-    """
+    """A block that puts a stop off."""
 
     notice: str
     requested: bool = False
@@ -45,7 +40,6 @@ class _Requests:
     """What this process has been asked.
 
     Attributes:
-        first: Name of the first signal.
         at: When it came, on the monotonic clock.
         deferral: The block that the process is in, if it puts stops off.
     """

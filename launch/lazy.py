@@ -22,7 +22,6 @@ class LazyCommand:
 
     Attributes:
         module: The module, which exports `command` (a function with Typer's annotations) or `app` (a `typer.Typer`).
-        attribute: Which of the two.
         summary: The line that the group's `--help` shows.
     """
 

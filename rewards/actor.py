@@ -19,12 +19,7 @@ SNIPPET = 12
 
 @dataclass(frozen=True, slots=True)
 class PhaseSeconds:
-    """Seconds that a scorer spent.
-
-    Attributes:
-        model: In forward passes of its models.
-        tokenizer: In calls of its tokenizers.
-    """
+    """Seconds that a scorer spent in forward passes of its models and in calls of its tokenizers."""
 
     model: float = 0.0
     tokenizer: float = 0.0
@@ -52,8 +47,6 @@ class Reply:
     """An actor's answer: the scorer's values as it returned them, and the seconds it took.
 
     Attributes:
-        values: What the scorer returned.
-        seconds: Seconds in the scorer.
         failure: What went wrong, if anything.
         phases: Which of the seconds its models and tokenizers took; zeros unless the scorer is timed.
     """

@@ -24,14 +24,7 @@ MEMBERS = "members"
 
 @dataclass(frozen=True, slots=True)
 class StoredClassifier:
-    """A classifier's folder, opened.
-
-    Attributes:
-        folder: The folder.
-        tokenizer: Tokenizer of its encoder.
-        config: Configuration of its encoder.
-        settings: What else was stored.
-    """
+    """A classifier's folder, opened: tokenizer and configuration of its encoder, and what else was stored."""
 
     folder: Path
     tokenizer: Tokenizer

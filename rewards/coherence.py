@@ -81,7 +81,6 @@ class CoherenceBuilder:
     Attributes:
         folder: A trained classifier's folder, readable where the scorer runs.
         max_tokens: Each sentence is cut to its first this many tokens.
-        device: `cpu` or `cuda`.
     """
 
     folder: Path

@@ -101,11 +101,7 @@ def decided_levels(ensemble: EmpathyEnsemble, pairs: Sequence[tuple[str, str]]) 
 
 @dataclass(frozen=True, slots=True)
 class LowerLevels:
-    """The lower confidence bound of the members' expected levels.
-
-    Attributes:
-        deviations: Standard deviations below the mean.
-    """
+    """The lower confidence bound of the members' expected levels."""
 
     deviations: float
 
@@ -123,8 +119,6 @@ class EmpathyBuilder:
         score: `expected` or `argmax` level of the first member, or the `conservative` one of all.
         max_tokens: Most tokens of a response that are read, and of the seeker's post its first; None for as many as in
             the classifier's training.
-        device: `cpu` or `cuda`.
-        deviations: Standard deviations that `conservative` takes off the members' mean.
     """
 
     folder: Path

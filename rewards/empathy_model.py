@@ -112,7 +112,6 @@ class EmpathyConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     Attributes:
         encoder: Configuration of both encoders, as `to_dict` gives it.
-        head_dropout: Dropout in attention and heads, in training.
         max_tokens: Tokens of each post that the model was trained on.
         level_offsets: Per mechanism and level, what the skew of the training loss adds to the level's logit: the
             logarithm of its weight. Without it the logits are those of the real shares of the levels.

@@ -143,8 +143,6 @@ class FluencyBuilder:
     Attributes:
         model: Its name (see `partner_rl.models.sources`), resolved where the scorer runs.
         cache_dir: Cache of converted models; None for the default.
-        max_tokens: Most tokens of a text that are read at once.
-        device: `cpu` or `cuda`.
     """
 
     model: str

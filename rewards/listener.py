@@ -93,11 +93,7 @@ def hit(relations_C: npt.ArrayLike) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ListenerReward:
-    """Asks for the guess that each generated sentence leads to; item: (seeker post, sentence).
-
-    Attributes:
-        candidates: Posts that the listener chooses among, the true one included.
-    """
+    """Asks for the guess that each generated sentence leads to; item: (seeker post, sentence)."""
 
     candidates: int = CANDIDATES
     name: str = NAME

@@ -105,7 +105,6 @@ class ListenerKind:
     """A kind of listener.
 
     Attributes:
-        load: Loads its model.
         temperature: Divides its relation, in the relation's unit: the value, among a few, at which supporters' own
             sentences of EPITOME find their posts likeliest (docs/rewards.md).
     """
@@ -123,14 +122,11 @@ class ListenerBuilder:
     """Loads a listener and reads the posts that it chooses among.
 
     Attributes:
-        kind: Encoder or backward model.
         model: The model's name, resolved where the scorer runs.
         data: The corpus and its split; read where the scorer runs.
-        candidates: Posts that the listener chooses among.
         temperature: Divides the relation; None for the kind's own.
         cache_dir: Cache of converted models; None for the default.
         max_tokens: Each text is cut to its first this many tokens.
-        device: `cpu` or `cuda`.
     """
 
     kind: ListenerKind

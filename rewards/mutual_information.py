@@ -28,12 +28,7 @@ NAME = "mutual_information"
 
 @dataclass(frozen=True, slots=True)
 class DialoguePrompt:
-    """The context `before + " " + post + after`, which `" " + target` follows.
-
-    Attributes:
-        before: Text before the post that is conditioned on.
-        after: Text between that post and the target.
-    """
+    """The context `before + " " + post + after`, which `" " + target` follows."""
 
     before: str
     after: str
@@ -181,7 +176,6 @@ class MutualInformationBuilder:
         backward: Name of the model of `p←(S|R̂)`; None when `λ` is 1.
         cache_dir: Cache of converted models; None for the default.
         max_tokens: Most tokens that are read of each post.
-        device: `cpu` or `cuda`.
     """
 
     forward: str | None

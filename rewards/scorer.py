@@ -29,7 +29,6 @@ class ComponentScore:
     """One component's score of one request.
 
     Attributes:
-        value: The score as the component defines it, before weighting.
         details: Further metrics to log; `rewards.assembly` puts the component's name before theirs.
     """
 
@@ -89,13 +88,7 @@ class ScorerBuilder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RewardComponent:
-    """A reward component, ready to be run.
-
-    Attributes:
-        definition: What it asks for and how it combines the answers.
-        builder: How to construct its scorer.
-        settings: Its weight, replicas, GPUs and micro-batch.
-    """
+    """A reward component, ready to be run."""
 
     definition: RewardDefinition
     builder: ScorerBuilder

@@ -67,11 +67,7 @@ class TimedScorer:
 
 @dataclass(frozen=True, slots=True)
 class TimedBuilder:
-    """Builds a scorer that knows where its time goes.
-
-    Attributes:
-        builder: The scorer's own builder.
-    """
+    """Builds a scorer that knows where its time goes."""
 
     builder: ScorerBuilder
 

@@ -40,7 +40,6 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        run: The run.
         status: Exit status of its process; 0 for one that had ended before.
     """
 

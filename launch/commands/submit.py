@@ -33,14 +33,10 @@ class Job:
     """What is submitted.
 
     Attributes:
-        job_id: Its name on the cluster.
         arguments: The command after `partner-rl`.
         storage: Folder on the cluster for run folders and models.
         variables: Variables that are handed to the driver.
-        working_dir: The folder that goes along.
-        excludes: What of it stays behind.
         node: Custom resource of the node that the driver runs on; None for the head.
-        gpus: GPUs that the driver reserves.
         commit: The code's commit, as `PARTNER_RL_COMMIT` takes it; None where it is not known.
     """
 

@@ -97,7 +97,6 @@ class View:
     """What one frame shows.
 
     Attributes:
-        run: The run.
         sample: The last before/after row, if there is one.
         now: Seconds since the epoch.
         stall: When the run was found standing still, in seconds since the epoch, and what it said; None while it moves.

@@ -31,12 +31,7 @@ _HOW_TO_AUTHENTICATE: Final = "export RAY_AUTH_MODE=token, with the token in ~/.
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that answers.
-
-    Attributes:
-        address: Its address, for messages and commands.
-        client: Ray's client.
-    """
+    """A cluster that answers."""
 
     address: str
     client: JobSubmissionClient

@@ -45,9 +45,7 @@ class Row:
     """What a check found.
 
     Attributes:
-        check: Name of the check.
         status: `problem` means that the run would fail.
-        message: What was found.
         hint: What to do; empty when there is nothing to do.
     """
 

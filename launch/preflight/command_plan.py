@@ -63,7 +63,6 @@ class CommandPlan:
 
     Attributes:
         config: The configuration that it is checked against.
-        request: Which facts it depends on.
         writes: What it would write; or a function of the models' sizes that tells.
         processes: Makes the plan of its processes; None for those of a run.
         memory: Estimates what they need.

@@ -16,7 +16,6 @@ class Package:
     """A package that a run depends on.
 
     Attributes:
-        name: Its name.
         installed: The installed version; None when it is missing.
         pinned: The version that the project is tested with; None where `constraints.txt` is not at hand.
         required: The range that the project accepts, such as `>=5.0`; empty for any.
@@ -42,12 +41,10 @@ class Machine:
     """This machine, where the driver runs.
 
     Attributes:
-        python: Version of Python.
         cores: Cores that this process may use.
         memory: Bytes of memory, within the container's limit.
         free_memory: Bytes of it that are free.
         shared_memory: Bytes that are free in `/dev/shm`.
-        gpus: Its GPUs.
         torch_cuda: CUDA version that torch was built for; None for a build without CUDA.
     """
 
@@ -66,7 +63,6 @@ class ModelFact:
 
     Attributes:
         key: The key that names it.
-        name: The name given there.
         state: Whether it is there; `on use` is built without a download.
         problem: Why it can never be used, in one line; empty otherwise.
         shape: Its sizes, where they are known.
@@ -86,7 +82,6 @@ class Corpus:
     """The first rows of the data.
 
     Attributes:
-        source: As in `data.source`.
         pairs: Pairs among the first rows.
         rejects: Rows among them that cannot be used.
         labelled: Pairs among them with levels of empathy.
@@ -107,9 +102,7 @@ class Disk:
     """The folder of the results.
 
     Attributes:
-        path: The folder.
         free: Bytes that are free there.
-        is_writable: Whether this process may write there.
     """
 
     path: str
@@ -124,7 +117,6 @@ class Wandb:
     Attributes:
         mode: What `tracking.wandb` comes to: `auto` is online when there is a key.
         has_key: Whether there is an API key, in the environment or in `~/.netrc`.
-        address: Its address.
         is_reachable: Whether the address answers; None where nobody asked.
     """
 
@@ -158,16 +150,11 @@ class Facts:
     """Everything that the checks look at.
 
     Attributes:
-        machine: This machine.
-        packages: Installed and expected versions.
-        cluster: The Ray cluster.
         plan: The plan; None when it was refused, see `plan_problem`.
         plan_problem: Why there is no plan; empty otherwise.
         memory: What each process needs.
-        models: Models and checkpoints.
         environment: What is wrong with the user's folders and variables (`launch.preflight.environment`).
         corpus: The data; None for a command that reads none.
-        disk: The folder of the results.
         disk_needed: Bytes that the run will write there, where that is known.
         wandb: Weights & Biases; None for a command that does not track.
     """

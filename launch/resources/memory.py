@@ -51,9 +51,6 @@ class ProcessMemory:
     Attributes:
         group: The group's name in the plan.
         on_gpu: Whether its models are on a GPU; otherwise all of this is the machine's memory.
-        weights: Of the models that it computes with.
-        gradients: Of the trained weights.
-        optimizer: AdamW's moments.
         reference: The frozen copy for the KL penalty.
         kv_cache: Keys and values while it samples.
         activations: Of the update's largest forward and backward pass, or of the largest forward pass alone.

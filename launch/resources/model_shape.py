@@ -17,10 +17,7 @@ class ModelShape:
 
     Attributes:
         parameters: Numbers in all weights; tied ones count once.
-        layers: Transformer layers.
-        hidden: Width of the hidden states.
         key_value_width: Numbers that a layer keeps of a token as keys, and again as values.
-        vocabulary: Rows of the embedding.
         linear_width: Inputs plus outputs of all linear maps but the head, summed: numbers that a token leaves behind
             for the backward pass, about, and adapters' weights for each unit of their rank.
         is_tied: Whether the head is the embedding.

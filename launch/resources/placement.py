@@ -36,8 +36,6 @@ class Node:
     """A node of a Ray cluster.
 
     Attributes:
-        node_id: Ray's id of it.
-        name: What to call it: its address.
         total: Resource → how much of it the node has.
         free: Resource → how much of it nobody has reserved.
         accelerator: Kind of its GPUs as Ray names it, such as `A10G`; None without GPUs or where Ray does not know.
@@ -55,7 +53,6 @@ class PlacedActor:
     """An actor and where there is room for it.
 
     Attributes:
-        group: Its group in the plan.
         node: Index of the node.
         devices: The node's GPUs that it has a share of.
     """
@@ -70,8 +67,6 @@ class Placement:
     """A plan on a cluster.
 
     Attributes:
-        nodes: The nodes.
-        placed: The actors that find room.
         missing: Group → how many of its actors find none.
     """
 

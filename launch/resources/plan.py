@@ -34,10 +34,8 @@ class ActorGroup:
 
     Attributes:
         name: `driver`, `env runners`, `learners` or `reward NAME`.
-        count: Number of processes.
         cpus: Logical CPUs that each reserves in Ray; the driver reserves none.
         gpus: GPUs, or a fraction of one, that each reserves in Ray.
-        threads: Torch threads of each.
         custom: Other resources that each reserves in Ray, as (name, amount).
     """
 
@@ -61,8 +59,6 @@ class Plan:
 
     Attributes:
         groups: The driver first, then env runners, learners (where there are remote ones) and the reward pools.
-        machine_cores: Cores of the machine that the plan was made for.
-        machine_gpus: GPUs of that machine.
     """
 
     groups: tuple[ActorGroup, ...]

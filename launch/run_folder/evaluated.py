@@ -24,8 +24,6 @@ class EvaluatedRun:
 
     Attributes:
         name: The policy's name in the report.
-        folder: The run.
-        config: Its configuration.
     """
 
     name: str

@@ -35,13 +35,7 @@ class InputError(PartnerError):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A key with another value than the training began with.
-
-    Attributes:
-        key: Dotted key.
-        old: The value so far.
-        new: The value from now on.
-    """
+    """A key with another value than the training began with."""
 
     key: str
     old: Any

@@ -36,11 +36,7 @@ _LEFT_BY_A_START = frozenset({LOCK_FILE, MARK, "config.yaml", RUN_FILE, FINGERPR
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths of a run.
-
-    Attributes:
-        path: The folder, `runs/NAME`.
-    """
+    """Paths of a run, whose folder is `runs/NAME`."""
 
     path: Path
 

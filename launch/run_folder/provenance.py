@@ -30,7 +30,6 @@ class Provenance:
     Attributes:
         commit: The code's git commit; None where it is not known.
         dirty: Whether tracked files differ from the commit; None where it is not known.
-        python: Python's version.
         packages: Package → version, of this package and all that it requires.
     """
 

@@ -117,7 +117,6 @@ class RunInfo:
     """A run as its folder shows it.
 
     Attributes:
-        path: The folder.
         state: Whether it is at work, and how it ended.
         record: What `run.json` says.
         config: Key with dots → value; empty when the configuration cannot be read by this version.

@@ -24,9 +24,7 @@ class Ablation:
     """A change of the full configuration.
 
     Attributes:
-        name: Name of the run and its folder.
         what: The change in a few words.
-        overrides: The change.
         shares_warm_start: Whether it starts from the full run's warm start.
     """
 
@@ -38,12 +36,7 @@ class Ablation:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """A run of an ablation.
-
-    Attributes:
-        ablation: What it changes.
-        config: Its whole configuration.
-    """
+    """A run of an ablation."""
 
     ablation: Ablation
     config: RunConfig

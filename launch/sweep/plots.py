@@ -27,11 +27,9 @@ class Line:
     """A trial as the charts show it.
 
     Attributes:
-        name: Its name.
         values: Swept key → value.
         metrics: Objective → value.
         on_front: Whether no other trial is better in everything.
-        chosen: Whether it is the chosen one.
     """
 
     name: str

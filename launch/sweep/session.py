@@ -73,7 +73,6 @@ class SharedPool:
 
     Attributes:
         client: What a trial needs to know of them.
-        actors: How many there are.
         seconds: Seconds until their models were loaded.
     """
 
@@ -168,8 +167,6 @@ class Sweep:
     """A sweep that was checked.
 
     Attributes:
-        folder: Its folder.
-        spec: What it is.
         config: The configuration that trials change.
         incomparable: Swept key → objectives that are measured with what it changes: trials do not compare in them.
         tried: Configurations of the trials, or those with each swept key's extreme values where the trials are not

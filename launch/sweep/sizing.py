@@ -37,13 +37,7 @@ WARM_START_KEYS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """What is made once for all trials.
-
-    Attributes:
-        reward_models: The trained reward classifiers.
-        warm_start: The warm-started policy.
-        pools: The reward actors.
-    """
+    """What is made once for all trials."""
 
     reward_models: bool
     warm_start: bool
@@ -59,7 +53,6 @@ class Sizing:
         bundles: What Ray reserves for one trial: its own process first, then one bundle an actor.
         concurrent: Trials at a time that this machine has room for; on a cluster Ray finds out, and it is 1.
         shared_pools: Whether the reward actors stand outside of the trials.
-        machine_cores: Cores of this machine.
     """
 
     plan: Plan

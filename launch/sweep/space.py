@@ -22,12 +22,7 @@ from partner_rl.types import PartnerError
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A trial before it starts.
-
-    Attributes:
-        number: Counted from 1.
-        values: Configuration key → value.
-    """
+    """A trial before it starts: its number, counted from 1, and the value of each swept key."""
 
     number: int
     values: Mapping[str, JsonValue]

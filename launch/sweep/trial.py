@@ -117,11 +117,7 @@ class TrialSetup:
     """What all trials of a sweep have in common; plain data, to be sent to any process.
 
     Attributes:
-        folder: The sweep's folder.
-        spec: The sweep.
-        group: W&B group.
         fixed: Configuration keys that the sweep sets in all trials.
-        plan: The processes of a trial.
         client: The shared reward pool; None when each trial has its own.
         redact: Whether nothing that is written may quote a post.
     """
@@ -137,12 +133,7 @@ class TrialSetup:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a trial's policy comes from when it goes on from another's (PBT).
-
-    Attributes:
-        trial: The other trial.
-        iterations: Iterations of its checkpoint.
-    """
+    """Where a trial's policy comes from when it goes on from another's (PBT)."""
 
     trial: str
     iterations: int

@@ -28,7 +28,6 @@ class TrialEvaluation(BaseModel):
     """Metrics of a trial after some iterations.
 
     Attributes:
-        iterations: Iterations done.
         metrics: Metric → value on the held-out pairs.
     """
 
@@ -43,7 +42,6 @@ class WeightsFrom(BaseModel):
 
     Attributes:
         iteration: The first iteration with them, counted from 1.
-        weights: Configuration key → weight.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,9 +57,6 @@ class TrialRecord(BaseModel):
         name: Its name and that of its run folder.
         number: Counted from 1.
         values: Configuration key → value; with PBT the present ones.
-        status: How far it is.
-        starts: How often it was started.
-        history: Evaluations, oldest first.
         weights: With PBT the weights that the policy was trained with, over all trials that it came from.
         reason: Why it failed, in one line.
         transient: Whether it failed through what lies outside of it: a full disk, an input that is gone, a process that
@@ -106,11 +101,7 @@ class TrialRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SweepFolder:
-    """Paths of a sweep.
-
-    Attributes:
-        path: The folder.
-    """
+    """Paths of a sweep."""
 
     path: Path
 

@@ -45,11 +45,8 @@ class Work:
     """What is left to do of a sweep.
 
     Attributes:
-        spec: The sweep.
-        known: All trials that were started before.
         pending: Trials to run whose values are known: interrupted ones, and those of a grid or random search.
         proposals: Trials that Optuna is still to propose.
-        iterations: Iterations of a trial.
     """
 
     spec: SweepSpec

@@ -19,8 +19,6 @@ class Panel:
     """One chart: a file, its labels and the metrics in it.
 
     Attributes:
-        file_name: The PNG's name in the output folder.
-        title: Heading of the chart.
         y_label: What the vertical axis shows, with its unit.
         patterns: Shell-style patterns (`reward/*`); every metric that matches one is a curve.
     """

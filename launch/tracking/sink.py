@@ -15,9 +15,6 @@ class SampleRow:
     """One row of the before/after table.
 
     Attributes:
-        seeker_post: The seeker's post.
-        response_post: The response as the supporter wrote it.
-        rewritten_response: The response as the policy rewrote it.
         rewards: Name → value to show beside the texts, such as the total reward and its weighted components.
     """
 

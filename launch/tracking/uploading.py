@@ -31,11 +31,7 @@ _REACH_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What one start of a run left for W&B.
-
-    Attributes:
-        folder: Its folder.
-    """
+    """What one start of a run left for W&B."""
 
     folder: Path
 

@@ -119,7 +119,6 @@ class EvaluationOptions:
         baselines: `NAME,NAME` or `all`; None for none.
         reference: The system to compare with; None for the default.
         greedy: Policies take their likeliest edit.
-        with_posts: Write posts into the report.
         human_sheet: Where to write a sheet for raters, with `human_pairs` pairs of each pairing of systems.
         temperatures: Sample policies at each of these; none for `evaluation.temperature` alone.
         redact: Write no texts at all, not even rewrites.

@@ -243,7 +243,6 @@ class PhaseClock:
 
     Attributes:
         planned: How many phases there are to be, where they are announced by number.
-        seconds: Phase → seconds spent in it.
     """
 
     planned: int | None = None

@@ -45,7 +45,6 @@ class Snapshot:
     """What remote learners know, in the driver's memory, where it outlives them.
 
     Attributes:
-        limit_mib: Size up to which it is kept.
         state: As of the last iteration; None where it is not kept.
     """
 
@@ -63,12 +62,7 @@ class Snapshot:
 
 @dataclass
 class Throughput:
-    """What the RL phase did in this process.
-
-    Attributes:
-        episodes: Episodes sampled.
-        seconds: Seconds of the iterations.
-    """
+    """The episodes that the RL phase sampled in this process, and the seconds of its iterations."""
 
     episodes: int = 0
     seconds: float = 0.0

@@ -38,10 +38,8 @@ class EmpathyChange:
     """What greedy rewriting does to held-out responses of low empathy, by the classifier's levels.
 
     Attributes:
-        responses: Responses rewritten.
         original: Mean empathy of the originals, 0…6.
         rewritten: Mean empathy of the rewrites.
-        change: Mean difference.
         by_mechanism: Mechanism → mean change of its level.
         unchanged: Share of responses that the policy left alone.
     """

@@ -27,7 +27,6 @@ class TrainingGroup:
     """Actions taken on one prompt, with what the update needs to know of them.
 
     Attributes:
-        group: The prompt and its `K` actions.
         advantages: One for each action.
         logprobs: Sampling-time log-probabilities of each action's position and tokens.
     """

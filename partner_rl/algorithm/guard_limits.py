@@ -16,7 +16,6 @@ class Limit:
         name: The guard, as in its metric.
         key: The configuration key under `guards`.
         is_upper: Whether the figure must stay at or below it (else at or above).
-        advice: What a passed limit means, and what to do.
         of_judge: Whether only iterations that the judge read say anything new.
         of_machine: Whether it is about the machine, not the policy: its alarms neither stop a run nor send it back.
     """

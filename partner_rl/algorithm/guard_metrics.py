@@ -64,10 +64,8 @@ class GuardMetrics:
     """An iteration's figures; counts of 0 where there was nothing to count.
 
     Attributes:
-        measured: What other parts of the run measured.
         judged: What the judge says; None in iterations that it did not read.
         episodes: Rewrites, those that changed nothing included.
-        unchanged: Those that changed nothing.
         disclosing: Rewrites with an inserted sentence that speaks of its writer (`partner_rl.text.self_disclosure`).
         words_original: Words of the original responses, counted for each rewrite.
         words_rewritten: Words of the rewritten responses.

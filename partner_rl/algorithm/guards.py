@@ -45,10 +45,8 @@ class Alarm:
     """A limit that was passed long enough.
 
     Attributes:
-        guard: The guard.
         value: Its mean over the last iterations.
         last: Its figure of the newest iteration.
-        limit: The limit.
         iterations: For how many iterations it has been passed, this one included.
         age: How often this alarm was raised before.
     """

@@ -12,12 +12,9 @@ from partner_rl.types import Example, RewardBreakdown, ScoreRequest
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One edit: what the policy saw, did, and how likely that was.
+    """One edit: what the policy saw, the sentences in its window, what it did, and how likely that was.
 
     Attributes:
-        prompt: Prompt token ids.
-        num_sentences: Sentences in the window.
-        action: Position and sentence tokens.
         logprobs: Log-probability of the position, then of each token, when sampled.
         kept: For each token the words that truncated sampling left to draw from; None without truncation.
     """
@@ -51,8 +48,6 @@ class SampledGroup:
     """`K` trajectories that start from the same state.
 
     Attributes:
-        example: The pair that was rewritten.
-        trajectories: The sampled episodes.
         greedy: The episode of the likeliest edits, for a self-critical baseline; None unless asked for. It is never
             trained on.
     """
@@ -75,7 +70,6 @@ class Rollout:
     """The result of one `sample()` call of an env runner.
 
     Attributes:
-        groups: The groups, in the order of the examples asked for.
         generate_s: Seconds in which the policy computed.
         score_s: Seconds in which the policy stood still because it waited for the rewards.
         overlap_s: Seconds of scoring during which the policy computed, too.

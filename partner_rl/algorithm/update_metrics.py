@@ -15,14 +15,7 @@ GAP_QUANTILE: Final = 0.99
 
 @dataclass(frozen=True, slots=True)
 class LogprobGap:
-    """|log-probability at training − at sampling| of the tokens of a step, before its update, in nats.
-
-    Attributes:
-        largest: The maximum.
-        p99: The 99th percentile.
-        mean: The mean over tokens.
-        tokens: Number of tokens.
-    """
+    """|log-probability at training − at sampling| of the tokens of a step, before its update, in nats."""
 
     largest: float
     p99: float

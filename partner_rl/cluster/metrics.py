@@ -25,7 +25,6 @@ class Meter:
     Attributes:
         name: Its name, with the unit; counters end in `_total`.
         kind: A sum that only grows, a level, or the distribution of durations.
-        description: What it is.
         tag: What tells its values apart.
     """
 

@@ -30,14 +30,7 @@ _ARROWS: Final[dict[Better, str]] = {"higher": "↑", "lower": "↓", "": ""}
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What every metric has.
-
-    Attributes:
-        key: Its name in files.
-        label: Its name in tables.
-        form: Format of its value.
-        definition: What it is, in a line.
-    """
+    """What every metric has: its name in files and in tables, the format of its value, and what it is in a line."""
 
     key: str
     label: str
@@ -59,7 +52,6 @@ class MeanMetric(Metric):
         values: (A system's scores, the originals' where there are any) → one value a pair, NaN where that pair has
             nothing to measure; or None where none has.
         exponential: The metric is exp of the mean; a comparison is then the ratio of two systems.
-        share: The values are 0 or 1.
         compared: Whether systems are tested against each other on it.
     """
 

@@ -45,7 +45,6 @@ class About:
     Attributes:
         facts: Label → text: the runs, data, models, seed and so on.
         remarks: Warnings to the reader.
-        targets: System → the targets that it was checked against.
         with_posts: Whether to write posts and original responses too.
         with_rewrites: Whether `pairs.parquet` holds the rewrites, which are for the most part the originals' sentences.
         seconds: Phase of the evaluation → wall-clock seconds.

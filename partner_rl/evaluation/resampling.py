@@ -43,12 +43,7 @@ _TIE: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A confidence interval.
-
-    Attributes:
-        low: Its lower end.
-        high: Its upper end.
-    """
+    """A confidence interval."""
 
     low: float
     high: float

@@ -72,8 +72,6 @@ class Group:
 
     Attributes:
         key: Its name in files: `all`, `level_0`, `level_1-2`, `level_4-6` and so on.
-        title: Its name in tables.
-        pairs: Number of pairs.
     """
 
     key: str
@@ -102,13 +100,8 @@ class EvaluationResult:
 
     Attributes:
         levels_N: Empathy of each original response: its label, or the classifier's decision where it has none.
-        labelled: Number of pairs that have a label.
         headline_N: Which pairs the main table is of: those that training would rewrite.
-        scores: Each system's scores of all pairs.
-        reference: The system that the others are compared with.
-        headline: The main table.
         groups: The same by the original's empathy.
-        judged: Whether a held-out judge took part.
     """
 
     examples: tuple[Example, ...]

@@ -35,7 +35,6 @@ class System:
     """A named list of rewrites.
 
     Attributes:
-        name: Its name in tables and files.
         requests: One rewritten response a pair, in the order of the pairs, which all systems share.
         note: What it is, in a few words, for the report.
     """

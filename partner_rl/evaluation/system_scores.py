@@ -65,8 +65,6 @@ class SystemScores:
     """A system's scores of each pair. Legend: `_N` pairs, `_M` the mechanisms in the order of `MECHANISMS`.
 
     Attributes:
-        note: What the system is.
-        requests: Its rewrites.
         change_NM: Change of each mechanism's level by the reward's classifier.
         surprisal_N: Mean negative log-likelihood of the rewritten response, nats a token.
         repeated_N: Share of the rewritten response's tokens that repeat an earlier passage of it.

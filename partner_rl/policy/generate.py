@@ -54,7 +54,6 @@ class SampledAction:
     """An action and how likely it was.
 
     Attributes:
-        action: Position and sentence tokens.
         logprobs: Log-probability of the position, then of each token, in the distribution that it was drawn from.
         kept: For each token the words that top-k and top-p left to draw from; None without truncation.
     """
@@ -69,9 +68,7 @@ class PromptRows:
     """A prompt and what is asked of it.
 
     Attributes:
-        prompt: Prompt token ids.
         num_sentences: Sentences in the window, which decide the valid positions.
-        samples: Actions to draw.
         greedy: Also take the likeliest position and at each step the likeliest token, as one more action at the end.
     """
 

@@ -26,7 +26,6 @@ class PromptGroup:
     """A prompt and the actions taken on it.
 
     Attributes:
-        prompt: Prompt token ids.
         num_sentences: Sentences in the window, which decide the valid positions.
         actions: The actions, at least one.
         kept: For each action and token the words that truncated sampling left to draw from; None without truncation.

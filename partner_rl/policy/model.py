@@ -28,9 +28,6 @@ class Policy:
 
     Attributes:
         model: Hugging Face causal language model, wrapped by peft when it has adapters.
-        tokenizer: Its tokenizer, with the position tokens.
-        vocabulary: The action vocabulary.
-        settings: Prompt lengths and sampling defaults.
     """
 
     model: Any

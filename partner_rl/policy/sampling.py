@@ -26,7 +26,6 @@ class SampledTokens:
     """What was drawn for each row.
 
     Attributes:
-        tokens_N: The words.
         logprobs_N: Their log-probabilities in the distribution that they were drawn from, in nats.
         kept_NW: The words that top-k and top-p left, the likeliest first, padded with -1; None without truncation.
     """

@@ -27,7 +27,6 @@ class ActionVocabulary:
         first_position_id: Token id of position 0; the others follow.
         end_id: Token id that ends a sentence.
         special_ids: Ids of the tokenizer's control tokens; all but `end_id` are banned from sentences.
-        positions: Which positions may be chosen.
     """
 
     window: int

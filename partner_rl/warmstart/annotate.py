@@ -48,8 +48,6 @@ class AnnotatedResponse:
     """A response with the empathy of each of its `S` sentences.
 
     Attributes:
-        example: The pair.
-        split: Its response's sentences.
         levels: One entry a sentence: what it contributes to each mechanism.
         empathy: Empathy of the whole response, 0…6.
     """

@@ -38,8 +38,6 @@ class TrainingState:
 
     Attributes:
         fingerprint: Identifies examples, settings and seed; a state continues its own training only.
-        history: What has been done.
-        weights: Trained parameters by name.
         moments: Optimizer moments by `parameter/key`.
     """
 

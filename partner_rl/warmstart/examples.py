@@ -24,13 +24,7 @@ WORDS_PER_TOKEN: Final = 0.75
 
 @dataclass(frozen=True, slots=True)
 class WarmStartExamples:
-    """Examples in three parts that share no seeker.
-
-    Attributes:
-        train: Learned from.
-        dev: Choose the best epoch.
-        test: Measured on at the end.
-    """
+    """Examples in three parts that share no seeker."""
 
     train: tuple[WarmStartExample, ...]
     dev: tuple[WarmStartExample, ...]

@@ -36,7 +36,6 @@ class PositionBaselines:
     Attributes:
         chance: Expected accuracy of a uniform choice among each example's valid positions.
         majority: Accuracy of always choosing the commonest position of the training examples.
-        majority_position: That position, such as `insert 0` or `noop`.
     """
 
     chance: float
@@ -58,7 +57,6 @@ class History:
     """The training so far; it grows with each step.
 
     Attributes:
-        initial: Held-out scores before training.
         losses: Training loss of each optimizer step.
         epochs: One report a finished pass, in order.
         best_epoch: The pass with the lowest held-out loss, from 1; 0 before the first.
@@ -116,14 +114,8 @@ class WarmStartReport:
     """What a warm start did.
 
     Attributes:
-        initial: Held-out scores before training.
-        epochs: One report a pass, in order.
         best_epoch: The pass whose weights the policy has, from 1; 0 when no pass was made.
         baselines: What the position accuracy has to beat; None without held-out or training examples.
-        examples: Training examples.
-        dev_examples: Held-out examples.
-        steps_per_epoch: Optimizer steps of a pass.
-        losses: Training loss of each step.
         padding: Share of the computed tokens that were padding.
         seconds: Wall-clock seconds of training and held-out scoring.
     """

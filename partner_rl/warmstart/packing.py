@@ -30,9 +30,7 @@ class TokenExample:
     """An example as tokens.
 
     Attributes:
-        prompt: Prompt token ids.
         num_sentences: Sentences in the window, which decide the valid positions.
-        action: The edit to be made.
     """
 
     prompt: tuple[int, ...]

@@ -62,9 +62,6 @@ class PairCounts:
         empathic_sentences: Mechanism → sentences that carry it (each counted for its strongest mechanism).
         unusable_sentences: Empathic sentences too short, too long, with a web address, or of the writer's own life
             where that is not asked for.
-        inserts: Insert examples.
-        replaces: Replace examples.
-        noops: No-op examples.
         by_mechanism: Mechanism → insert and replace examples.
         by_position: Position, such as `insert 0`, → examples.
     """
@@ -84,7 +81,6 @@ class Target:
     """An empathic sentence of a response, or some adjacent ones, that could be an example's answer.
 
     Attributes:
-        response: The response.
         index: Which of its sentences, or the first of them.
         stop: The sentence after the last of them.
         mechanism: What they carry most of.
@@ -117,9 +113,6 @@ class Draft:
     """An example before selection, with its origin and what it is balanced by.
 
     Attributes:
-        example: The example.
-        seeker_id: The seeker's post.
-        response_id: The response.
         mechanism: What the sentence carries most of; "" for a no-op.
         level: The sentence's level in that mechanism, 0…2; 0 for a no-op.
         total: The sum of its levels in all mechanisms, 0…6; the larger ones are taken first.

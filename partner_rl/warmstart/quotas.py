@@ -27,7 +27,6 @@ class Cell:
     """What examples are balanced by.
 
     Attributes:
-        kind: Insert, replace or no-op.
         mechanism: What the sentence carries; "" for a no-op.
         position: The position's number; those of no-ops are alike.
     """

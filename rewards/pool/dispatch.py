@@ -40,8 +40,6 @@ class ComponentStats:
     """What a client has asked of one component so far.
 
     Attributes:
-        scored_items: Items that actors scored.
-        cache_hits: Items that were answered from the cache.
         retries: Micro-batches sent again after an actor died.
         seconds: Seconds that actors spent scoring, summed over actors.
         model_seconds: Those of them that timed scorers spent in their models (see `rewards.timing`).

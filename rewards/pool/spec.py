@@ -16,9 +16,6 @@ class PoolSpec:
     """What a client needs to know of one component's pool.
 
     Attributes:
-        definition: The component.
-        actors: Names of its actors.
-        micro_batch: Items that one call to an actor scores.
         is_active: Whether it is scored with every request; other pools are scored only when asked for.
     """
 
@@ -33,10 +30,8 @@ class ClientSpec:
     """What a client needs to know.
 
     Attributes:
-        pools: The pools by component name.
         timeout_s: Time limit of a micro-batch, seconds (kept by the actors; named in messages).
         max_retries: Attempts after the first before a micro-batch whose actor dies ends the run.
-        cache_size: Scores that a client keeps.
     """
 
     pools: Mapping[str, PoolSpec]

@@ -54,8 +54,6 @@ class CoherenceReport:
 
     Attributes:
         dev: Figures of the dev pairs; None where these give no pair.
-        train_responses: Responses trained on.
-        steps: Optimizer steps.
         seconds: Wall time, the dev pairs included.
     """
 

@@ -35,8 +35,6 @@ class NegativesScores:
     """Figures against one kind of negatives, as many as positives.
 
     Attributes:
-        accuracy: Share of pairs on the right side of the threshold.
-        auc: Area under the ROC curve.
         auc_interval: 95 % bootstrap interval of the area, responses resampled.
     """
 
@@ -54,7 +52,6 @@ class CoherenceScores:
         hard: Against sentences of responses about the same topic.
         mix: Against both, half of each.
         pairs: Positive pairs; there are as many negatives of each kind.
-        responses: Responses that they come from.
     """
 
     easy: NegativesScores
@@ -72,7 +69,6 @@ class CoherenceTestReport:
         classifier: The trained classifier, threshold 0.5.
         embedding_cosine: Cosine of the pretrained encoder's sentence vectors, threshold chosen on the dev pairs.
         bag_of_words: Cosine of TF-IDF vectors over words, threshold chosen on the dev pairs.
-        pairs_per_second: Pairs that the classifier scored in a second.
     """
 
     classifier: CoherenceScores

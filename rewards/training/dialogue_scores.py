@@ -46,7 +46,6 @@ class DialogueScores:
             condition: backward log p(S|R) > log p(S'|R), forward log p(R|S) > log p(R'|S). Targets differ in how
             predictable they are whatever precedes them, so that even a good model is far from 1 here.
         information: Mean of log p(target|condition) − log p(target|other condition), in nats a token.
-        pairs: Pairs scored.
     """
 
     perplexity: float

@@ -56,7 +56,6 @@ class EmpathyEpoch:
     """One pass.
 
     Attributes:
-        train_loss: Mean loss of the steps.
         dev_loss: Mean negative log-likelihood of the dev pairs' levels under calibrated probabilities, in nats a
             mechanism; None without dev pairs.
     """
@@ -71,12 +70,8 @@ class EmpathyReport:
 
     Attributes:
         mechanisms: Mechanism name → its dev figures; empty without dev pairs.
-        epochs: One report a pass.
         best_epoch: The pass whose weights were kept, from 1.
-        train_pairs: Pairs trained on.
-        dev_pairs: Pairs evaluated on.
         lost_rationales: Rationales that are not a passage of their response and were left out.
-        seconds: Wall time.
     """
 
     mechanisms: Mapping[str, MechanismScores]

@@ -58,13 +58,10 @@ class SplitReport:
     """One split.
 
     Attributes:
-        salt: `data.split_salt`.
         training: How the training went; of an ensemble, that of the first member, whose figures these are.
-        further_members: How that of the others went.
         test: The classifier's test figures by mechanism.
         ngrams: Those of logistic regression on n-grams.
         majority: Those of the commonest level.
-        test_pairs: Labelled test pairs.
     """
 
     salt: str

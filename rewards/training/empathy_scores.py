@@ -27,10 +27,8 @@ class LevelScores:
     """How well one mechanism's level is decided.
 
     Attributes:
-        accuracy: Share of pairs with the right level.
         macro_f1: Mean F1 of the levels that occur as label or decision.
         accuracy_interval: 95 % bootstrap interval; seekers are resampled.
-        macro_f1_interval: Likewise.
         support: Pairs of level 0, 1 and 2.
     """
 
@@ -46,7 +44,6 @@ class MechanismScores:
     """How well a classifier does on one mechanism.
 
     Attributes:
-        levels: Its levels.
         token_f1: F1 of the tokens inside rationales, over all pairs.
         iou_f1: F1 of whole rationales, over all pairs.
         ece: Expected calibration error of the calibrated probabilities.

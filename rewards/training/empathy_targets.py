@@ -24,7 +24,6 @@ class EmpathyTargets:
     """Labels of some pairs.
 
     Attributes:
-        levels_NM: Level of each mechanism.
         rationales: Per pair, which tokens lie in rationales, `[T, M]`: 1, 0 or `IGNORED`.
         lost: Rationales that are not a passage of their response and were left out.
     """

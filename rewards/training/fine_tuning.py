@@ -36,9 +36,6 @@ class FineTuning:
     """How to fine-tune.
 
     Attributes:
-        model: What to call the model in an error.
-        rate_key: The configuration key of the learning rate.
-        batch_tokens: Most padded tokens of a batch.
         lora: The adapters; None trains the layers themselves.
         patience: Passes without a better held-out perplexity after which the training ends; None for all passes.
         layers: The highest layers are trained, as many as this; None for all, embeddings included without adapters.
@@ -66,7 +63,6 @@ class FineTuningReport:
         dev_perplexity: On the held-out rows, before training and after each pass; empty without any.
         train_loss: Mean loss of each pass, in nats a target token.
         best_epoch: The pass that was kept, from 1; 0 where none was better than the pretrained model.
-        steps: Optimizer steps.
     """
 
     dev_perplexity: tuple[float, ...]

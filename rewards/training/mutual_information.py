@@ -34,7 +34,6 @@ class DialogueReport(FineTuningReport):
         before: Test metrics of the pretrained model; None without test pairs of two seekers.
         after: Those of the fine-tuned one.
         train_seconds: Wall time of the training and the dev pairs.
-        test_seconds: Wall time of the test pairs.
     """
 
     direction: Direction

@@ -40,7 +40,6 @@ class SplitResponse:
     """A response in sentences.
 
     Attributes:
-        seeker_id: Whom it answers.
         sentences: Its sentences without surrounding white space, each once.
     """
 

@@ -36,13 +36,7 @@ class Measurement:
     The shares are of the replicas' time, from the first micro-batch sent to the last answer, and sum to 1.
 
     Attributes:
-        component: The scorer.
-        replicas: Actors in its pool.
-        threads: Torch threads of each.
-        pairs: Pairs that were scored.
         items: What the scorer was asked for them, each distinct item once.
-        seconds: Wall-clock time.
-        pairs_per_second: Throughput of the pool.
         model: Share in forward passes of the models.
         tokenizer: Share in tokenizers.
         scorer_rest: Share in the rest of the scorer: padding, sorting, soft-max.

@@ -30,15 +30,9 @@ class BaselineContext:
 
     Attributes:
         pairs: The pairs, the same for every system that is compared.
-        config: The run's configuration; baselines read `env`, `evaluation` and `baselines`.
         base_model: Folder of the language model that the policy was made from.
-        warm_start: Folder of the run's warm-started policy; None when it has none.
         seq2seq: Folder that `train_seq2seq` wrote; None when there is none.
         client: The rewards that choose the best of several rewrites.
-        rewrite: Rewrites the pairs with a policy.
-        device: Torch device of the baselines' own models.
-        seed: Decides everything that is drawn.
-        progress: Opens a progress display for a description, such as `launch.console.progress`.
     """
 
     pairs: Sequence[Example]
@@ -58,7 +52,6 @@ class BaselineRewrites:
     """What a baseline made of the pairs.
 
     Attributes:
-        requests: One rewritten response a pair, in their order.
         note: What the baseline is and what was odd, in a few words; quotes no post.
     """
 

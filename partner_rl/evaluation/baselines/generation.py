@@ -41,12 +41,7 @@ LENGTHS: Final = "baselines.max_post_tokens or baselines.max_new_tokens"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A generated text.
-
-    Attributes:
-        text: The text, without special tokens.
-        cut_off: Whether it ended because of its length.
-    """
+    """A generated text without special tokens, and whether it ended because of its length."""
 
     text: str
     cut_off: bool

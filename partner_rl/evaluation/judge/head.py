@@ -34,8 +34,6 @@ class JudgeHead:
     """The regressions of the three mechanisms.
 
     Attributes:
-        mean_F: Mean of each feature over the training pairs.
-        scale_F: Its standard deviation.
         weight_MLF: What a standardised feature says for each level.
         bias_ML: What the levels' shares say.
     """

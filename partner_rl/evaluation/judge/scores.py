@@ -24,9 +24,7 @@ class JudgeScores:
         levels: Accuracy and macro-F1 of the likeliest level, with intervals.
         majority: The same of the level that is commonest in the training pairs.
         spearman: Rank correlation of the expected level with the label; 0 where either is constant.
-        ece: Expected calibration error of the probabilities.
         log_loss: Mean negative log-probability of the label, nats.
-        mean_expected: Mean expected level.
         mean_label: Mean label, which a calibrated judge's expected level has too.
     """
 

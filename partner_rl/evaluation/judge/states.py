@@ -72,7 +72,6 @@ class ResponseStates:
 
     Attributes:
         layers: The layers, ascending.
-        hidden_size: Units of a layer.
         limits: Tokens of the seeker's post and of the response that are read.
     """
 

@@ -35,16 +35,10 @@ class JudgeReport:
 
     Attributes:
         layers: The layers that were chosen, of `num_layers`.
-        num_layers: Layers of the language model.
         dev_loss: Set of layers → log loss of the dev pairs at its best penalties, nats a mechanism.
         penalties: `C` by mechanism.
-        train_pairs: Pairs trained on.
-        dev_pairs: Pairs that chose layers and penalties.
-        test_pairs: Pairs judged.
         cut: Share of the test pairs whose response is longer than what is read.
-        test: Test figures by mechanism.
         total_spearman: Rank correlation of the expected empathy score (0…6) with the labelled one.
-        seconds: Wall time.
     """
 
     layers: tuple[int, ...]
