@@ -29,22 +29,6 @@ app = typer.Typer(help="Train the baselines that need training.", no_args_is_hel
 SEQ2SEQ: Final = "seq2seq"
 """What the folder of a sequence-to-sequence model says that it is."""
 
-_CARD: Final = """---
-library_name: transformers
-tags: [partner-rl, text-generation]
----
-
-# Sequence-to-sequence rewriting
-
-{base} fine-tuned to write the whole kinder response; a baseline that policies are compared with.
-
-- Prompt: `Post: POST⏎Reply: RESPONSE⏎Kinder reply:`, each post cut to {tokens} tokens
-- Data: {data}, {examples} examples of the warm start (a missing empathic sentence is to be brought back), seed {seed}
-- Trained: {steps} steps, learning rate {rate:g}, pass {best} kept; held-out perplexity of a token {perplexity}
-
-Use it with `evaluation.seq2seq=FOLDER`. It imitates responses as they were written and is no counsellor.
-"""
-
 
 # A group with one command would be that command.
 @app.callback()
@@ -68,16 +52,14 @@ def train_seq2seq_command(
 
     from launch.resources.device import device_of
     from launch.resources.memory import seq2seq_memory
-    from partner_rl.config.inputs import input_paths
     from partner_rl.evaluation.baselines.seq2seq_training import train_seq2seq
     from partner_rl.models.sources import resolve
     from partner_rl.storage.atomic import folder_when_whole
-    from partner_rl.storage.outputs import NewFolder, check_outputs
+    from partner_rl.storage.outputs import NewFolder
 
-    config = training_config(preset, overrides or [], data)
-    check_outputs([NewFolder(output, SEQ2SEQ)], input_paths(config))
-    writes = {output: "sequence-to-sequence model and report"}
-    splits = training_splits(config, "models.policy", writes, seq2seq_memory)
+    config = training_config(preset, overrides, data)
+    outputs = {NewFolder(output, SEQ2SEQ): "sequence-to-sequence model and report"}
+    splits = training_splits(config, "models.policy", outputs, seq2seq_memory)
     train, dev = _whole_rewrites(config, splits)
     base, device = resolve(config.models.policy, config.models.cache), device_of(config)
     state = PartialState(cpu=device == "cpu")
@@ -106,15 +88,22 @@ def _whole_rewrites(config: RunConfig, splits: Splits) -> tuple[list[WholeRewrit
 
 
 def _card(config: RunConfig, result: Seq2SeqReport) -> str:
-    perplexities = result.dev_perplexity
-    return _CARD.format(
-        base=Path(config.models.policy).name,
-        tokens=config.baselines.max_post_tokens,
-        data=Path(config.data.source).name,
-        examples=result.examples,
-        seed=config.seed,
-        steps=result.steps,
-        rate=config.baselines.seq2seq_learning_rate,
-        best=result.best_epoch,
-        perplexity=f"{perplexities[0]:.1f} → {perplexities[result.best_epoch]:.1f}" if perplexities else "not measured",
-    )
+    from partner_rl.models.cards import model_card
+
+    perplexity = "not measured"
+    if result.dev_perplexity:
+        perplexity = f"{result.dev_perplexity[0]:.1f} → {result.dev_perplexity[result.best_epoch]:.1f}"
+    text = f"""# Sequence-to-sequence rewriting
+
+{Path(config.models.policy).name} fine-tuned to write the whole kinder response; a baseline that policies are compared
+with.
+
+- Prompt: `Post: POST⏎Reply: RESPONSE⏎Kinder reply:`, each post cut to {config.baselines.max_post_tokens} tokens
+- Data: {Path(config.data.source).name}, {result.examples} examples of the warm start (a missing empathic sentence is to
+  be brought back), seed {config.seed}
+- Trained: {result.steps} steps, learning rate {config.baselines.seq2seq_learning_rate:g}, pass {result.best_epoch}
+  kept; held-out perplexity of a token {perplexity}
+
+Use it with `evaluation.seq2seq=FOLDER`. It imitates responses as they were written and is no counsellor.
+"""
+    return model_card(text, "text-generation")

@@ -12,6 +12,7 @@ import typer
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import Splits
 from partner_rl.storage.atomic import write_json, write_text
+from partner_rl.storage.outputs import NewFolder, check_outputs
 
 if TYPE_CHECKING:
     from launch.preflight.gather import EstimateMemory
@@ -26,12 +27,10 @@ OverridesArgument = Annotated[
 PresetOption = Annotated[str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")]
 
 REPORT: Final = "report.json"
-"""The figures of a training, in its folder."""
-CARD: Final = "README.md"
-"""The model card."""
+"""The metrics of a training, in its folder."""
 
 
-def training_config(preset: str, overrides: Sequence[str], source: str) -> RunConfig:
+def training_config(preset: str, overrides: Sequence[str] | None, source: str) -> RunConfig:
     """The configuration with `data.source` replaced.
 
     Raises:
@@ -39,20 +38,20 @@ def training_config(preset: str, overrides: Sequence[str], source: str) -> RunCo
     """
     from partner_rl.config.load import Assignment, load_config
 
-    return load_config(preset, [*overrides, Assignment("data.source", source)])
+    return load_config(preset, [*(overrides or ()), Assignment("data.source", source)])
 
 
-def training_splits(config: RunConfig, key: str, writes: Mapping[Path, str], memory: EstimateMemory) -> Splits:
-    """The corpus in splits, when the inputs have been looked at; sets torch's threads. A dry run ends here.
+def training_splits(config: RunConfig, base: str, outputs: Mapping[NewFolder, str], memory: EstimateMemory) -> Splits:
+    """The corpus in splits, when outputs and inputs have been looked at; sets torch's threads. A dry run ends here.
 
     Args:
         config: The configuration.
-        key: Names the model that the training starts from.
-        writes: What the training writes, by file or folder.
+        base: Names the model that the training starts from.
+        outputs: The folders that it writes, and what will be in each.
         memory: Estimates what it needs.
 
     Raises:
-        PartnerError: An input is absent or damaged, or the corpus leaves a split empty.
+        PartnerError: An output cannot be written, an input is absent or damaged, or the corpus leaves a split empty.
     """
     import torch
 
@@ -60,8 +59,11 @@ def training_splits(config: RunConfig, key: str, writes: Mapping[Path, str], mem
     from launch.preflight.command_plan import begin, training_plan
     from launch.resources.plan import machine_cores
     from launch.training.phases import load_splits
+    from partner_rl.config.inputs import input_paths
 
-    begin(training_plan(config, training_request(key), writes, memory))
+    check_outputs(list(outputs), input_paths(config))
+    writes = {folder.path: what for folder, what in outputs.items()}
+    begin(training_plan(config, training_request(base), writes, memory))
     # `accelerate launch` starts several processes on one machine.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(config.resources.driver_threads or max(1, machine_cores() // processes))
@@ -69,11 +71,13 @@ def training_splits(config: RunConfig, key: str, writes: Mapping[Path, str], mem
 
 
 def write_report(folder: Path, report: Mapping[str, Any], card: str) -> None:
-    """Put figures and model card into a folder that is being made."""
+    """Put metrics and model card into a folder that is being made."""
+    from partner_rl.models.cards import CARD
+
     write_json(folder / REPORT, report)
     write_text(folder / CARD, card)
 
 
-def interval_text(low: float, high: float) -> str:
-    """A 95 % interval as the cards and tables show it."""
-    return f"{low:.2f}–{high:.2f}"
+def origin(config: RunConfig) -> dict[str, object]:
+    """What decides on the data of a training, for its report; of a local path the last part."""
+    return {"data": Path(config.data.source).name, "split_salt": config.data.split_salt, "seed": config.seed}

@@ -28,6 +28,7 @@ from launch.run_folder.folder import RunFolder
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.readers import read_examples, reasons
 from partner_rl.data.splits import SplitName, Splits, select_pairs, split_examples
+from partner_rl.models.cards import CARD, model_card
 from partner_rl.models.sources import resolve
 from partner_rl.policy.model import Policy
 from partner_rl.policy.pretrained import load_policy, save_policy
@@ -234,7 +235,7 @@ def export_policy(policy: Policy, config: RunConfig, run: RunFolder) -> None:
     """Writes the trained policy and a model card to `export/`, whole or not at all."""
     with folder_when_whole(run.export) as temporary:
         save_policy(policy, temporary)
-        write_text(temporary / "README.md", model_card(config))
+        write_text(temporary / CARD, policy_card(config))
 
 
 @dataclass
@@ -261,36 +262,20 @@ class PhaseClock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-_CARD = """---
-library_name: transformers
-tags: [partner-rl, empathic-rewriting]
----
+def policy_card(config: RunConfig) -> str:
+    """The model card of a trained policy; of local paths it gives the last part only."""
+    settings = config.algorithm
+    text = f"""# Empathic rewriting policy
 
-# Empathic rewriting policy
+- Started from: {Path(config.models.policy).name}
+- Data: {Path(config.data.source).name}, seed {config.seed}
+- Warm start on sentences of real responses, then reinforcement learning: {settings.advantage}, {settings.iterations}
+  iterations of {settings.groups_per_iteration} posts × {settings.samples_per_group} samples
 
-- Started from: {base}
-- Data: {data}, seed {seed}
-- Warm start on sentences of real responses, then reinforcement learning: {advantage}, {iterations} iterations of
-  {groups} posts × {samples} samples
-
-It reads a seeker's post and up to {window} sentences of a response, and answers with a position token and a sentence.
-Use it with `partner-rl rewrite --model FOLDER`.
+It reads a seeker's post and up to {config.env.window} sentences of a response, and answers with a position token and a
+sentence. Use it with `partner-rl rewrite --model FOLDER`.
 
 Its rewrites are suggestions for a human supporter to read before they are sent. Its rewards are classifiers' scores,
 which do not show that a rewrite helps a person in distress.
 """
-
-
-def model_card(config: RunConfig) -> str:
-    """The card's text; of local paths it gives the last part only."""
-    settings = config.algorithm
-    return _CARD.format(
-        base=Path(config.models.policy).name,
-        data=Path(config.data.source).name,
-        seed=config.seed,
-        advantage=settings.advantage,
-        iterations=settings.iterations,
-        groups=settings.groups_per_iteration,
-        samples=settings.samples_per_group,
-        window=config.env.window,
-    )
+    return model_card(text, "empathic-rewriting")

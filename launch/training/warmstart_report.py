@@ -14,12 +14,14 @@ from partner_rl import metric_names as names
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import select_pairs
 from partner_rl.evaluation.component_scores import component_scores
+from partner_rl.models.cards import CARD, model_card
 from partner_rl.plotting import new_canvas, save_png
 from partner_rl.policy.generate import Sampling
 from partner_rl.policy.model import Policy
 from partner_rl.progress import Progress, no_progress
 from partner_rl.rewriter import Rewrite, Rewriter
 from partner_rl.storage.atomic import write_json, write_text
+from partner_rl.text.markdown import markdown_table
 from partner_rl.types import MECHANISMS, Example, PartnerError
 from partner_rl.warmstart.history import DevScores, PositionBaselines, WarmStartReport
 from rewards.empathy import NAME as EMPATHY
@@ -175,48 +177,32 @@ def _metrics(outcome: Outcome) -> list[tuple[str, str]]:
     return rows
 
 
-_CARD: Final = """---
-library_name: transformers
-tags: [partner-rl, empathic-rewriting]
----
-
-# Warm-started empathic rewriting policy
-
-- Started from: {base}
-- Data: {data}, seed {seed}
-- Supervised training of position and sentence: {epochs} epochs at most, {batch} examples a step, {kind}
-
-| metric | value |
-|---|---|
-{metrics}
-
-Reinforcement learning starts from it with `partner-rl train warmstart.checkpoint=FOLDER`. It reads a seeker's post and
-up to {window} sentences of a response, and answers with a position token and a sentence. Its rewrites are suggestions
-for a human supporter to read before they are sent; no metric above shows that a rewrite helps a person in distress.
-"""
-
-
 def write_report(folder: Path, outcome: Outcome, metrics: Sequence[dict[str, float]], config: RunConfig) -> None:
     """Writes `warm_start.json`, `metrics.jsonl`, `losses.png` and the model card `README.md` into a folder."""
     write_json(folder / "warm_start.json", outcome.as_json())
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in metrics))
     plot_losses(metrics, folder / "losses.png")
-    write_text(folder / "README.md", _card(outcome, config))
+    write_text(folder / CARD, _card(outcome, config))
 
 
 def _card(outcome: Outcome, config: RunConfig) -> str:
     """The model card; of local paths it gives the last part only."""
-    settings = config.warmstart
-    return _CARD.format(
-        base=Path(config.models.policy).name,
-        data=Path(settings.data or config.data.source).name,
-        seed=config.seed,
-        epochs=settings.epochs,
-        batch=settings.batch_size,
-        kind="every weight" if config.policy.lora is None else f"adapters of rank {config.policy.lora.rank}, merged",
-        metrics="\n".join(f"| {name} | {value} |" for name, value in _metrics(outcome)),
-        window=config.env.window,
-    )
+    settings, lora = config.warmstart, config.policy.lora
+    text = f"""# Warm-started empathic rewriting policy
+
+- Started from: {Path(config.models.policy).name}
+- Data: {Path(settings.data or config.data.source).name}, seed {config.seed}
+- Supervised training of position and sentence: {settings.epochs} epochs at most, {settings.batch_size} examples a step,
+  {"every weight" if lora is None else f"adapters of rank {lora.rank}, merged"}
+
+{markdown_table(("metric", "value"), _metrics(outcome))}
+
+Reinforcement learning starts from it with `partner-rl train warmstart.checkpoint=FOLDER`. It reads a seeker's post and
+up to {config.env.window} sentences of a response, and answers with a position token and a sentence. Its rewrites are
+suggestions for a human supporter to read before they are sent; no metric above shows that a rewrite helps a person in
+distress.
+"""
+    return model_card(text, "empathic-rewriting")
 
 
 def plot_losses(metrics: Sequence[dict[str, float]], path: Path) -> None:

@@ -22,6 +22,11 @@ def plain_markdown(text: str) -> str:
     return text.replace("](", "]\\(")
 
 
+def interval_text(low: float, high: float) -> str:
+    """The ends of an interval, to two digits."""
+    return f"{low:.2f}–{high:.2f}"
+
+
 def _line(cells: Iterable[object]) -> str:
     one_line = (re.sub(r"\s*[\r\n]\s*", " ", str(cell)) for cell in cells)
     return f"| {' | '.join(cell.replace('|', _BAR) for cell in one_line)} |"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,10 +74,6 @@ class CoherenceTestReport:
     embedding_cosine: CoherenceScores
     bag_of_words: CoherenceScores
     pairs_per_second: float
-
-    def as_json(self) -> dict[str, Any]:
-        """The report as JSON-able values."""
-        return asdict(self)
 
 
 def classifier_scores(classifier: CoherenceClassifier, trials: Sequence[PairTrial], seed: int) -> CoherenceScores:

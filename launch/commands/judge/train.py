@@ -4,56 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from launch.commands.supervised import (
     DataOption,
     OutputOption,
     OverridesArgument,
     PresetOption,
-    interval_text,
+    origin,
     training_config,
     training_splits,
     write_report,
 )
 from launch.console import out, progress
 from launch.options import with_dry_run
-from partner_rl.text.markdown import markdown_table
+from partner_rl.text.markdown import interval_text, markdown_table
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
     from partner_rl.evaluation.judge.training import JudgeReport
-
-_CARD: Final = """---
-tags: [partner-rl, empathy, epitome, judge]
----
-
-# Held-out judge of empathy
-
-Levels (0 none, 1 weak, 2 strong) of three mechanisms of empathy in a peer supporter's response to a seeker's post. It
-measures policies and must not train one: a policy that is rewarded by a judge learns its mistakes.
-
-```python
-from pathlib import Path
-
-from partner_rl.evaluation.judge import load_judge
-
-load_judge(Path("FOLDER")).levels([("I failed the exam again.", "I am sorry. What happened?")])
-```
-
-- {model}, frozen: the mean of its hidden states over the response, layers {layers} of {num_layers}, after it has read
-  the post; a logistic regression a mechanism on top
-- Data: {data}, {train} pairs to train on, {dev} to choose layers and penalties by log loss, split by seeker
-- It reads the first {seeker_tokens} tokens of the post and the first {response_tokens} of the response; {cut:.0%} of
-  the test responses are longer
-
-Test pairs ({test}), with 95 % bootstrap intervals (seekers resampled). Spearman: rank correlation of the expected level
-with the label; {total:.2f} for the sum of the three. ECE: calibration error of the probabilities.
-
-{table}
-
-It judges how a response reads, not whether it helps anybody, and should not be used to judge people.
-"""
 
 
 @with_dry_run
@@ -71,16 +40,15 @@ def command(
     """
     from launch.resources.device import device_of
     from launch.resources.memory import judge_memory
-    from partner_rl.config.inputs import input_paths
     from partner_rl.evaluation.judge.judge import KIND
     from partner_rl.evaluation.judge.training import train_judge
     from partner_rl.models.sources import resolve
     from partner_rl.storage.atomic import folder_when_whole
-    from partner_rl.storage.outputs import NewFolder, check_outputs
+    from partner_rl.storage.outputs import NewFolder
 
-    config = training_config(preset, overrides or [], data)
-    check_outputs([NewFolder(output, KIND)], input_paths(config))
-    splits = training_splits(config, "models.reward_lm", {output: "judge and report"}, judge_memory)
+    config = training_config(preset, overrides, data)
+    outputs = {NewFolder(output, KIND): "judge and report"}
+    splits = training_splits(config, "models.reward_lm", outputs, judge_memory)
     language_model = resolve(config.models.reward_lm, config.models.cache)
     with folder_when_whole(output, KIND) as temporary:
         with progress("Reading the pairs with the language model") as report:
@@ -93,70 +61,69 @@ def command(
                 report,
             )
         judge.save(temporary)
-        write_report(temporary, _as_json(config, found), _card(config, found))
+        metrics = {**asdict(found), "language_model": Path(config.models.reward_lm).name, **origin(config)}
+        write_report(temporary, metrics, _card(config, found))
     out.print(_table(found), soft_wrap=True)
     out.print(f"{found.seconds:.0f} s; judge and report.json in {output}", soft_wrap=True)
 
 
-def _as_json(config: RunConfig, report: JudgeReport) -> dict[str, object]:
-    return {
-        **asdict(report),
-        "language_model": Path(config.models.reward_lm).name,
-        "data": Path(config.data.source).name,
-        "split_salt": config.data.split_salt,
-        "seed": config.seed,
-    }
-
-
 def _card(config: RunConfig, report: JudgeReport) -> str:
     from partner_rl.evaluation.judge.states import RESPONSE_TOKENS, SEEKER_TOKENS
+    from partner_rl.models.cards import model_card
 
-    return _CARD.format(
-        model=Path(config.models.reward_lm).name,
-        layers=" and ".join(map(str, report.layers)),
-        num_layers=report.num_layers,
-        data=Path(config.data.source).name,
-        train=report.train_pairs,
-        dev=report.dev_pairs,
-        test=report.test_pairs,
-        seeker_tokens=SEEKER_TOKENS,
-        response_tokens=RESPONSE_TOKENS,
-        cut=report.cut,
-        total=report.total_spearman,
-        table=_table(report),
-    )
+    text = f"""# Held-out judge of empathy
 
+Levels (0 none, 1 weak, 2 strong) of three mechanisms of empathy in a peer supporter's response to a seeker's post. It
+measures policies and must not train one: a policy that is rewarded by a judge learns its mistakes.
 
-_COLUMNS: Final = (
-    "mechanism",
-    "accuracy",
-    "macro-F1",
-    "commonest level: accuracy",
-    "macro-F1",
-    "Spearman",
-    "ECE",
-    "mean level: judge",
-    "label",
-    "pairs of level 0, 1, 2",
-)
+```python
+from pathlib import Path
+
+from partner_rl.evaluation.judge import load_judge
+
+load_judge(Path("FOLDER")).levels([("I failed the exam again.", "I am sorry. What happened?")])
+```
+
+- {Path(config.models.reward_lm).name}, frozen: the mean of its hidden states over the response, layers
+  {" and ".join(map(str, report.layers))} of {report.num_layers}, after it has read the post; a logistic regression a
+  mechanism on top
+- Data: {Path(config.data.source).name}, {report.train_pairs} pairs to train on, {report.dev_pairs} to choose layers and
+  penalties by log loss, split by seeker
+- It reads the first {SEEKER_TOKENS} tokens of the post and the first {RESPONSE_TOKENS} of the response;
+  {report.cut:.0%} of the test responses are longer
+
+Test pairs ({report.test_pairs}), with 95 % bootstrap intervals (seekers resampled). Spearman: rank correlation of the
+expected level with the label; {report.total_spearman:.2f} for the sum of the three. ECE: calibration error of the
+probabilities.
+
+{_table(report)}
+
+It judges how a response reads, not whether it helps anybody, and should not be used to judge people.
+"""
+    return model_card(text, "empathy", "epitome", "judge", library=None)
 
 
 def _table(report: JudgeReport) -> str:
-    """The test figures as a Markdown table."""
+    """The test metrics as a Markdown table."""
     rows = []
     for name, scores in report.test.items():
         levels, majority = scores.levels, scores.majority
-        row = [
-            name.replace("_", " "),
-            f"{levels.accuracy:.3f} ({interval_text(*levels.accuracy_interval)})",
-            f"{levels.macro_f1:.3f} ({interval_text(*levels.macro_f1_interval)})",
-            f"{majority.accuracy:.3f}",
-            f"{majority.macro_f1:.3f}",
-            f"{scores.spearman:.2f}",
-            f"{scores.ece:.3f}",
-            f"{scores.mean_expected:.2f}",
-            f"{scores.mean_label:.2f}",
-            ", ".join(map(str, levels.support)),
-        ]
-        rows.append(row)
-    return markdown_table(_COLUMNS, rows)
+        rows.append(
+            [
+                name.replace("_", " "),
+                f"{levels.accuracy:.3f} ({interval_text(*levels.accuracy_interval)})",
+                f"{levels.macro_f1:.3f} ({interval_text(*levels.macro_f1_interval)})",
+                f"{majority.accuracy:.3f}",
+                f"{majority.macro_f1:.3f}",
+                f"{scores.spearman:.2f}",
+                f"{scores.ece:.3f}",
+                f"{scores.mean_expected:.2f}",
+                f"{scores.mean_label:.2f}",
+                ", ".join(map(str, levels.support)),
+            ]
+        )
+    majority_columns = ["commonest level: accuracy", "macro-F1"]
+    mean_columns = ["mean level: judge", "label", "pairs of level 0, 1, 2"]
+    return markdown_table(
+        ["mechanism", "accuracy", "macro-F1", *majority_columns, "Spearman", "ECE", *mean_columns], rows
+    )

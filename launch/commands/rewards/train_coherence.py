@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from launch.commands.supervised import (
     DataOption,
     OutputOption,
     OverridesArgument,
     PresetOption,
-    interval_text,
+    origin,
     training_config,
     training_splits,
     write_report,
 )
 from launch.console import err, out, progress
 from launch.options import with_dry_run
-from partner_rl.text.markdown import markdown_table
+from partner_rl.text.markdown import interval_text, markdown_table
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
     from rewards.training.coherence import CoherenceReport
     from rewards.training.coherence_scores import CoherenceTestReport
-
-_CARD: Final = """---
-library_name: transformers
-tags: [partner-rl, sentence-coherence]
----
-
-# Sentence coherence classifier
-
-Probability that two sentences belong to one response to a support seeker's post. It compares the vectors of a sentence
-encoder and how the sentences are written; the order of the two does not matter.
-
-- Encoder: {encoder}, all but its {frozen} lowest layers trained for {epochs} passes
-- Data: {data}, {train} responses to train on, split by seeker, seed {seed}
-- Negatives: {hard:.0%} of their weight on sentences of responses about the same topic (other responses to the seeker,
-  or to the {neighbours} most similar seeker posts), the rest on sentences of random other seekers' responses
-
-Held-out test pairs: {pairs} of one response from {responses} responses, and as many negatives of each kind. Area under
-the ROC curve with its 95 % bootstrap interval (responses resampled), and accuracy.
-
-{table}
-
-Use it with `rewards.coherence.checkpoint=FOLDER`. A score says how alike two sentences are in topic and manner; it does
-not say that a response is a good one.
-"""
 
 
 @with_dry_run
@@ -63,17 +40,16 @@ def command(
     from envs import text
     from launch.resources.device import device_of
     from launch.resources.memory import coherence_memory
-    from partner_rl.config.inputs import input_paths
     from partner_rl.models.sources import resolve
     from partner_rl.storage.atomic import folder_when_whole
-    from partner_rl.storage.outputs import NewFolder, check_outputs
+    from partner_rl.storage.outputs import NewFolder
     from rewards.coherence_model import KIND, CoherenceClassifier
     from rewards.training.coherence import train_coherence
     from rewards.training.coherence_scores import held_out_report
 
-    config = training_config(preset, overrides or [], data)
-    check_outputs([NewFolder(output, KIND)], input_paths(config))
-    splits = training_splits(config, "models.encoder", {output: "coherence classifier and report"}, coherence_memory)
+    config = training_config(preset, overrides, data)
+    outputs = {NewFolder(output, KIND): "coherence classifier and report"}
+    splits = training_splits(config, "models.encoder", outputs, coherence_memory)
     settings, device = config.reward_training, device_of(config)
     encoder = resolve(config.models.encoder, config.models.cache)
 
@@ -88,45 +64,48 @@ def command(
         classifier = CoherenceClassifier.load(temporary, settings.max_tokens, device)
         err.print("Scoring held-out pairs and baselines")
         test = held_out_report(classifier, splits.dev, splits.test, encoder, settings, config.seed, sentences, device)
-        write_report(temporary, _as_json(config, trained, test), _card(config, trained, test))
+        metrics = {
+            "test": asdict(test),
+            "training": asdict(trained),
+            "settings": settings.model_dump(mode="json"),
+            "encoder": Path(config.models.encoder).name,
+            **origin(config),
+        }
+        write_report(temporary, metrics, _card(config, trained, test))
     out.print(_table(test), soft_wrap=True)
     out.print(f"{trained.seconds:.0f} s of training; classifier and report.json in {output}", soft_wrap=True)
 
 
-def _as_json(config: RunConfig, trained: CoherenceReport, test: CoherenceTestReport) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return {
-        "test": test.as_json(),
-        "training": asdict(trained),
-        "settings": config.reward_training.model_dump(mode="json"),
-        "encoder": Path(config.models.encoder).name,
-        "data": Path(config.data.source).name,
-        "split_salt": config.data.split_salt,
-        "seed": config.seed,
-    }
-
-
 def _card(config: RunConfig, trained: CoherenceReport, test: CoherenceTestReport) -> str:
-    settings = config.reward_training
-    return _CARD.format(
-        encoder=Path(config.models.encoder).name,
-        frozen=settings.coherence_frozen_layers,
-        epochs=settings.coherence_epochs,
-        data=Path(config.data.source).name,
-        train=trained.train_responses,
-        seed=config.seed,
-        hard=settings.coherence_hard_negatives,
-        neighbours=settings.coherence_neighbours,
-        pairs=test.classifier.pairs,
-        responses=test.classifier.responses,
-        table=_table(test),
-    )
+    from partner_rl.models.cards import model_card
+
+    settings, tested = config.reward_training, test.classifier
+    text = f"""# Sentence coherence classifier
+
+Probability that two sentences belong to one response to a support seeker's post. It compares the vectors of a sentence
+encoder and how the sentences are written; the order of the two does not matter.
+
+- Encoder: {Path(config.models.encoder).name}, all but its {settings.coherence_frozen_layers} lowest layers trained
+  for {settings.coherence_epochs} passes
+- Data: {Path(config.data.source).name}, {trained.train_responses} responses to train on, split by seeker,
+  seed {config.seed}
+- Negatives: {settings.coherence_hard_negatives:.0%} of their weight on sentences of responses about the same topic
+  (other responses to the seeker, or to the {settings.coherence_neighbours} most similar seeker posts), the rest on
+  sentences of random other seekers' responses
+
+Held-out test pairs: {tested.pairs} of one response from {tested.responses} responses, and as many negatives of each
+kind. Area under the ROC curve with its 95 % bootstrap interval (responses resampled), and accuracy.
+
+{_table(test)}
+
+Use it with `rewards.coherence.checkpoint=FOLDER`. A score says how alike two sentences are in topic and manner; it does
+not say that a response is a good one.
+"""
+    return model_card(text, "sentence-coherence")
 
 
 def _table(test: CoherenceTestReport) -> str:
-    """The test figures as a Markdown table."""
-    columns = "scores", "AUC, easy negatives", "AUC, hard negatives", "AUC, both", "accuracy, easy", "hard", "both"
+    """The test metrics as a Markdown table."""
     rows = []
     for name, scores in (
         ("this classifier", test.classifier),
@@ -136,4 +115,5 @@ def _table(test: CoherenceTestReport) -> str:
         kinds = (scores.easy, scores.hard, scores.mix)
         areas = [f"{kind.auc:.3f} ({interval_text(*kind.auc_interval)})" for kind in kinds]
         rows.append([name, *areas, *(f"{kind.accuracy:.3f}" for kind in kinds)])
-    return markdown_table(columns, rows)
+    areas = [f"AUC, {negatives}" for negatives in ("easy negatives", "hard negatives", "both")]
+    return markdown_table(["scores", *areas, "accuracy, easy", "hard", "both"], rows)
