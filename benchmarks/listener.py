@@ -91,7 +91,7 @@ def command(
 
     Example: `python -m benchmarks.listener --data data/epitome --pairs 200`
     """
-    from partner_rl.evaluation.summary import write_summary
+    from partner_rl.storage.atomic import write_json
 
     config, policies = _config(run, preset, [*(overrides or []), *([] if data is None else [f"data.source={data}"])])
     policies |= {name: Path(folder) for name, folder in _named("--policy", policy)}
@@ -106,7 +106,9 @@ def command(
     about: dict[str, Any] = {"data": config.data.source, "split": split, "pairs": len(chosen), "posts": len(posts)}
     out.print(", ".join(f"{key} {value}" for key, value in {**about, "seed": config.seed}.items()), soft_wrap=True)
     if json is not None:
-        write_summary(json, {**about, "seed": config.seed, "rows": [asdict(row) for row in rows], **where()})
+        write_json(
+            json, {**about, "seed": config.seed, "rows": [asdict(row) for row in rows], **where()}, allow_nan=False
+        )
 
 
 def _config(run: Path | None, preset: str, overrides: Sequence[str]) -> tuple[RunConfig, dict[str, Path]]:

@@ -139,9 +139,9 @@ def command(
     content = report(work, iterations, reward, rows)
     show(rows, content)
     if json is not None:
-        from partner_rl.evaluation.summary import write_summary
+        from partner_rl.storage.atomic import write_json
 
-        write_summary(json, content)
+        write_json(json, content, allow_nan=False)
 
 
 def cases(work: Workload, wanted: Mapping[str, Sequence[int]]) -> list[Case]:

@@ -154,9 +154,9 @@ def command(
     content = report(work, batch, run, comparisons)
     show(comparisons, content)
     if json is not None:
-        from partner_rl.evaluation.summary import write_summary
+        from partner_rl.storage.atomic import write_json
 
-        write_summary(json, content)
+        write_json(json, content, allow_nan=False)
 
 
 def chosen_device(device: str) -> str:

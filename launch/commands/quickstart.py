@@ -115,7 +115,8 @@ def _write_summary(
     run: RunFolder, group: Group, clock: PhaseClock, episodes_per_second: float | None, seed: int
 ) -> None:
     """Writes `summary.json`: system → metrics, None where one does not apply; and what they depend on."""
-    from partner_rl.evaluation.summary import circumstances, write_summary
+    from partner_rl.evaluation.summary import circumstances
+    from partner_rl.storage.atomic import write_json
 
     keys = [metric.key for metric in group.metrics]
     systems = {
@@ -123,4 +124,4 @@ def _write_summary(
         for system in group.systems
     }
     summary = {"systems": systems, "episodes_per_second": episodes_per_second}
-    write_summary(run.summary, {**summary, **circumstances(clock.seconds, seed)})
+    write_json(run.summary, {**summary, **circumstances(clock.seconds, seed)}, allow_nan=False)

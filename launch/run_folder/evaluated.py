@@ -6,25 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from launch.run_folder.folder import RunFolder
 from partner_rl.config.schema import RunConfig
 from partner_rl.evaluation.system import TRAINED, WARM_START
 from partner_rl.types import PartnerError
 
-if TYPE_CHECKING:
-    from launch.run_folder.folder import RunFolder
-    from partner_rl.config.schema import RunConfig
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedRun:
-    """A run folder and what to call its policy.
-
-    Attributes:
-        name: The policy's name in the report.
-    """
+    """A run, and the name of its policy in the report."""
 
     name: str
     folder: RunFolder

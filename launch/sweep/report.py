@@ -23,8 +23,7 @@ from launch.sweep.spec import METRICS, SweepSpec
 from launch.sweep.trial_records import SweepFolder, TrialRecord, WeightsFrom
 from partner_rl.config.load import assignments, config_yaml, load_config
 from partner_rl.config.schema import RunConfig
-from partner_rl.evaluation.summary import write_summary
-from partner_rl.storage.atomic import file_when_whole, write_text
+from partner_rl.storage.atomic import file_when_whole, write_json, write_text
 from partner_rl.text.markdown import markdown_table, plain_markdown
 
 FIGURES_FOLDER: Final = "figures"
@@ -158,7 +157,7 @@ def write_report(
     markdown = report_markdown(sweep, spec, records, found, sessions, incomparable)
     write_text(sweep.path / "report.md", markdown)
     write_text(sweep.path / "report.html", _html(markdown, sweep.path))
-    write_summary(sweep.path / "report.json", report_json(spec, records, found, sessions))
+    write_json(sweep.path / "report.json", report_json(spec, records, found, sessions), allow_nan=False)
     _write_table(trials_table(spec, records, found), sweep.path / "trials.parquet")
     return found
 

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 
 from launch.console import out, progress
 from launch.resources.device import device_of
-from launch.resources.plan import Plan
 from launch.resources.session import place_on_this_machine, ray_session
 from launch.run_folder.evaluated import EvaluatedRun, warm_starts
 from launch.run_folder.folder import RunFolder
@@ -46,7 +45,6 @@ from partner_rl.models.sources import resolve
 from partner_rl.policy.generate import Sampling
 from partner_rl.progress import Progress
 from partner_rl.types import Example, PartnerError, ScoreRequest
-from rewards.pool import RewardClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +105,6 @@ def _sampled(
     return systems
 
 
-_OWN_SYSTEMS: Final = ("unchanged", "warm_start")
-"""Baselines that an evaluation holds anyway: the originals and the warm start."""
-
-
 @dataclass(frozen=True, slots=True)
 class EvaluationOptions:
     """What is asked of an evaluation besides the runs.
@@ -141,7 +135,7 @@ def evaluate(runs: Sequence[EvaluatedRun], options: EvaluationOptions, output: P
     # Names that do not exist are found before anything is computed.
     names = () if options.baselines is None else baseline_names(options.baselines)
     samplings = _samplings(runs[0].config, options)
-    known = [ORIGINAL, *(name for name in names if name not in _OWN_SYSTEMS)]
+    known = [ORIGINAL, *names]
     known += [at for name in (*warm_starts(runs), *(run.name for run in runs)) for at in names_at(name, samplings)]
     if options.reference is not None and options.reference not in known:
         raise PartnerError(f"--reference: there is no system {options.reference!r}, only {', '.join(known)}")
@@ -152,7 +146,25 @@ def evaluate(runs: Sequence[EvaluatedRun], options: EvaluationOptions, output: P
     splits = load_splits(config)
     pairs = choose_pairs(splits.dev if options.split == "dev" else splits.test, config)
     judge = _judge(config)
-    result = _measured(runs, config, plan, pairs, names, options, judge, clock)
+    with ray_session(config, plan.for_scoring()), reward_pools(config, first.folder, plan) as pools:
+        client = pools.client()
+        with clock.phase("rewriting", "rewriting the held-out pairs"):
+            systems = [originals(pairs.examples, config.env)]
+            if names:
+                systems += make_baselines(names, baseline_context(config, first.folder, pairs.examples, client))
+            systems += policies(runs, pairs, samplings)
+        sources = evaluation_sources(config, first.folder, client, judge)
+        with clock.phase("scoring", "scoring the rewrites"), progress("Scoring") as report:
+            result = evaluate_systems(
+                systems,
+                pairs.examples,
+                sources,
+                headline_N=pairs.headline_N,
+                reference=options.reference,
+                seed=config.seed,
+                batch_size=config.evaluation.batch_size,
+                progress=report,
+            )
     about = _about(runs, config, result, options, clock)
     written = write_report(output, result, about)
     log_evaluation(first.folder.path, config, values_by_system(result))
@@ -167,50 +179,6 @@ def _judge(config: RunConfig) -> LevelJudge | None:
     if config.evaluation.judge is None:
         return None
     return load_judge(Path(config.evaluation.judge), device_of(config), config.models.cache)
-
-
-def _measured(
-    runs: Sequence[EvaluatedRun],
-    config: RunConfig,
-    plan: Plan,
-    pairs: EvaluatedPairs,
-    baselines: Sequence[str],
-    options: EvaluationOptions,
-    judge: LevelJudge | None,
-    clock: PhaseClock,
-) -> EvaluationResult:
-    """Lets all systems rewrite the pairs and measures them."""
-    with ray_session(config, plan.for_scoring()), reward_pools(config, runs[0].folder, plan) as pools:
-        client = pools.client()
-        with clock.phase("rewriting", "rewriting the held-out pairs"):
-            systems = _systems(runs, config, pairs, baselines, options, client)
-        sources = evaluation_sources(config, runs[0].folder, client, judge)
-        with clock.phase("scoring", "scoring the rewrites"), progress("Scoring") as report:
-            return evaluate_systems(
-                systems,
-                pairs.examples,
-                sources,
-                headline_N=pairs.headline_N,
-                reference=options.reference,
-                seed=config.seed,
-                batch_size=config.evaluation.batch_size,
-                progress=report,
-            )
-
-
-def _systems(
-    runs: Sequence[EvaluatedRun],
-    config: RunConfig,
-    pairs: EvaluatedPairs,
-    baselines: Sequence[str],
-    options: EvaluationOptions,
-    client: RewardClient,
-) -> list[System]:
-    systems = [originals(pairs.examples, config.env)]
-    wanted = [name for name in baselines if name not in _OWN_SYSTEMS]
-    if wanted:
-        systems += make_baselines(wanted, baseline_context(config, runs[0].folder, pairs.examples, client))
-    return [*systems, *policies(runs, pairs, _samplings(config, options))]
 
 
 def _samplings(config: RunConfig, options: EvaluationOptions) -> list[Sampling]:

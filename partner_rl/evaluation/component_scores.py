@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Protocol
 
 from envs import text
-from partner_rl.types import RewardBreakdown, ScoreRequest
+from partner_rl.types import Example, RewardBreakdown, ScoreRequest
 from rewards.coherence import NAME as COHERENCE
 from rewards.coherence import mean_probability, whole_response_items
 from rewards.scorer import ComponentScore, FloatArray, Item, RewardDefinition
@@ -41,7 +42,7 @@ def component_scores(
         if all(definition.name in breakdown.raw for breakdown in breakdowns):
             scores[definition.name] = [_from_breakdown(definition.name, breakdown) for breakdown in breakdowns]
         else:
-            values = _grouped(client, definition.name, [definition.items(request) for request in requests])
+            values = grouped_scores(client, definition.name, [definition.items(request) for request in requests])
             scores[definition.name] = [
                 definition.combine(request, rows) for request, rows in zip(requests, values, strict=True)
             ]
@@ -55,7 +56,7 @@ def whole_response_coherence(client: RewardSource, responses: Sequence[str]) -> 
     has the reward's neutral value.
     """
     items = [whole_response_items(text.split(response).sentences) for response in responses]
-    return [mean_probability(values) for values in _grouped(client, COHERENCE, items)]
+    return [mean_probability(values) for values in grouped_scores(client, COHERENCE, items)]
 
 
 def _from_breakdown(component: str, breakdown: RewardBreakdown) -> ComponentScore:
@@ -66,8 +67,23 @@ def _from_breakdown(component: str, breakdown: RewardBreakdown) -> ComponentScor
     return ComponentScore(breakdown.raw[component], details)
 
 
-def _grouped(client: RewardSource, component: str, items: Sequence[Sequence[Item]]) -> list[FloatArray]:
-    """Scores of each group of items, from one call."""
+def grouped_scores(client: RewardSource, component: str, items: Sequence[Sequence[Item]]) -> list[FloatArray]:
+    """A component's scores of each group of items, from one call."""
     values = client.score_items(component, [item for group in items for item in group])
     bounds = accumulate((len(group) for group in items), initial=0)
     return [values[start:end] for start, end in pairwise(bounds)]
+
+
+def whole_response_request(example: Example, response: str) -> ScoreRequest:
+    """A response that was written as a whole, in the place of the old one.
+
+    Its sentences that the original has too, as often as there, are the supporter's own (`other_sentences`); the rest
+    are `candidates`. So the coherence reward and the metrics of written sentences mean what they mean for the policy.
+    A generated sentence that the splitter cuts in two counts as two candidates here.
+    """
+    left = Counter(text.split(example.response_post).sentences)
+    candidates, others = list[str](), list[str]()
+    for sentence in text.split(response).sentences:
+        (others if left[sentence] > 0 else candidates).append(sentence)
+        left[sentence] -= 1
+    return ScoreRequest(example.seeker_post, example.response_post, response, tuple(candidates), tuple(others))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from partner_rl.evaluation.charts import CHARTS, draw_charts
 from partner_rl.evaluation.result import EvaluationResult
-from partner_rl.evaluation.summary import circumstances, write_summary
+from partner_rl.evaluation.summary import circumstances
 from partner_rl.evaluation.tables import (
     TextTable,
     adaptability_tables,
@@ -25,7 +25,7 @@ from partner_rl.evaluation.tables import (
     targets_table,
 )
 from partner_rl.evaluation.targets import TargetResult
-from partner_rl.storage.atomic import file_when_whole, growing_folder, write_text
+from partner_rl.storage.atomic import file_when_whole, growing_folder, write_json, write_text
 from partner_rl.text.markdown import markdown_table, plain_markdown
 from partner_rl.types import MECHANISMS
 
@@ -107,7 +107,7 @@ def write_report(folder: Path, result: EvaluationResult, about: About) -> list[P
     for name in _TEMPLATES:
         text = _environment(autoescape=name.endswith(".html")).get_template(f"{name}.j2").render(content)
         written.append(write_text(folder / name, text))
-    write_summary(folder / "report.json", report_json(result, about))
+    write_json(folder / "report.json", report_json(result, about), allow_nan=False)
     return [
         *written,
         folder / "report.json",

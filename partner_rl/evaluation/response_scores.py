@@ -7,21 +7,20 @@ seeker's post predict each other.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate, pairwise
 from typing import Any, Final
 
 from envs import text
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.rewrites import RewrittenPair
-from partner_rl.types import MECHANISMS, RewardBreakdown, ScoreRequest
+from partner_rl.evaluation.component_scores import grouped_scores, whole_response_request
+from partner_rl.types import MECHANISMS, RewardBreakdown
 from rewards import coherence, empathy, fluency, mutual_information
 from rewards.actor import describe_failure
 from rewards.coherence import mean_probability, whole_response_items
 from rewards.empathy import EmpathyScorer
 from rewards.local import LocalRewards
-from rewards.scorer import FloatArray, RewardComponent
+from rewards.scorer import RewardComponent
 
 _DIGITS: Final = 6
 
@@ -70,9 +69,11 @@ class ResponseScores:
             return []
         columns = {name: score(pairs) for name, score in self._scorers.items()}
         rows: list[dict[str, Any]] = [{name: column[i] for name, column in columns.items()} for i in range(len(pairs))]
-        rewritten = [i for i, pair in enumerate(pairs) if pair.rewritten_response is not None]
-        breakdowns = self._rewards.score([rewriting_request(pairs[i]) for i in rewritten])
-        for i, breakdown in zip(rewritten, breakdowns, strict=True):
+        rewritten = [(i, response) for i, pair in enumerate(pairs) if (response := pair.rewritten_response) is not None]
+        breakdowns = self._rewards.score(
+            [whole_response_request(pairs[i].example, response) for i, response in rewritten]
+        )
+        for (i, _), breakdown in zip(rewritten, breakdowns, strict=True):
             rows[i]["reward"] = _reward(breakdown.weighed(self._weights))
         return rows
 
@@ -119,52 +120,17 @@ class ResponseScores:
     def _combined(self, name: str, pairs: Sequence[RewrittenPair]) -> list[Any]:
         """The component's own score of each response, for components that read no original."""
         definition = self._components[name].definition
-        requests = [response_request(pair) for pair in pairs]
-        values = self._values(name, [definition.items(request) for request in requests])
+        # The response as it is, as if it were the rewriting.
+        requests = [whole_response_request(pair.example, pair.example.response_post) for pair in pairs]
+        values = grouped_scores(self._rewards, name, [definition.items(request) for request in requests])
         return [definition.combine(request, rows) for request, rows in zip(requests, values, strict=True)]
 
     def _coherence(self, pairs: Sequence[RewrittenPair]) -> list[Scores]:
         items = [whole_response_items(text.split(pair.example.response_post).sentences) for pair in pairs]
         return [
             {"value": _round(mean_probability(values)), "sentence_pairs": len(values)}
-            for values in self._values(coherence.NAME, items)
+            for values in grouped_scores(self._rewards, coherence.NAME, items)
         ]
-
-    def _values(self, name: str, items: Sequence[Sequence[tuple[str, ...]]]) -> list[FloatArray]:
-        """Scores of each group of items, from one call."""
-        values = self._rewards.score_items(name, [item for group in items for item in group])
-        bounds = accumulate((len(group) for group in items), initial=0)
-        return [values[start:end] for start, end in pairwise(bounds)]
-
-
-def response_request(pair: RewrittenPair) -> ScoreRequest:
-    """The response as it is, as if it were the rewriting."""
-    example = pair.example
-    sentences = text.split(example.response_post).sentences
-    return ScoreRequest(example.seeker_post, example.response_post, example.response_post, (), sentences)
-
-
-def rewriting_request(pair: RewrittenPair) -> ScoreRequest:
-    """The rewriting against the original; its candidates are the sentences that the original does not have.
-
-    A generated sentence that the splitter cuts in two counts as two candidates here.
-
-    Args:
-        pair: A pair with a rewriting.
-    """
-    assert pair.rewritten_response is not None
-    left = Counter(text.split(pair.example.response_post).sentences)
-    candidates, others = list[str](), list[str]()
-    for sentence in text.split(pair.rewritten_response).sentences:
-        (others if left[sentence] > 0 else candidates).append(sentence)
-        left[sentence] -= 1
-    return ScoreRequest(
-        seeker_post=pair.example.seeker_post,
-        original_response=pair.example.response_post,
-        rewritten_response=pair.rewritten_response,
-        candidates=tuple(candidates),
-        other_sentences=tuple(others),
-    )
 
 
 def _reward(breakdown: RewardBreakdown) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-
-from partner_rl.storage.atomic import write_text
 
 VERSIONED_PACKAGES: Final = (
     "partner-rl",
@@ -37,16 +34,6 @@ def circumstances(seconds: Mapping[str, float], seed: int) -> dict[str, object]:
         "versions": package_versions(),
         "device": describe_device(),
     }
-
-
-def write_summary(path: Path, summary: Mapping[str, object]) -> None:
-    """Writes a summary so that a reader sees the old file or the new one and never half of it.
-
-    Raises:
-        ValueError: A value is NaN or infinite, which JSON cannot hold.
-    """
-    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text)
 
 
 def package_versions() -> dict[str, str]:

@@ -101,13 +101,17 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def write_json(path: Path, content: Any, indent: int | None = 2, *, sort_keys: bool = False) -> Path:
+def write_json(
+    path: Path, content: Any, indent: int | None = 2, *, sort_keys: bool = False, allow_nan: bool = True
+) -> Path:
     """Writes JSON that appears whole or not at all; returns its path.
 
     Raises:
+        ValueError: A number is NaN or infinite, which JSON cannot hold, and `allow_nan` is false.
         WriteError: It cannot be written.
     """
-    return write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, sort_keys=sort_keys) + "\n")
+    text = json.dumps(content, indent=indent, ensure_ascii=False, sort_keys=sort_keys, allow_nan=allow_nan)
+    return write_text(path, text + "\n")
 
 
 @contextmanager

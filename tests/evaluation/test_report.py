@@ -16,8 +16,9 @@ from envs.rewriting import Edit
 from partner_rl.config.schema import EnvConfig
 from partner_rl.evaluation.report import INSERTED, STRUCK, marked_response, print_rewrites, printed_table
 from partner_rl.evaluation.result import Estimate, Group, SystemMetrics
-from partner_rl.evaluation.summary import circumstances, write_summary
+from partner_rl.evaluation.summary import circumstances
 from partner_rl.evaluation.tables import main_table
+from partner_rl.storage.atomic import write_json
 from partner_rl.types import EditAction, Example, ScoreRequest
 
 NAMES = ("change_in_empathy", "distinct_sentences")
@@ -91,7 +92,7 @@ def test_the_table_has_a_column_a_system_and_dashes_where_nothing_applies() -> N
 
 def test_circumstances_are_complete_and_a_summary_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "run" / "summary.json"
-    write_summary(path, circumstances({"warm_start": 12.34567}, seed=4))
+    write_json(path, circumstances({"warm_start": 12.34567}, seed=4), allow_nan=False)
     read = json.loads(path.read_text(encoding="utf-8"))
     assert (read["seconds"], read["seed"]) == ({"warm_start": 12.346}, 4)
     assert read["versions"]["torch"]
@@ -102,7 +103,7 @@ def test_circumstances_are_complete_and_a_summary_is_written_whole(tmp_path: Pat
 
 def test_a_value_that_is_no_number_leaves_the_old_summary_alone(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
-    write_summary(path, {"old": 1})
+    write_json(path, {"old": 1}, allow_nan=False)
     with pytest.raises(ValueError, match="JSON"):
-        write_summary(path, {"new": math.nan})
+        write_json(path, {"new": math.nan}, allow_nan=False)
     assert json.loads(path.read_text(encoding="utf-8")) == {"old": 1}

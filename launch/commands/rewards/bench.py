@@ -104,9 +104,9 @@ def command(
     out.print(bench_table(results))
     out.print(_description(report), soft_wrap=True)
     if json is not None:
-        from partner_rl.evaluation.summary import write_summary
+        from partner_rl.storage.atomic import write_json
 
-        write_summary(json, report)
+        write_json(json, report, allow_nan=False)
         out.print(f"figures: {json}", soft_wrap=True)
 
 

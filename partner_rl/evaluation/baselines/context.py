@@ -26,13 +26,15 @@ RewritesPairs = Callable[[Path, int, Progress], list[list[ScoreRequest]]]
 
 @dataclass(frozen=True, slots=True)
 class BaselineContext:
-    """The pairs to rewrite and what may be used for it.
+    """The pairs to rewrite, the same for every system, and what may be used for it.
 
     Attributes:
-        pairs: The pairs, the same for every system that is compared.
+        config: The run's configuration; baselines read `env`, `evaluation` and `baselines`.
         base_model: Folder of the language model that the policy was made from.
         seq2seq: Folder that `train_seq2seq` wrote; None when there is none.
         client: The rewards that choose the best of several rewrites.
+        seed: Decides everything that is drawn.
+        progress: Opens a progress display for a description, such as `launch.console.progress`.
     """
 
     pairs: Sequence[Example]
@@ -49,11 +51,7 @@ class BaselineContext:
 
 @dataclass(frozen=True, slots=True)
 class BaselineRewrites:
-    """What a baseline made of the pairs.
-
-    Attributes:
-        note: What the baseline is and what was odd, in a few words; quotes no post.
-    """
+    """One rewritten response a pair, in their order; the note says what the baseline is and what was odd, no post."""
 
     requests: list[ScoreRequest]
     note: str

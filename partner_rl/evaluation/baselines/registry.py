@@ -14,8 +14,6 @@ from partner_rl.evaluation.baselines.dialogue import dialogue
 from partner_rl.evaluation.baselines.prompted import prompted
 from partner_rl.evaluation.baselines.seq2seq import seq2seq
 from partner_rl.evaluation.baselines.template import template
-from partner_rl.evaluation.baselines.unchanged import unchanged
-from partner_rl.evaluation.baselines.warm_start import warm_start
 from partner_rl.evaluation.system import System
 from partner_rl.types import PartnerError
 
@@ -23,12 +21,10 @@ logger = logging.getLogger(__name__)
 
 BASELINES: Final[Mapping[str, Callable[[BaselineContext], BaselineRewrites]]] = MappingProxyType(
     {
-        "unchanged": unchanged,
         "template": template,
         "prompted": prompted,
         "dialogue": dialogue,
         "seq2seq": seq2seq,
-        "warm_start": warm_start,
         "best_of_n": best_of_n,
     }
 )
@@ -37,22 +33,26 @@ BASELINES: Final[Mapping[str, Callable[[BaselineContext], BaselineRewrites]]] = 
 ALL: Final = "all"
 """Stands for every baseline."""
 
+IN_EVERY_EVALUATION: Final = ("unchanged", "warm_start")
+"""Names that may be given, of systems that an evaluation holds anyway: the originals and the policy before RL."""
+
 
 def baseline_names(text: str) -> tuple[str, ...]:
-    """The names in `NAME,NAME` or `all`, without repeats, in the order of `BASELINES`.
+    """The baselines in `NAME,NAME` or `all`, without repeats, in the order of `BASELINES`.
 
     Raises:
         PartnerError: There is no such baseline, or none is named.
     """
     wanted = [name.strip() for name in text.split(",") if name.strip()]
+    known = (*BASELINES, *IN_EVERY_EVALUATION)
     if not wanted:
-        raise PartnerError(f"no baseline is named: give {ALL} or some of {', '.join(BASELINES)}")
+        raise PartnerError(f"no baseline is named: give {ALL} or some of {', '.join(known)}")
     if ALL in wanted:
         return tuple(BASELINES)
     for name in wanted:
-        if name not in BASELINES:
-            (nearest, *_) = [*get_close_matches(name, BASELINES, n=1), ""]
-            hint = f"did you mean {nearest}?" if nearest else f"there are {ALL}, {', '.join(BASELINES)}"
+        if name not in known:
+            (nearest, *_) = [*get_close_matches(name, known, n=1), ""]
+            hint = f"did you mean {nearest}?" if nearest else f"there are {ALL}, {', '.join(known)}"
             raise PartnerError(f"there is no baseline {name!r}; {hint}")
     return tuple(name for name in BASELINES if name in wanted)
 
@@ -61,17 +61,13 @@ def why_left_out(name: str, context: BaselineContext) -> str | None:
     """What a baseline lacks to run, with what to do about it; None when it has all."""
     if name == "seq2seq" and context.seq2seq is None:
         return "set evaluation.seq2seq to a folder that `partner-rl baselines train-seq2seq` wrote"
-    if name in ("warm_start", "best_of_n") and context.warm_start is None:
+    if name == "best_of_n" and context.warm_start is None:
         return "the run has no warm start"
     return None
 
 
 def make_baselines(names: Sequence[str], context: BaselineContext) -> list[System]:
     """Runs baselines on the context's pairs, one after the other; those that lack something are left out with a word.
-
-    Args:
-        names: Names of `BASELINES` (see `baseline_names`).
-        context: The pairs and what to use.
 
     Raises:
         PartnerError: A model cannot be loaded, or a reward fails.

@@ -8,7 +8,8 @@ from typing import Final
 
 from envs import text
 from partner_rl.evaluation.baselines.context import BaselineRewrites
-from partner_rl.types import Example, ScoreRequest
+from partner_rl.evaluation.component_scores import whole_response_request
+from partner_rl.types import Example
 
 _LABEL: Final = re.compile(
     r"^(?:(?:here(?:'s| is) )?(?:the |a |my )?(?:more |rewritten |revised |kinder |empathic |empathetic |new |better )*"
@@ -51,31 +52,12 @@ def _unquoted(response: str) -> str:
     return response
 
 
-def whole_response_request(example: Example, response: str) -> ScoreRequest:
-    """A new response in the place of the old one, against the original.
-
-    Its sentences that the original has too, as often as there, are the supporter's own (`other_sentences`); the rest
-    are `candidates`. So the coherence reward and the figures on written sentences mean what they mean for the policy.
-
-    Args:
-        example: The pair.
-        response: The new response; without visible text the original stands.
-    """
-    if not text.clean_sentence(response):
-        response = example.response_post
-    left = list(text.split(example.response_post).sentences)
-    candidates, others = [], []
-    for sentence in text.split(response).sentences:
-        if sentence in left:
-            left.remove(sentence)
-            others.append(sentence)
-        else:
-            candidates.append(sentence)
-    return ScoreRequest(example.seeker_post, example.response_post, response, tuple(candidates), tuple(others))
-
-
 def whole_response_rewrites(pairs: Sequence[Example], responses: Sequence[str], note: str) -> BaselineRewrites:
     """New responses, one a pair; those that are empty leave the original and are counted in the note."""
-    requests = [whole_response_request(pair, response) for pair, response in zip(pairs, responses, strict=True)]
-    empty = sum(not text.clean_sentence(response) for response in responses)
+    visible = [bool(text.clean_sentence(response)) for response in responses]
+    requests = [
+        whole_response_request(pair, response if seen else pair.response_post)
+        for pair, response, seen in zip(pairs, responses, visible, strict=True)
+    ]
+    empty = visible.count(False)
     return BaselineRewrites(requests, f"{note}; {empty} empty answers left unchanged" if empty else note)

@@ -18,8 +18,7 @@ from partner_rl.config.load import assignments, load_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.readers import read_examples
 from partner_rl.data.schema import write_parquet
-from partner_rl.evaluation import response_scores
-from partner_rl.types import MECHANISMS, PartnerError
+from partner_rl.types import MECHANISMS, PartnerError, ScoreRequest
 from rewards import timing
 from rewards.empathy_model import EmpathyClassifier
 from rewards.fluency import FluencyBuilder, FluencyScorer
@@ -120,7 +119,7 @@ def test_scores_are_those_of_the_reward_models(
     sentences = ("That is hard.", "What happened today?", "I have been there too.")
     pairs = [(a, b) for a in sentences for b in sentences if a != b]
     assert first["coherence"]["value"] == pytest.approx(rewards.score_items("coherence", pairs).mean(), abs=1e-4)
-    request = response_scores.ScoreRequest(SEEKER, RESPONSE, REWRITTEN, ("I am so sorry.",), sentences)
+    request = ScoreRequest(SEEKER, RESPONSE, REWRITTEN, ("I am so sorry.",), sentences)
     (breakdown,) = rewards.score([request])
     assert first["reward"]["total"] == pytest.approx(breakdown.total, abs=1e-3)
     assert first["reward"]["raw"] == pytest.approx(breakdown.raw, abs=1e-4)
