@@ -94,13 +94,7 @@ def command(
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one frame shows.
-
-    Attributes:
-        sample: The last before/after row, if there is one.
-        now: Seconds since the epoch.
-        stall: When the run was found standing still, in seconds since the epoch, and what it said; None while it moves.
-    """
+    """What one frame shows at `now`, in seconds since the epoch; `stall` is what `read_stall` found."""
 
     run: RunInfo
     sample: Row | None
@@ -110,9 +104,6 @@ class View:
 
 class WatchedRun:
     """Reads a run folder again and again; of the metrics only what is new.
-
-    Args:
-        path: The folder.
 
     Raises:
         PartnerError: It is no run folder.
@@ -134,12 +125,7 @@ class WatchedRun:
 
 
 def frame(view: View, *, posts: bool = True) -> RenderableType:
-    """One frame.
-
-    Args:
-        view: What there is to show.
-        posts: Whether to show the texts of the last rewrite.
-    """
+    """One frame; with `posts`, it shows the texts of the last rewrite."""
     run = view.run
     parts: list[RenderableType] = [_header(view)]
     if run.metrics:
@@ -293,11 +279,9 @@ def _rewrite(sample: Row) -> Panel:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """A curve in one line of characters; a space where a metric is missing.
+    """A curve in one line of at most `width` characters, oldest value first; a space where a value is not finite.
 
-    Args:
-        values: The metrics, oldest first; those that are not finite are missing.
-        width: Characters at most; more metrics are averaged to as many.
+    More values are averaged to as many.
     """
     if not values:
         return ""

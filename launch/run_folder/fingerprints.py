@@ -50,12 +50,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprints:
-    """What a training depends on.
-
-    Attributes:
-        settings: Dotted key → value.
-        inputs: Key of an input → fingerprint of its content.
-    """
+    """What a training depends on: the value of each dotted key, and a fingerprint of each input by its key."""
 
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]
@@ -82,12 +77,7 @@ class Fingerprints:
         return defaults.get(key)
 
     def followed_by(self, config: RunConfig, inputs: Sequence[NamedInput], splits: Splits | None) -> Fingerprints:
-        """What is noted from now on.
-
-        Args:
-            config: The configuration from now on.
-            inputs: The inputs that are read.
-            splits: The corpus as it was read; None where the training reads none.
+        """What is noted from now on; without `splits` the training reads no corpus.
 
         Raises:
             InputError: An input holds something else than at the beginning.
@@ -138,11 +128,8 @@ def allowed_changes(
 ) -> tuple[Change, ...]:
     """The keys that have another value than at the beginning, all of which may.
 
-    Args:
-        began: What the training began with.
-        config: Its configuration from now on.
-        source: What to call the configuration in messages.
-        keeps: Adjustable keys that this kind of training keeps all the same.
+    `source` is what messages call the configuration; `keeps` are adjustable keys that this kind of training keeps all
+    the same.
 
     Raises:
         PartnerError: A key differs that may not.
@@ -182,23 +169,13 @@ def _shown(value: object) -> str:
 
 
 def inputs_of(config: RunConfig, keys: Collection[str], changes: Sequence[Change] = ()) -> tuple[NamedInput, ...]:
-    """The inputs that a training reads from here on, and those that are to be found in another place.
-
-    Args:
-        config: Its configuration.
-        keys: Keys of the inputs that it reads, where the configuration names some.
-        changes: The keys that have another value than at the beginning.
-    """
+    """The inputs that a training reads from here on, by their keys, and those whose place has changed."""
     read = {*keys, *(change.key for change in changes)}
     return tuple(one for one in named_inputs(config) if one.key in read)
 
 
 def check_present(inputs: Sequence[NamedInput], how: str) -> None:
-    """Refuses inputs that are not there any more.
-
-    Args:
-        inputs: What the training reads.
-        how: The command that goes on with it.
+    """Refuses inputs that are not there any more; `how` is the command that goes on with the training.
 
     Raises:
         InputError: One is gone.

@@ -36,7 +36,7 @@ _LEFT_BY_A_START = frozenset({LOCK_FILE, MARK, "config.yaml", RUN_FILE, FINGERPR
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths of a run, whose folder is `runs/NAME`."""
+    """Paths of a run, in the folder `runs/NAME`."""
 
     path: Path
 
@@ -44,11 +44,8 @@ class RunFolder:
     def create(cls, config: RunConfig, default_name: str) -> RunFolder:
         """Makes a new run folder and writes the resolved configuration into it.
 
-        Args:
-            config: The configuration; `config.name` names the folder.
-            default_name: Names the folder, with the time, when the configuration does not.
-
-        A start that computed nothing does not take the name.
+        Without `config.name` the folder is called `default_name` and the time. A start that computed nothing does not
+        take the name.
 
         Raises:
             PartnerError: A run of this name exists, or the folder cannot be made.
@@ -194,11 +191,7 @@ class RunFolder:
                 path.rename(aside)
 
     def set_aside_results(self, iterations: int) -> None:
-        """Renames the metrics and rewrites of a policy that is about to be trained on.
-
-        Args:
-            iterations: Iterations that this policy has behind it.
-        """
+        """Renames the metrics and rewrites of a policy of so many iterations that is about to be trained on."""
         for path in (self.summary, self.rewrites):
             if path.exists():
                 aside = path.with_name(f"{path.stem}-iteration-{iterations:06d}{path.suffix}")
@@ -206,13 +199,9 @@ class RunFolder:
                 logger.info("%s is about the policy so far: it is %s now", path.name, aside.name)
 
     def drop_old_checkpoints(self, keep: int, keep_every: int | None = None) -> None:
-        """Removes all but the newest checkpoints, and those that were set aside.
+        """Removes all but the `keep` newest checkpoints and those after a multiple of `keep_every`.
 
-        A checkpoint that has been cut off or lost a file since does not count as one of them.
-
-        Args:
-            keep: How many of the newest to keep.
-            keep_every: Keep those after a multiple of this many iterations too.
+        A checkpoint that has been cut off or lost a file since does not count as one of them; those set aside go.
         """
         saved = self.saved_checkpoints()
         kept = [path for path in saved if has_whole_size(path)][-keep:]

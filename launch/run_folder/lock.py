@@ -18,9 +18,7 @@ LOCK_FILE: Final = ".lock"
 def alone(folder: Path, work: str) -> Iterator[None]:
     """Keeps other processes out of a folder for the time of a block.
 
-    Args:
-        folder: The folder.
-        work: What another process may be doing there, such as "training".
+    Messages say that another process is at this work there, such as "training".
 
     Raises:
         PartnerError: Another process is at work there, or nothing can be written there.

@@ -27,10 +27,8 @@ _GIT_TIMEOUT_S: Final = 10.0
 class Provenance:
     """What a run was made with.
 
-    Attributes:
-        commit: The code's git commit; None where it is not known.
-        dirty: Whether tracked files differ from the commit; None where it is not known.
-        packages: Package → version, of this package and all that it requires.
+    The commit is None where it is not known; `dirty` tells whether tracked files differ from it. `packages` has the
+    versions of this one and all that it requires.
     """
 
     commit: str | None
@@ -53,9 +51,8 @@ def provenance() -> Provenance:
 def code_version(file: Path) -> tuple[str | None, bool | None]:
     """The git commit of a source file, and whether tracked files of its repository have been changed.
 
-    Args:
-        file: A source file. One that its repository does not track, such as an installed package below somebody
-            else's repository, has no commit.
+    A file that its repository does not track, such as an installed package below somebody else's repository, has no
+    commit.
 
     Returns:
         Commit and dirty flag; `PARTNER_RL_COMMIT` where there is no repository, else None and None.
@@ -70,11 +67,7 @@ def code_version(file: Path) -> tuple[str | None, bool | None]:
 
 
 def named_commit(file: Path) -> str | None:
-    """A source file's commit as `PARTNER_RL_COMMIT` takes it; None where it is not known.
-
-    Args:
-        file: As in `code_version`.
-    """
+    """A source file's commit as `PARTNER_RL_COMMIT` takes it; None where it is not known."""
     commit, dirty = code_version(file)
     return None if commit is None else commit + (_DIRTY if dirty else "")
 

@@ -43,12 +43,9 @@ def read_rows(path: Path) -> list[Row]:
 
 
 class JsonlTail:
-    """Reads a growing file of JSON lines; each call reads only what is new.
+    """Reads a growing file of JSON lines, which may appear later; each call reads only what is new.
 
     A file that was replaced, as by a resume, is read again from its start.
-
-    Args:
-        path: The file; may appear later.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,13 +111,9 @@ def _records(lines: Sequence[bytes], path: Path, first: int | None = 1) -> list[
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run as its folder shows it.
+    """A run as its folder shows it: what `run.json` says, and the logged steps, oldest first.
 
-    Attributes:
-        state: Whether it is at work, and how it ended.
-        record: What `run.json` says.
-        config: Key with dots → value; empty when the configuration cannot be read by this version.
-        metrics: The logged steps, oldest first.
+    The configuration has dotted keys; it is empty where this version cannot read it.
     """
 
     path: Path

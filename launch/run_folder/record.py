@@ -117,9 +117,6 @@ def run_state(record: Mapping[str, Any]) -> RunState:
     """The state that a record stands for.
 
     A run of another machine counts as running as long as it has not said otherwise, because nobody here can know.
-
-    Args:
-        record: What `read_record` gives.
     """
     state: RunState = record.get("state", "new")
     here = record.get("host") == socket.gethostname()

@@ -16,12 +16,7 @@ from partner_rl.plotting import new_canvas, save_png
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart: a file, its labels and the metrics in it.
-
-    Attributes:
-        y_label: What the vertical axis shows, with its unit.
-        patterns: Shell-style patterns (`reward/*`); every metric that matches one is a curve.
-    """
+    """One chart; every metric that matches one of the shell-style patterns (`reward/*`) is a curve in it."""
 
     file_name: str
     title: str
@@ -57,12 +52,7 @@ PANELS: Final = (
 
 
 def plot_curves(rows: Sequence[Row], folder: Path, panels: Sequence[Panel] = PANELS) -> list[Path]:
-    """Draws each panel that has data.
-
-    Args:
-        rows: Rows of `metrics.jsonl`; a metric may be missing from some of them.
-        folder: Receives the PNG files; made when missing.
-        panels: The charts.
+    """Draws each panel that has data into a folder, which is made when missing.
 
     Returns:
         The written files; a panel without any matching metric is not written.

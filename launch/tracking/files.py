@@ -28,16 +28,12 @@ T = TypeVar("T")
 class JsonlSink:
     """`metrics.jsonl` and `samples.jsonl`: one line a step or row, flushed, so that a killed run loses nothing.
 
-    Metrics that are no finite numbers are written as null, because JSON has no others.
+    Values that are no finite numbers are written as null, because JSON has no others. `restored_metrics` and
+    `restored_samples` are the lines that a resumed run goes on with.
 
     Args:
-        run_dir: The run folder.
         resume_step: The step to go on after; None for a new run.
         wait_s: Seconds to wait for room when the disk is full.
-
-    Attributes:
-        restored_metrics: The lines of `metrics.jsonl` that a resumed run goes on with.
-        restored_samples: The rows of `samples.jsonl` that it goes on with.
 
     Raises:
         PartnerError: A new run's folder already holds metrics, or the metrics to go on with cannot be read.

@@ -29,11 +29,8 @@ _SWITCH: Final[Mapping[str, bool]] = {
 def wandb_mode(tracking: TrackingConfig) -> Mode:
     """Whether W&B's log is sent while the run goes on, stays in the run folder, or is not written.
 
-    `tracking.wandb`, `WANDB_MODE` and `WANDB_DISABLED` are each a wish, and the most private one counts. Where nobody
-    has one, it is online with `WANDB_API_KEY` and offline without.
-
-    Args:
-        tracking: The configuration.
+    Of `tracking.wandb`, `WANDB_MODE` and `WANDB_DISABLED` the most private one counts. Where none is set, it is online
+    with `WANDB_API_KEY` and offline without.
 
     Raises:
         PartnerError: A variable has a value that nobody can know the meaning of.
@@ -55,11 +52,7 @@ def _mode_of_variable() -> Mode | None:
 
 
 def _has_switched_off() -> bool:
-    """Whether `WANDB_DISABLED` says so.
-
-    Raises:
-        PartnerError: Nobody can know what it says.
-    """
+    """Whether `WANDB_DISABLED` says so."""
     return bool(_meaning("WANDB_DISABLED", _SWITCH))
 
 

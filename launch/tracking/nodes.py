@@ -55,10 +55,9 @@ def _gpu_metrics() -> dict[str, float]:
 
 
 def parse_gpus(text: str) -> dict[str, float]:
-    """Metrics of the GPUs from what `nvidia-smi` prints, one line a GPU; a metric that a GPU lacks is left out.
+    """Metrics of the GPUs from what `nvidia-smi` prints: a line each, load in percent and used memory in MiB.
 
-    Args:
-        text: Lines of load in percent and used memory in MiB, with a comma between them.
+    A metric that a GPU lacks is left out.
     """
     metrics = {}
     for index, line in enumerate(text.strip().splitlines()):
@@ -85,12 +84,9 @@ class _Probe:
 
 
 class NodeWatch:
-    """A thread that takes the metrics of all nodes; whoever asks gets the last ones at once.
+    """A thread that takes the metrics of all nodes every `interval_s` seconds; whoever asks gets the last ones at once.
 
     The driver's own node is read directly; every other one has a small actor, started when the node joins.
-
-    Args:
-        interval_s: Seconds between two rounds.
     """
 
     def __init__(self, interval_s: float) -> None:
@@ -170,10 +166,6 @@ class NodeWatch:
 
 
 def node_names(hosts: Mapping[str, str]) -> dict[str, str]:
-    """Names for nodes: the host's, with the start of the node's id behind it where a host has several nodes.
-
-    Args:
-        hosts: Node id → host name.
-    """
+    """Node id → name: its host's, with the start of the node's id behind it where a host has several nodes."""
     taken = list(hosts.values())
     return {node: host if taken.count(host) == 1 else f"{host}-{node[:6]}" for node, host in hosts.items()}

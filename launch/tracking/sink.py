@@ -12,11 +12,7 @@ from partner_rl import metric_names
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """One row of the before/after table.
-
-    Attributes:
-        rewards: Name → value to show beside the texts, such as the total reward and its weighted components.
-    """
+    """One row of the before/after table; `rewards` holds values to show beside the texts, such as the total reward."""
 
     seeker_post: str
     response_post: str

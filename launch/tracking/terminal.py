@@ -12,11 +12,7 @@ from partner_rl import metric_names
 
 
 class ConsoleSink:
-    """One line on the terminal for each step; no texts.
-
-    Args:
-        iterations: How many there will be.
-    """
+    """One line on the terminal for each of the iterations; no texts."""
 
     _METRICS: Final = (
         (metric_names.REWARD_TOTAL, "reward", "+.3f", ""),

@@ -26,8 +26,6 @@ class Tracker:
 
     Args:
         run_dir: The run folder; made if it is missing.
-        config: The run's configuration, which goes to W&B.
-        tracking: Which sinks there are.
         resume_step: The step that the run was restored at: what was logged after it is dropped, and the W&B run goes
             on. None for a new run.
 
@@ -62,13 +60,9 @@ class Tracker:
         return step % self._tracking.log_every == 0
 
     def log(self, step: int, metrics: Mapping[str, float], rows: Sequence[SampleRow] = ()) -> None:
-        """Logs one step.
+        """Logs one step, counted from 1, with metrics by their keys (`partner_rl.metric_names`) and before/after rows.
 
-        Args:
-            step: The iteration, counted from 1.
-            metrics: Key (see `partner_rl.metric_names`) → value.
-            rows: Before/after rows; those over `tracking.sample_rows` are left out, and with `tracking.redact` the
-                texts of all of them.
+        Rows over `tracking.sample_rows` are left out, and with `tracking.redact` the texts of all of them.
         """
         self._rewards[step] = metrics.get(metric_names.REWARD_TOTAL)
         shown = rows[: self._tracking.sample_rows]
@@ -83,32 +77,18 @@ class Tracker:
         self._jsonl.sync()
 
     def checkpoint(self, step: int, folder: Path) -> None:
-        """Hands a checkpoint to W&B, if `tracking.artifacts` asks for it.
-
-        Args:
-            step: The iterations that it has behind it.
-            folder: The checkpoint; may be removed afterwards.
-        """
+        """Hands the checkpoint after a step to W&B, if `tracking.artifacts` asks for it; it may be removed then."""
         if self._wandb is not None and self._tracking.artifacts == "checkpoints":
             best = is_best(self._rewards, step, self._checkpoint_every)
             self._wandb.checkpoint(step, folder, [LATEST, BEST] if best else [LATEST])
 
     def policy(self, folder: Path) -> None:
-        """Hands the exported policy to W&B, unless `tracking.artifacts` is `none`.
-
-        Args:
-            folder: The export, which stays where it is.
-        """
+        """Hands the exported policy, which stays where it is, to W&B, unless `tracking.artifacts` is `none`."""
         if self._wandb is not None and self._tracking.artifacts != "none":
             self._wandb.policy(folder)
 
     def alert(self, title: str, text: str) -> None:
-        """Sends a warning to whoever follows the run on W&B; nothing without W&B.
-
-        Args:
-            title: What it is about.
-            text: One line, without any text of a post.
-        """
+        """Sends a warning, without any text of a post, to whoever follows the run on W&B."""
         if self._wandb is not None:
             self._wandb.alert(title, text)
 
@@ -138,12 +118,7 @@ def is_best(rewards: Mapping[int, float | None], step: int, every: int) -> bool:
     """Whether the iterations of a checkpoint earned more, on average, than those of every earlier one.
 
     An iteration's reward depends on its few examples, so that a checkpoint is judged by all iterations since the one
-    before.
-
-    Args:
-        rewards: Step → mean total reward; None where it is not known.
-        step: The checkpoint's iterations.
-        every: Iterations between checkpoints.
+    before; a reward of None is not known.
     """
     means: dict[int, list[float]] = {}
     for logged, reward in rewards.items():

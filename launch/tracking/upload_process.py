@@ -22,11 +22,7 @@ _LOOK_S: Final = 0.5
 
 
 def main(arguments: list[str]) -> None:
-    """Sends finished segments, then one that is still growing.
-
-    Args:
-        arguments: Those of the command line.
-    """
+    """Sends finished segments, then one that is still growing."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--live")

@@ -31,7 +31,7 @@ _REACH_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What one start of a run left for W&B."""
+    """What one start of a run left for W&B, in a folder of its own."""
 
     folder: Path
 
@@ -55,12 +55,7 @@ def unsent(run_dir: Path) -> list[Segment]:
 
 
 class Uploader:
-    """A process that sends a segment while it grows, and before it what earlier starts left; ends with this process.
-
-    Args:
-        run_dir: The run folder.
-        current: The segment that is being written.
-    """
+    """A process that sends a segment while it grows, and before it what earlier starts left; ends with this process."""
 
     def __init__(self, run_dir: Path, current: Path) -> None:
         self._run_dir = run_dir
@@ -76,11 +71,7 @@ class Uploader:
             self._tell("the upload to W&B has ended early")
 
     def close(self, wait_s: float) -> None:
-        """Waits until all is sent, and says so when it is not.
-
-        Args:
-            wait_s: Seconds to wait.
-        """
+        """Waits for so many seconds until all is sent, and says so when it is not."""
         try:
             self._process.wait(wait_s)
         except subprocess.TimeoutExpired:
@@ -98,11 +89,7 @@ class Uploader:
 
 
 def send_all(run_dir: Path, timeout_s: float | None) -> list[Segment]:
-    """Sends what W&B has not got yet.
-
-    Args:
-        run_dir: The run folder; nobody trains there.
-        timeout_s: Seconds that it may take; None for no limit.
+    """Sends what W&B has not got yet of a run that nobody trains; without `timeout_s` it may take any time.
 
     Returns:
         What was to be sent.
@@ -132,10 +119,7 @@ def send_all(run_dir: Path, timeout_s: float | None) -> list[Segment]:
 
 
 def check_server(url: str) -> None:
-    """Looks whether W&B's server answers; W&B itself would try again for hours.
-
-    Args:
-        url: The server, such as `https://api.wandb.ai`.
+    """Looks whether W&B's server, such as `https://api.wandb.ai`, answers; W&B itself would try again for hours.
 
     Raises:
         PartnerError: Nobody answers there.

@@ -42,8 +42,6 @@ class WandbSink:
 
     Args:
         run_dir: The run folder; W&B's files go into its `wandb` folder, the run's id into `run.json`.
-        config: The run's configuration.
-        tracking: Mode, project, entity, group, tags and notes.
         restored_samples: Rows of earlier steps, so that the table of a resumed run is whole.
         resume_step: None for a new run; a resumed one goes on under the id in `run.json`.
     """
@@ -203,10 +201,7 @@ def _start_wandb(run_dir: Path, config: RunConfig, tracking: TrackingConfig, res
 def log_evaluation(run_dir: Path, config: RunConfig, records: Sequence[Mapping[str, Any]]) -> None:
     """Adds an evaluation to the W&B run of a run folder, as the table `evaluation`; nothing when W&B is disabled.
 
-    Args:
-        run_dir: The run folder, whose W&B run goes on.
-        config: The run's configuration.
-        records: One record of metrics a system, all with the same keys; no texts of posts.
+    The records hold one system's metrics each, all with the same keys, and no texts of posts.
     """
     if wandb_mode(config.tracking) == "disabled":
         return

@@ -40,12 +40,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class RollBack:
-    """The run goes on from an earlier checkpoint.
-
-    Attributes:
-        before: Only checkpoints of fewer iterations than this are good.
-        attempt: The number of the attempt that begins there; the run began as attempt 0.
-    """
+    """The run goes on as the given attempt, counted from 0, from a checkpoint of fewer than `before` iterations."""
 
     before: int
     attempt: int
@@ -150,13 +145,9 @@ def judged_gain(judge: Judge, trajectories: Sequence[Trajectory]) -> JudgedGain:
 
 
 def decide(alarms: Sequence[Alarm], settings: GuardsConfig, step: int, attempt: int) -> Stop | RollBack | None:
-    """What alarms lead to; those about the machine lead to nothing, as neither stopping nor going back helps it.
+    """What the alarms of an iteration lead to in an attempt that as many rollbacks have led to.
 
-    Args:
-        alarms: The alarms of an iteration.
-        settings: `guards.action` and its limits.
-        step: The iteration, counted from 1.
-        attempt: The attempt that the run is in: as many rollbacks have been made.
+    Those about the machine lead to nothing, as neither stopping nor going back helps it.
     """
     alarms = [alarm for alarm in alarms if not alarm.guard.of_machine]
     if not alarms or settings.action == "alarm":

@@ -77,12 +77,7 @@ def rewritable(pairs: Sequence[Example], config: RunConfig) -> list[Example]:
 
 
 def require_rewritable(config: RunConfig, splits: Splits, *held_out: SplitName) -> None:
-    """Refuses, before anything is computed, a corpus that leaves a later phase without a pair to rewrite.
-
-    Args:
-        config: The configuration.
-        splits: The corpus.
-        held_out: The splits that the policy is evaluated on.
+    """Refuses, before anything is computed, a corpus without a pair to rewrite for training or for a held-out split.
 
     Raises:
         PartnerError: One has none.
@@ -149,13 +144,7 @@ def warm_start_examples(config: RunConfig, run: RunFolder, splits: Splits) -> Wa
 
 
 def warm_start(config: RunConfig, run: RunFolder, examples: WarmStartExamples | None) -> Path:
-    """Trains the warm-started policy, unless there is one; returns its folder.
-
-    Args:
-        config: The configuration.
-        run: The run folder.
-        examples: Those of `warm_start_examples`.
-    """
+    """Trains the policy on the examples of `warm_start_examples`, unless there is one; returns its folder."""
     if examples is None:
         return run.warm_start if config.warmstart.checkpoint is None else Path(config.warmstart.checkpoint)
     torch.manual_seed(config.seed)
@@ -240,11 +229,7 @@ def export_policy(policy: Policy, config: RunConfig, run: RunFolder) -> None:
 
 @dataclass
 class PhaseClock:
-    """Measures phases.
-
-    Attributes:
-        planned: How many phases there are to be, where they are announced by number.
-    """
+    """Measures the seconds of phases; with `planned`, as many are announced by their numbers."""
 
     planned: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)

@@ -45,11 +45,7 @@ def refuse_preset(context: typer.Context) -> None:
 
 
 def open_to_resume(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, RunConfig]:
-    """A run and the configuration that it goes on with; nothing is written.
-
-    Args:
-        path: The run folder.
-        overrides: `KEY=VALUE` texts that hold from now on.
+    """A run and the configuration that it goes on with, with the `KEY=VALUE` overrides; nothing is written.
 
     Raises:
         PartnerError: It is no run folder, a key has changed that may not, an input is gone, or the run has more

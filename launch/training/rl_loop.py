@@ -42,11 +42,7 @@ AfterIteration = Callable[[int, RewriteAlgorithm], None]
 
 @dataclass
 class Snapshot:
-    """What remote learners know, in the driver's memory, where it outlives them.
-
-    Attributes:
-        state: As of the last iteration; None where it is not kept.
-    """
+    """What remote learners know, in the driver's memory, where it outlives them; None above `limit_mib` MiB."""
 
     limit_mib: float
     state: TrainingState | None = None
@@ -62,7 +58,7 @@ class Snapshot:
 
 @dataclass
 class Throughput:
-    """The episodes that the RL phase sampled in this process, and the seconds of its iterations."""
+    """Episodes that the RL phase sampled in this process, and the seconds of their iterations."""
 
     episodes: int = 0
     seconds: float = 0.0
@@ -282,10 +278,7 @@ def _train_once(algorithm: RewriteAlgorithm) -> Iteration:
 def _restore(algorithm: RewriteAlgorithm, run: RunFolder, before: int | None = None) -> int:
     """Restores the newest checkpoint that can be read, and sets aside those that it passed over.
 
-    Args:
-        algorithm: Takes the state.
-        run: The run folder.
-        before: Only checkpoints of fewer iterations than this.
+    With `before`, only checkpoints of fewer iterations count.
 
     Returns:
         The iterations that are done; 0 when the run was stopped before its first checkpoint.

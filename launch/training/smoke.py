@@ -23,14 +23,10 @@ _SAMPLES: Final = 2
 
 
 def smoke_config(config: RunConfig, runs_dir: Path) -> RunConfig:
-    """The same run for one iteration with tiny models.
+    """The same run for one iteration with tiny models, its run folder in `runs_dir`.
 
     Kept are actors with their resources, estimator, normalisation, weights and their schedules, window, adapters,
     number type, and whether the empathy classifier is an ensemble.
-
-    Args:
-        config: The run.
-        runs_dir: Folder of the run folder.
     """
     tiny = load_config(_PRESET)
     algorithm, policy = config.algorithm, tiny.policy
@@ -92,9 +88,6 @@ def _groups(config: RunConfig) -> int:
 
 def smoke(config: RunConfig) -> float:
     """Trains for one iteration and removes what that wrote.
-
-    Args:
-        config: The run.
 
     Returns:
         Seconds that it took, the start of Ray and the training of tiny reward models included.

@@ -37,13 +37,10 @@ UNLABELLED_DRAWS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class EmpathyChange:
-    """What greedy rewriting does to held-out responses of low empathy, by the classifier's levels.
+    """What greedy rewriting does to held-out responses of low empathy, by the classifier's levels (0…6).
 
-    Attributes:
-        original: Mean empathy of the originals, 0…6.
-        rewritten: Mean empathy of the rewrites.
-        by_mechanism: Mechanism → mean change of its level.
-        unchanged: Share of responses that the policy left alone.
+    Means over the responses; `by_mechanism` holds the mean change of each mechanism's level, `unchanged` the share of
+    responses that the policy left alone.
     """
 
     responses: int
@@ -56,7 +53,7 @@ class EmpathyChange:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Everything measured.
+    """Everything measured of a warm start.
 
     Attributes:
         training: The training and its held-out scores, which chose the best epoch.
@@ -83,13 +80,9 @@ class Outcome:
 def low_empathy_pairs(
     pairs: Sequence[Example], config: RunConfig, rewards: LocalRewards, seen_posts: Collection[str]
 ) -> list[Example]:
-    """Held-out pairs to rewrite: of low empathy by their labels, or by the classifier where they have none.
+    """At most `evaluation.max_pairs` held-out pairs of low empathy by their labels, or else by the classifier.
 
-    Args:
-        pairs: Held-out pairs.
-        config: `evaluation.max_pairs` says how many.
-        rewards: Knows the empathy classifier.
-        seen_posts: Seeker posts that were trained on; their pairs are left out.
+    Pairs whose seeker posts were trained on are left out.
 
     Raises:
         PartnerError: There is none.
