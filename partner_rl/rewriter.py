@@ -59,13 +59,6 @@ class Rewriter:
     ) -> None:
         """Take a policy.
 
-        Args:
-            policy: The policy.
-            env_settings: Window and number of edits.
-            sampling: How to draw positions and sentences.
-            seed: Decides what is drawn.
-            batch_size: Responses that are rewritten together.
-
         Raises:
             PartnerError: The policy was trained with another window.
         """
@@ -85,10 +78,6 @@ class Rewriter:
     def rewrite(self, pairs: Sequence[Example], progress: Progress = no_progress) -> list[Rewrite | RewriteError]:
         """Rewrites each response to the end of its episode.
 
-        Args:
-            pairs: The pairs, possibly with broken rows.
-            progress: Told after each batch.
-
         Returns:
             One result a pair, in order: a rewrite, or why there is none.
         """
@@ -104,11 +93,6 @@ class Rewriter:
         """Rewrites each response several times; the prompt is computed once for all its rewrites.
 
         With one sample the rewrites are those of `rewrite`.
-
-        Args:
-            pairs: The pairs.
-            samples: Rewrites of each.
-            progress: Told after each batch.
 
         Returns:
             One list of `samples` rewrites a pair, in order.

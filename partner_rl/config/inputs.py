@@ -78,10 +78,8 @@ def value_of(config: RunConfig, key: str) -> Any:
 def resolve_paths(value: Any, key: str, seen_from: Path | None) -> Any:
     """A plain value with the paths in it made absolute.
 
-    Args:
-        value: What a key is set to: a text, or the mapping of a section.
-        key: The key; empty for the whole configuration.
-        seen_from: The folder that relative paths start from; None for the working directory.
+    The value is a text, or the mapping of a section; the key is empty for the whole configuration. Relative paths start
+    from `seen_from`, or from the working directory.
 
     Raises:
         PartnerError: A text is not Unicode, or can be no path; the message begins with its key.

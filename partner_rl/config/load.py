@@ -88,8 +88,7 @@ def assignments(values: Mapping[str, Any]) -> list[Assignment]:
 def given(options: Mapping[str, Any]) -> list[Assignment]:
     """What the options of a command set, as overrides.
 
-    Args:
-        options: Configuration key → the option's value, None where it was not given.
+    An option that was not given is None.
     """
     return assignments({key: value for key, value in options.items() if value is not None})
 

@@ -92,10 +92,7 @@ def is_bare_name(kind: Kind, text: str) -> bool:
 def resolved(kind: Kind, text: str, seen_from: Path | None = None) -> str:
     """The name as it stands, or the path made absolute.
 
-    Args:
-        kind: What is named.
-        text: As it was written.
-        seen_from: The folder that a relative path starts from; None for the working directory.
+    A relative path starts from `seen_from`, or from the working directory.
 
     Raises:
         PartnerError: The text can be no path.
@@ -108,9 +105,7 @@ def absolute_path(text: str | Path, seen_from: Path | None = None) -> Path:
 
     A name such as `~draft.csv` is a file of that name, as in a shell, unless there is such a user.
 
-    Args:
-        text: As it was written.
-        seen_from: The folder that a relative path starts from; None for the working directory.
+    A relative path starts from `seen_from`, or from the working directory.
 
     Raises:
         PartnerError: The text is empty or can be no path, there is no home folder, or the working directory is gone.

@@ -62,10 +62,6 @@ def words(post: str) -> list[str]:
 def exact_keys(seekers: Sequence[Sequence[str]], responses: Sequence[Sequence[str]]) -> UInt64Array:
     """A hash of both posts' words for each pair.
 
-    Args:
-        seekers: The words of each seeker post.
-        responses: The words of each response.
-
     Returns:
         keys_N. Different pairs get the same key with a probability of 2e-5 in 27 million pairs.
     """
@@ -78,10 +74,6 @@ def exact_keys(seekers: Sequence[Sequence[str]], responses: Sequence[Sequence[st
 
 def signatures(seekers: Sequence[Sequence[str]], responses: Sequence[Sequence[str]]) -> UInt64Array:
     """The signature of each pair.
-
-    Args:
-        seekers: The words of each seeker post.
-        responses: The words of each response.
 
     Returns:
         bands_ND. The first 4 bytes of each number belong to the seeker post.
@@ -123,11 +115,6 @@ def mark_near(
 
 def similarities(bands_DN: UInt64Array, first_M: Int64Array, second_M: Int64Array) -> npt.NDArray[np.float64]:
     """Estimated Jaccard similarities of pairs of pairs.
-
-    Args:
-        bands_DN: The signatures.
-        first_M: Indices.
-        second_M: Indices of those to compare with.
 
     Returns:
         similarities_2M, of the seeker posts and of the responses; each with a standard error of up to 0.0625.

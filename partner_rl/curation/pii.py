@@ -89,12 +89,7 @@ def may_hold_personal_data(text: str) -> bool:
 
 
 def find(text: str, phone_regions: Sequence[str] = PHONE_REGIONS) -> tuple[Span, ...]:
-    """All personal data of a text, in order and without overlaps.
-
-    Args:
-        text: A post.
-        phone_regions: Two-letter regions whose national notation of telephone numbers is recognised.
-    """
+    """All personal data of a text, in order and without overlaps."""
     if not may_hold_personal_data(text):
         return ()
     found: list[Span] = []
@@ -107,10 +102,6 @@ def find(text: str, phone_regions: Sequence[str] = PHONE_REGIONS) -> tuple[Span,
 
 def replace(text: str, phone_regions: Sequence[str] = PHONE_REGIONS) -> tuple[str, Counter[str]]:
     """The text with placeholders for personal data; doing it again changes nothing.
-
-    Args:
-        text: A post.
-        phone_regions: As in `find`.
 
     Returns:
         The new text; how many of each kind were replaced (`email`, `url`, `phone`, `user`).

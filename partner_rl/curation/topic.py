@@ -110,10 +110,6 @@ class TopicFilter:
     def load(cls, folder: Path, device: str = "cpu") -> TopicFilter:
         """Open a folder that `train_topic` has written.
 
-        Args:
-            folder: The folder.
-            device: Torch device of the encoder.
-
         Raises:
             PartnerError: It is not there, incomplete, or holds something else.
         """
@@ -125,12 +121,7 @@ class TopicFilter:
         return cls(encoder, tokenizer, head, int(settings["max_tokens"]), float(settings["threshold"]))
 
     def probabilities(self, posts: Sequence[str], progress: Progress = no_progress) -> Probabilities:
-        """Probability that each post is about mental health, `[N]`; independent of what else is in the batch.
-
-        Args:
-            posts: Texts.
-            progress: Called with posts done and posts in all.
-        """
+        """Probability that each post is about mental health, `[N]`; independent of what else is in the batch."""
         embeddings_ND = embed_posts(self._encoder, self._tokenizer, posts, self._max_tokens, progress)
         return self._head.probabilities(embeddings_ND)
 
@@ -207,12 +198,8 @@ def embed_posts(
 ) -> npt.NDArray[np.float64]:
     """Mean token state of each post, special tokens included, scaled to length 1; shape `[N, D]`.
 
-    Args:
-        encoder: In evaluation mode.
-        tokenizer: Its tokenizer.
-        posts: Texts.
-        max_tokens: A longer post is cut to its first tokens, or to fewer where the encoder has fewer positions.
-        progress: Called with posts done and posts in all.
+    A post is cut to its first `max_tokens` tokens, or to fewer where the encoder has fewer positions. The encoder is in
+    evaluation mode.
     """
     embeddings_ND = np.zeros((len(posts), int(encoder.config.hidden_size)))
     if not posts:

@@ -30,10 +30,6 @@ def why_unusable(post: str, limits: Limits) -> str | None:
     """One of `REASONS`, or None for a post that can be used.
 
     A post is no text if it holds a NUL or a character that could not be decoded, or not one letter.
-
-    Args:
-        post: A seeker post or a response.
-        limits: Lengths.
     """
     if len(post) > limits.max_characters:
         return TOO_LONG

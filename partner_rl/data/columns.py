@@ -68,10 +68,6 @@ def pair_column(found: str) -> str:
 def pair_columns(found: Sequence[str], file: str) -> list[str]:
     """Our name for each column of a table of pairs; empty for those that are not read.
 
-    Args:
-        found: Names as in the file.
-        file: Name of the file.
-
     Raises:
         PartnerError: The column of one of the two posts is missing, or a column that is read occurs twice.
     """

@@ -27,11 +27,6 @@ def refuse_rejects(rows: Iterable[Example | Reject | Remark]) -> Iterator[Exampl
 def convert(rows: Iterable[Example | Reject | Remark], source: str, output: Path) -> tuple[int, Sieve]:
     """Write the pairs among the rows (see `readers.iter_rows`) to a Parquet file as they come.
 
-    Args:
-        rows: What a reader yields.
-        source: Names the source in error messages.
-        output: The Parquet file; it appears complete or not at all.
-
     Returns:
         The number of pairs written, and the rows that are none.
 

@@ -37,11 +37,6 @@ def csv_records(
     Bytes that are not UTF-8 arrive as lone surrogates (PEP 383), for the caller to reject. After a record with the
     wrong number of columns, or with a quotation mark that never closes, reading goes on at the next physical line.
 
-    Args:
-        path: The file.
-        read_header: Names the columns.
-        progress: Called with bytes.
-
     Raises:
         PartnerError: The file cannot be opened, has no header line, or lacks columns.
     """

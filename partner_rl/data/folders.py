@@ -26,10 +26,6 @@ def data_files(folder: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
 
     Hidden files, those whose names begin with `_`, subfolders, and lists of rejected rows do not count.
 
-    Args:
-        folder: The folder.
-        suffixes: Endings of the formats.
-
     Returns:
         The files; empty if there are none.
 

@@ -105,11 +105,7 @@ def generate(
 ) -> Generated:
     """Writes a corpus as a folder of Parquet files of unlabelled pairs.
 
-    Args:
-        recipe: What to generate.
-        output: The folder, which appears whole or not at all; an earlier corpus of this function is replaced.
-        progress: Called with (rows written, rows).
-        rows_per_file: Rows of each file but the last.
+    The folder appears whole or not at all; an earlier corpus of this function is replaced.
 
     Raises:
         PartnerError: The folder holds something else, or cannot be written.

@@ -29,10 +29,7 @@ READ_ERRORS: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
 def parquet_records(path: Path, read_header: ReadHeader, progress: Progress = no_progress) -> Iterator[Record]:
     """The rows of a Parquet file, whatever Arrow types its columns have.
 
-    Args:
-        path: The file.
-        read_header: Names the columns; those without a name are not read.
-        progress: Called with rows, after each batch.
+    Columns to which `read_header` gives no name are not read.
 
     Raises:
         PartnerError: The file is truncated, damaged or no Parquet file, lacks columns, or has some of other types.
@@ -94,9 +91,7 @@ def check_types(schema: pa.Schema, names: Iterable[str], path: Path) -> None:
 def batch_rows(batch: pa.RecordBatch | pa.Table, names: dict[str, str]) -> Iterator[dict[str, Any]]:
     """The rows of a batch as Python values; columns that hold nothing but nulls are left out.
 
-    Args:
-        batch: The batch.
-        names: Column to read → its name in the rows.
+    `names` gives each column to read its name in the rows.
     """
     columns = {ours: batch.column(batch.schema.get_field_index(name)) for name, ours in names.items()}
     values = {ours: plain_values(column) for ours, column in columns.items() if column.null_count < len(column)}

@@ -30,11 +30,7 @@ def pull_epitome(
 ) -> int:
     """Put the three EPITOME files into a folder; each is checked before any appears there.
 
-    Args:
-        output: The folder that receives the files.
-        source: Copy them from this folder; None fetches them.
-        url: Where to fetch them.
-        progress: Called with (done, total) bytes.
+    They are copied from the folder `source`, or fetched.
 
     Returns:
         The number of pairs that the files hold.

@@ -178,12 +178,6 @@ def iter_files(
 ) -> Iterator[_T | Reject | Remark]:
     """Read files of pairs row by row, one after the other.
 
-    Args:
-        files: The files (see `source_files`).
-        parse: What to make of a row.
-        max_characters: A longer post is rejected.
-        progress: Called with (done, total) bytes or rows.
-
     Raises:
         PartnerError: A file cannot be read, or lacks columns.
     """

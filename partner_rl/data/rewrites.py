@@ -30,10 +30,7 @@ def iter_rewritten(
 ) -> Iterator[RewrittenPair | Reject]:
     """Read a source (see `partner_rl.data.readers.iter_rows`) row by row, with the column `rewritten_response`.
 
-    Args:
-        source: As of `iter_rows`; the EPITOME layout holds pairs alone.
-        max_characters: A longer post is rejected.
-        progress: Called with (done, total) bytes or rows.
+    The EPITOME layout holds pairs alone.
 
     Raises:
         PartnerError: The source does not exist, cannot be read, or lacks columns.

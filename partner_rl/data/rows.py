@@ -167,9 +167,7 @@ def parse_pair(values: Mapping[str, Any], max_characters: int) -> tuple[Example,
 
     Pairs without ids get hashes of their texts.
 
-    Args:
-        values: A row by the names of `columns.PAIR_COLUMNS`, as any reader finds it.
-        max_characters: A longer post is rejected.
+    `values` is a row by the names of `columns.PAIR_COLUMNS`; a post of more than `max_characters` is rejected.
 
     Raises:
         BadRowError: The row cannot be used.

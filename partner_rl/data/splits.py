@@ -47,13 +47,7 @@ def split_examples(examples: Iterable[Example], config: DataConfig) -> Splits:
 
 
 def select_pairs(examples: Sequence[Example], limit: int | None, salt: str) -> tuple[Example, ...]:
-    """At most `limit` pairs, chosen by hash and kept in order; a smaller limit chooses a subset of a larger one's.
-
-    Args:
-        examples: The pairs to choose from.
-        limit: How many; None for all.
-        salt: Changes which pairs are chosen.
-    """
+    """At most `limit` pairs, chosen by hash and kept in order; a smaller limit chooses a subset of a larger one's."""
     if limit is None or limit >= len(examples):
         return tuple(examples)
     ranked = sorted(

@@ -112,14 +112,8 @@ def curate(
 ) -> CurateReport:
     """Curates a corpus; does nothing where that was done already.
 
-    Args:
-        source: A .parquet file of pairs or a folder of them.
-        output: Folder of the curated files.
-        settings: What decides about pairs.
-        resources: Workers and sizes of the parallel passes.
-        show: Shows the progress of each pass.
-        address: A Ray cluster to join; None starts a Ray on this machine, if none is running.
-        overwrite: Delete what curating wrote into the folder before.
+    `address` is a Ray cluster to join; None starts a Ray on this machine, if none is running. `overwrite` deletes what
+    curating wrote into the folder before.
 
     Raises:
         PartnerError: As `run_stage`; there is no topic model; not one pair can be used.

@@ -39,11 +39,7 @@ DUPLICATE_NEAR: Final = "dropped/duplicate_near"
 def mark_duplicates(clean: Path, work: Path, threshold: float, progress: Progress = no_progress) -> Path:
     """The second pass.
 
-    Args:
-        clean: Folder of the cleaned files.
-        work: Folder for the signatures (deleted at the end) and the result.
-        threshold: Similarity of both posts from which on pairs are near-duplicates.
-        progress: Called with (bands done, bands).
+    The folder `work` holds the signatures, which are deleted at the end, and the result.
 
     Returns:
         A .npy file with `KEEP`, `EXACT` or `NEAR` for each row of the files in the order of their names; one that is

@@ -45,14 +45,7 @@ class DoneMarker:
 
 
 def run_record(stage: str, settings: Mapping[str, Any], rows_per_unit: int, units: Sequence[Unit]) -> dict[str, Any]:
-    """What determines the content of an output folder, as JSON.
-
-    Args:
-        stage: The stage's name.
-        settings: All that changes its output.
-        rows_per_unit: How the input is cut.
-        units: The units; they name the input files.
-    """
+    """What determines the content of an output folder, as JSON."""
     files = {unit.file.path.name: [unit.file.size, unit.file.mtime_ns] for unit in units}
     record = {
         "stage": stage,

@@ -287,13 +287,7 @@ def label(
 ) -> LabelReport:
     """Labels all pairs of a Parquet file or folder; continues where an earlier run was stopped.
 
-    Args:
-        source: A .parquet file of pairs, or a folder of them.
-        output: Folder of the results.
-        classifier: The classifier.
-        resources: Workers and sizes.
-        progress: Called with (rows done, rows in all).
-        overwrite: Delete what an earlier run wrote into the folder.
+    `overwrite` deletes what an earlier run wrote into the folder.
 
     Raises:
         PartnerError: See `run_stage`; or the classifier cannot be loaded or answers nonsense.

@@ -43,13 +43,7 @@ def parquet_source(
 ) -> ParquetSource:
     """The corpus itself if it is Parquet, of whatever writer; otherwise it is converted to `OUTPUT/_input`, once.
 
-    Args:
-        source: Anything that `readers.iter_rows` reads.
-        output: The output folder of the command, which is made where something is written to it.
-        kind: What that folder says that it is.
-        max_post_characters: A longer post is rejected.
-        progress: Called with (done, total) while a corpus is converted.
-        overwrite: Convert again, whatever is there.
+    A post of more than `max_post_characters` is rejected; `overwrite` converts again, whatever is there.
 
     Raises:
         PartnerError: The source cannot be read, or another one was converted to this place.

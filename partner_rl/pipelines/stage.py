@@ -88,12 +88,7 @@ class RowError(Exception):
     """A row of a batch is wrong; the worker adds the file's name and makes a `PartnerError` of it."""
 
     def __init__(self, row: int, reason: str) -> None:
-        """Names a row.
-
-        Args:
-            row: Its index in the batch.
-            reason: What is wrong, without any text of a post.
-        """
+        """Names a row by its index in the batch; the reason holds no text of any post."""
         super().__init__(reason)
         self.row = row
         self.reason = reason
@@ -141,13 +136,8 @@ def run_stage(
 
     Joins the Ray that is running, or starts one for this call (`local_ray`).
 
-    Args:
-        stage: What to do.
-        source: A .parquet file or a folder of them.
-        output: Folder of the results; one file a unit.
-        resources: Workers and sizes.
-        progress: Called with (rows done, rows in all), first with those that were done earlier.
-        overwrite: Delete what a stage wrote into the folder before.
+    The output folder has one file a unit. `progress` hears first of the rows that were done earlier; `overwrite`
+    deletes what a stage wrote into the folder before.
 
     Raises:
         PartnerError: The input is missing, damaged, of the wrong kind, or changes meanwhile; the output folder holds
@@ -215,14 +205,6 @@ class UnitWorker:
     """Does one unit after the other; runs in an actor. The transform is built with the first unit."""
 
     def __init__(self, stage: Stage, record: Mapping[str, Any], output: Path, batch_rows: int) -> None:
-        """Take over the stage.
-
-        Args:
-            stage: What to do.
-            record: What determines the output (`run_record`).
-            output: Folder of the results.
-            batch_rows: Rows that the transform gets at once.
-        """
         self._stage = stage
         self._record = record
         self._output = output

@@ -56,9 +56,6 @@ class Unit:
 def parquet_files(source: Path) -> tuple[Path, ...]:
     """The Parquet files of a source in the order of their names; in a folder, hidden names and `_…` do not count.
 
-    Args:
-        source: A .parquet file or a folder of them.
-
     Raises:
         PartnerError: There is no such file or folder, or the folder is unfinished or holds no Parquet file.
     """
@@ -75,10 +72,8 @@ def parquet_files(source: Path) -> tuple[Path, ...]:
 def plan_units(source: Path, rows_per_unit: int, columns: Callable[[pa.Schema, Path], object]) -> tuple[Unit, ...]:
     """Cuts all files of a source into units. Only footers are read.
 
-    Args:
-        source: A .parquet file or a folder of them.
-        rows_per_unit: A unit ends with the row group that reaches this number of rows.
-        columns: Raises a `PartnerError` about a file with other columns than needed.
+    A unit ends with the row group that reaches `rows_per_unit`; `columns` raises a `PartnerError` about a file with
+    other columns than needed.
 
     Raises:
         PartnerError: A file is missing, truncated, no Parquet file or has a wrong schema, or there is no row at all.

@@ -106,15 +106,8 @@ def make_warmstart_pairs(
 ) -> PairsReport:
     """Makes a balanced data set of warm-start examples from a Parquet file or folder of pairs.
 
-    Args:
-        source: A .parquet file of pairs, labelled unless there is a classifier, or a folder of them.
-        output: Folder of the examples and the report.
-        settings: What makes a sentence an example.
-        balance: How many to take.
-        classifier: Scores sentences, and responses without labels; None goes by the rows' own rationales.
-        resources: Workers and sizes.
-        show: Shows the progress of each pass.
-        overwrite: Replace what an earlier run wrote. Candidates of the same settings, model and input are kept.
+    Without a classifier, the pairs' own rationales say which sentences are empathic. `overwrite` replaces what an
+    earlier run wrote; candidates of the same settings, model and input are kept.
 
     Raises:
         PartnerError: See `run_stage`; no pair is labelled and there is no classifier; no sentence qualifies; the
@@ -168,14 +161,7 @@ def read_keys(files: Sequence[Path], window: int) -> tuple[Codes, Keys]:
 
 
 def choose(codes: Codes, keys: Keys, window: int, balance: Balance) -> Choice:
-    """The candidates to take: of each cell as many as its quota, those with the smallest keys.
-
-    Args:
-        codes: Cell number of each candidate, as `read_keys` numbers them.
-        keys: Key of each.
-        window: `k` of the task.
-        balance: How many to take.
-    """
+    """The candidates to take: of each cell as many as its quota, those with the smallest keys."""
     sorted_keys, first = np.unique(keys, return_index=True)
     sorted_codes = codes[first]
     present = [int(code) for code in np.unique(sorted_codes)]

@@ -34,14 +34,7 @@ class Mark:
 
 
 def write_mark(folder: Path, kind: str, format: int = FORMAT, **content: Any) -> None:
-    """Marks a folder that is being made.
-
-    Args:
-        folder: The folder.
-        kind: What it is.
-        format: Version of its layout.
-        **content: JSON values to keep beside.
-    """
+    """Marks a folder that is being made."""
     text = json.dumps({"kind": kind, "format": format, **content}, indent=2) + "\n"
     (folder / MARK).write_text(text, encoding="utf-8")
 
@@ -66,10 +59,7 @@ def seal(folder: Path, kind: str) -> None:
 def refuse_foreign(folder: Path, kind: str, name: str = "") -> None:
     """Checks that a folder is absent, empty, or of a kind and without anything that was put there since.
 
-    Args:
-        folder: The folder.
-        kind: What may be there.
-        name: What the folder was named with, for the message: `--output`.
+    `name` is what the folder was named with, for the message: `--output`.
 
     Raises:
         PartnerError: It holds something else; says what.

@@ -121,9 +121,7 @@ def folder_when_whole(path: Path, kind: str | None = None) -> Iterator[Path]:
     An older folder is replaced. A block that fails, or that writes nothing, changes nothing: of several processes under
     `accelerate launch` one writes.
 
-    Args:
-        path: The folder's final name.
-        kind: What it is. It is marked so, and nothing of another kind is replaced; None for a part of something else.
+    A folder with a kind is marked so and replaces nothing of another kind; one without is a part of something else.
 
     Raises:
         WriteError: It cannot be written.

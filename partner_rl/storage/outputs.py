@@ -56,10 +56,7 @@ Output = OutputFile | NewFolder | GrowingFolder
 def check_outputs(outputs: Sequence[Output], inputs: Iterable[Path | str | None] = ()) -> None:
     """Refuses outputs that could not be written, or that would destroy something.
 
-    Args:
-        outputs: All that a command is going to write.
-        inputs: All that it reads: files, folders, or names of something else (`sample`, `pypi:NAME`), which count for
-            nothing here.
+    Inputs are all that the command reads; names of something else (`sample`, `pypi:NAME`) count for nothing here.
 
     Raises:
         PartnerError: An output is of the wrong kind, not writable, an input, a part of something else, or another

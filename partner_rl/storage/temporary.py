@@ -80,9 +80,7 @@ def name_of_replaced(target: Path) -> Path:
 def remove_unfinished(folder: Path, name: str | None = None) -> None:
     """Removes what processes that are gone left unfinished in a folder; what was just being replaced is put back.
 
-    Args:
-        folder: The folder.
-        name: Only what was to become this file or folder; None for all.
+    With a name, only what was to become this file or folder.
     """
     wanted = None if name is None else _label(name)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
