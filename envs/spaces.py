@@ -38,10 +38,6 @@ class UnicodeText(spaces.Space[str]):
     def __init__(self, max_length: int, seed: int | np.random.Generator | None = None) -> None:
         """Make the space.
 
-        Args:
-            max_length: Longest member, in characters.
-            seed: Seed of `sample`.
-
         Raises:
             ValueError: `max_length` is negative.
         """

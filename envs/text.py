@@ -101,10 +101,7 @@ def insert_sentence(split_text: SplitText, index: int, sentence: str) -> SplitTe
     The new sentence is set apart as its neighbours are: by a line break or blank line where these stand, else by one
     space. Old characters all stay, in their order; only a text without any sentence is replaced as a whole.
 
-    Args:
-        split_text: The text to edit.
-        index: Gap to fill, `0…S`.
-        sentence: The candidate; cleaned by `clean_sentence`. An empty one leaves the text as it is.
+    The sentence is cleaned by `clean_sentence`; an empty one leaves the text as it is.
 
     Raises:
         IndexError: There is no such gap.
@@ -134,10 +131,7 @@ def replace_sentence(split_text: SplitText, index: int, sentence: str) -> SplitT
 
     A space is added only where two words would otherwise run into each other ("Hi.How" with "Hi." replaced by "Well").
 
-    Args:
-        split_text: The text to edit.
-        index: Sentence to replace, `0…S-1`.
-        sentence: The candidate; cleaned by `clean_sentence`. An empty one leaves the text as it is.
+    The sentence is cleaned by `clean_sentence`; an empty one leaves the text as it is.
 
     Raises:
         IndexError: There is no such sentence.

@@ -72,10 +72,6 @@ class RewriteVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, npt.NDA
     ) -> tuple[Observations, dict[str, Any]]:
         """Start an episode in every slot on `options={"examples": Sequence[Example]}`, one for each slot.
 
-        Args:
-            seed: Seeds `np_random`; the transitions use no randomness.
-            options: The examples, length `N`.
-
         Raises:
             PartnerError: The examples are missing or not as many as there are slots.
         """
@@ -87,8 +83,7 @@ class RewriteVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, npt.NDA
     def step(self, actions: Actions) -> VectorStep:
         """Take one action a live slot; nothing changes when an error is raised.
 
-        Args:
-            actions: Length `N`; None exactly for the slots that had finished before.
+        An action is None exactly for the slots that had finished before.
 
         Returns:
             Observations, length `N`, None for finished slots; rewards, float32 `[N]`, always 0, since the algorithm

@@ -218,9 +218,8 @@ class RewriteAlgorithm(FolderlessAlgorithm):
     def start_attempt(self, attempt: int, kl_factor: float) -> None:
         """Another try from the present state, after a rollback: other samples, and a KL penalty that weighs more.
 
-        Args:
-            attempt: Its number; the run began as attempt 0.
-            kl_factor: Multiplies the weight of the KL penalty, once for each attempt since that of the present state.
+        The run began as attempt 0. `kl_factor` multiplies the weight of the KL penalty, once for each attempt since
+        that of the present state.
         """
         self._kl.scale(kl_factor ** (attempt - self.attempt))
         self._set_kl_coeff()

@@ -39,9 +39,7 @@ class TrainingGroup:
 def training_groups(sampled: Sequence[SampledGroup], advantages_GK: npt.NDArray[np.float64]) -> list[TrainingGroup]:
     """Collects all steps by prompt: a group's first steps share theirs, later ones rarely do.
 
-    Args:
-        sampled: `G` groups of `K` trajectories.
-        advantages_GK: An advantage for each trajectory; all its steps take it.
+    All steps of a trajectory take its advantage.
     """
     by_prompt: dict[tuple[int, tuple[int, ...]], list[tuple[Step, float]]] = {}
     for g, group in enumerate(sampled):

@@ -60,10 +60,6 @@ class RewriteEnvRunner(SingleAgentEnvRunner):
     def sample_in_step(self, syncs: int, arguments: dict[str, Any]) -> Rollout | PartnerError | None:
         """Samples as `sample` does, on behalf of a driver in another process.
 
-        Args:
-            syncs: The weight sync that the driver made last.
-            arguments: Those of `sample`.
-
         Returns:
             None when this runner missed that sync, because Ray has restarted it; an error that is meant for the user
             as a value, because RLlib would take an exception for a broken runner and restart it.

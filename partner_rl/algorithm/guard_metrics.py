@@ -118,13 +118,7 @@ class GuardMetrics:
 def guard_metrics(
     requests: Sequence[ScoreRequest], measured: Measured, judged: JudgedGain | None = None
 ) -> GuardMetrics:
-    """The figures of an iteration.
-
-    Args:
-        requests: Its rewrites; what was generated stands in `candidates`.
-        measured: What other parts of the run measured.
-        judged: What the judge says of these rewrites, if it read them.
-    """
+    """The figures of an iteration."""
     written = [words for request in requests for candidate in request.candidates if (words := words_of(candidate))]
     triples = [ngrams(words, _REPEAT_WORDS) for words in written]
     sentences, openings = sentence_counts(requests)
@@ -152,9 +146,6 @@ def measured_of(metrics: Mapping[str, float | None]) -> Measured:
 
     Files that hold no KL divergence of a sentence give it by that of a token, times the position and the mean number
     of the sentence's tokens.
-
-    Args:
-        metrics: The iteration's metrics, or a row of `metrics.jsonl`.
     """
     kl_sentence = metrics.get(names.POLICY_KL_SENTENCE)
     kl, tokens = metrics.get(names.POLICY_KL), metrics.get(names.POLICY_SENTENCE_TOKENS)
@@ -178,20 +169,12 @@ def sentence_counts(requests: Iterable[ScoreRequest]) -> tuple[Counter[int], Cou
 
 
 def largest_share(counts: Mapping[int, float]) -> float:
-    """Share of the commonest.
-
-    Args:
-        counts: Key → how often, above 0 in all.
-    """
+    """Share of the commonest."""
     return max(counts.values()) / sum(counts.values())
 
 
 def effective_number(counts: Mapping[int, float]) -> float:
-    """The exponential of the entropy of the shares: as many equally common ones would be as hard to guess.
-
-    Args:
-        counts: Key → how often, above 0 in all.
-    """
+    """The exponential of the entropy of the shares: as many equally common ones would be as hard to guess."""
     total = sum(counts.values())
     return math.exp(-sum(n / total * math.log(n / total) for n in counts.values() if n))
 
@@ -203,9 +186,6 @@ def own_overlaps(requests: Iterable[ScoreRequest]) -> list[float]:
     post `i`, it is `O_ii` minus what these share with the other posts and the others' sentences with this one, plus
     what the others share with each other. So neither a long post nor a sentence of common words counts as specific, and
     what is said whatever the post says has exactly 0.
-
-    Args:
-        requests: The rewrites of an iteration.
 
     Returns:
         One number for each post with an inserted sentence; none for fewer than three posts.

@@ -89,11 +89,7 @@ class Guards:
     """
 
     def __init__(self, settings: GuardsConfig) -> None:
-        """Starts with an empty window.
-
-        Args:
-            settings: Window, patience and limits.
-        """
+        """Starts with an empty window."""
         self._settings = settings
         self._window: list[GuardMetrics] = []
         self._start: list[Measured] = []
@@ -190,9 +186,7 @@ def replay(
 ) -> Iterator[tuple[int, tuple[Alarm, ...]]]:
     """What the guards say of a recorded run; those whose figures were not recorded say nothing.
 
-    Args:
-        rows: The rows of its `metrics.jsonl`, one an iteration, oldest first.
-        settings: Window, patience and limits.
+    Rows are those of its `metrics.jsonl`, one an iteration, oldest first.
 
     Yields:
         Each iteration and its alarms.
@@ -255,10 +249,6 @@ def specificity(window: Sequence[GuardMetrics], weights: Sequence[float]) -> flo
 
     A handful of posts tells little. With the error added, the figure is small only where it is certain to be: a
     sentence that is said to all has 0, and no error.
-
-    Args:
-        window: The iterations, at least one.
-        weights: What each counts.
     """
     pairs = list(zip(window, weights, strict=True))
     if sum(it.compared for it in window) < 2:
@@ -290,8 +280,7 @@ def divergence(gains: Sequence[tuple[float, float]]) -> float:
 
     It is above 0 only when the reward rises while the judge's gain falls. A middle iteration belongs to neither half.
 
-    Args:
-        gains: Gain by the reward and by the judge of each iteration, oldest first.
+    Gains are by the reward and by the judge, oldest first.
     """
     half = len(gains) // 2
     rise, change = (

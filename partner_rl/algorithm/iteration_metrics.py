@@ -26,12 +26,7 @@ _SAME = 1e-6
 
 
 def iteration_metrics(iteration: Iteration, window: int) -> dict[str, float]:
-    """All metrics of an iteration, by the names in `partner_rl.metric_names`.
-
-    Args:
-        iteration: What the iteration did.
-        window: `k`, for the names of the positions.
-    """
+    """All metrics of an iteration, by the names in `partner_rl.metric_names`."""
     trajectories = [t for group in iteration.groups for t in group.trajectories]
     steps = [step for t in trajectories for step in t.steps]
     phases = {name: iteration.seconds[phase] for name, phase in _PHASES.items()}

@@ -88,9 +88,6 @@ class RewriteLearner(WholeStepLearner):
     def optimizer_step(self, columns: Mapping[str, Any]) -> float:
         """One optimizer step, its gradients accumulated over micro-batches; leaves `step_metrics` and returns the loss.
 
-        Args:
-            columns: The groups, as `to_rllib` makes them.
-
         Raises:
             PartnerError: The gradient is not finite.
         """

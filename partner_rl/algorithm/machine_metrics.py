@@ -46,8 +46,7 @@ def steady_growth(values: Sequence[float]) -> float:
 
     What rises once and stays has 0, what rises all the time its slope.
 
-    Args:
-        values: Oldest first, at least three.
+    There are at least three values, oldest first.
     """
     third, middle = len(values) // 3, (len(values) - len(values) // 3) // 2
     first, second, last = (fmean(values[a : a + third]) for a in (0, middle, len(values) - third))

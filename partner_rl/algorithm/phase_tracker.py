@@ -43,9 +43,7 @@ class PhaseTracker:
     def begin(self, name: str, iteration: int | None = None) -> None:
         """A phase begins, and with it the one before ends; the same phase again is progress in it.
 
-        Args:
-            name: One of the names above.
-            iteration: The iteration that it belongs to; None for that of the phase before.
+        An iteration of None is that of the phase before.
         """
         before = self.current
         self.current = Phase(name, before.iteration if iteration is None else iteration, time.monotonic())

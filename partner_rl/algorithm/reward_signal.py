@@ -74,9 +74,7 @@ class RewardSignal:
     def advantages(self, sampled: Sequence[SampledGroup], iteration: int) -> AdvantageBatch:
         """The advantages of an iteration; also takes its scores into the running statistics.
 
-        Args:
-            sampled: The groups, all of the same size, as they were scored.
-            iteration: Counted from 1, as schedules count.
+        Groups are all of the same size; iterations count from 1, as in schedules.
 
         Raises:
             PartnerError: A component has no weight, or not every sample has every component.
@@ -171,12 +169,7 @@ def _variety(section: VarietyConfig) -> Variety | None:
 
 
 def weight_at(points: Sequence[tuple[int, float]], iteration: int) -> float:
-    """The weight at an iteration (counted from 1): linear between points, constant before the first and after the last.
-
-    Args:
-        points: (iteration, weight), ascending.
-        iteration: The iteration.
-    """
+    """The weight at an iteration (counted from 1): linear between points, constant before the first, after the last."""
     return float(np.interp(iteration, [at for at, _ in points], [weight for _, weight in points]))
 
 
@@ -190,10 +183,6 @@ def weights_at(rewards: RewardsConfig, iteration: int) -> dict[str, float]:
 
 def component_rewards(groups: Sequence[SampledGroup], needed: Iterable[str] = ()) -> dict[str, Rewards]:
     """Raw scores of each component.
-
-    Args:
-        groups: The groups.
-        needed: Components that must be among them.
 
     Raises:
         PartnerError: Not every sample has every component.

@@ -48,9 +48,7 @@ class TrainingState:
     def save(self, folder: Path, wait_s: float = 0.0) -> None:
         """Writes the state under a temporary name, then renames it: a folder of this name was whole once.
 
-        Args:
-            folder: The checkpoint.
-            wait_s: Seconds to wait for room when the disk is full.
+        While the disk is full, it waits for room, `wait_s` seconds at most.
 
         Raises:
             PartnerError: It cannot be written, for instance because the disk is full; nothing has changed then.

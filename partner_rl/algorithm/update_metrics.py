@@ -55,10 +55,7 @@ class GapLimits:
     def explain(self, gap: LogprobGap, dtype: str, *, same_weights: bool) -> str:
         """What a gap beyond the limits comes from, and what to do: one line.
 
-        Args:
-            gap: The gap.
-            dtype: `policy.dtype`.
-            same_weights: Whether all samplers held the learner's weights.
+        `same_weights` says whether all samplers held the learner's weights.
         """
         found = (
             f"log-probabilities differ between sampling and training by {gap.mean:.2g} nats a token on average and "
@@ -99,9 +96,6 @@ def update_metrics(steps: Sequence[Sequence[StepMetrics]]) -> dict[str, float]:
     """The metrics of an iteration's update: means over the units of all steps and learners, and the first step's gap.
 
     Later steps differ from the sampler because the policy has moved, which `sampler_kl` tells.
-
-    Args:
-        steps: For each step, what each learner measured.
     """
     gaps = [learner.gap for learner in steps[0] if learner.gap is not None]
     gap = LogprobGap.over_learners(gaps)

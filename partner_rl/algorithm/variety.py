@@ -159,12 +159,7 @@ def share_in_distinct_2(pairs: Sequence[int], counts: Mapping[int, int]) -> floa
 
 
 def novelty(share: float, tolerance: float) -> float:
-    """1 up to the tolerance, from there down to 0 for what all rewrites hold, by the logarithm of the share.
-
-    Args:
-        share: Share of the rewrites that hold a sentence, 0 to 1.
-        tolerance: Between 0 and 1, both excluded.
-    """
+    """1 up to the tolerance, from there down to 0 for what all rewrites hold, by the logarithm of the share."""
     return 1.0 - math.log(max(share, tolerance) / tolerance) / math.log(1.0 / tolerance)
 
 

@@ -54,13 +54,7 @@ METERS: Final = (POOL_QUEUE, POOL_ITEMS, POOL_SECONDS, RESTARTS, PHASE_SECONDS, 
 
 
 def record(meter: Meter, tag: str, value: float) -> None:
-    """Adds to a counter, sets a level, or notes a duration.
-
-    Args:
-        meter: The figure.
-        tag: The value of its tag, such as the pool's name.
-        value: How much.
-    """
+    """Adds to a counter, sets a level, or notes a duration."""
     tags = {meter.tag: tag, _JOB: _job()}
     instrument = _instrument(meter)
     if isinstance(instrument, Counter):

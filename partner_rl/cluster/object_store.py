@@ -24,9 +24,7 @@ def is_full_store(error: BaseException) -> bool:
 def put(value: Any, wait_s: float) -> Any:
     """A reference to a value in the object store.
 
-    Args:
-        value: What to store.
-        wait_s: Seconds to wait when there is no room.
+    While there is no room, it waits, `wait_s` seconds at most.
 
     Raises:
         PartnerError: There is still no room.

@@ -59,9 +59,6 @@ class PendingCallsEntry:
     def report(self, calls: Mapping[str, int]) -> float:
         """Publishes the calls, none of which has been answered since the last look.
 
-        Args:
-            calls: Name of an actor → calls without an answer.
-
         Returns:
             Seconds since the last answer.
         """

@@ -34,10 +34,6 @@ _TRADE_OFFS: Final = ("distinct_2", "specificity")
 def draw_charts(result: EvaluationResult, folder: Path) -> list[Path]:
     """Draws the charts of a report.
 
-    Args:
-        result: The evaluation.
-        folder: Receives the PNG files; made when missing.
-
     Returns:
         The written files, in the order of `CHARTS`.
     """

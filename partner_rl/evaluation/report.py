@@ -51,10 +51,7 @@ def printed_table(content: TextTable) -> Table:
 def print_rewrites(rewrites: Sequence[ShownRewrite], console: Console, limit: int = 5) -> None:
     """Prints the first rewrites: generated sentences in green, those that they replaced struck out in red.
 
-    Args:
-        rewrites: Rewrites; unchanged responses are passed over while there are enough others.
-        console: Where to print.
-        limit: At most this many.
+    Unchanged responses are passed over while there are enough others.
     """
     edited_first = sorted(rewrites, key=lambda rewrite: not rewrite.edits)
     for number, rewrite in enumerate(islice(edited_first, limit), start=1):

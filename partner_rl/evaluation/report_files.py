@@ -79,11 +79,6 @@ class _Section:
 def write_report(folder: Path, result: EvaluationResult, about: About) -> list[Path]:
     """Writes the whole report; each file appears whole or not at all.
 
-    Args:
-        folder: Receives the files; made when missing.
-        result: The evaluation.
-        about: What to say besides the metrics.
-
     Returns:
         The written files.
     """

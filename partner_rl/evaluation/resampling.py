@@ -52,9 +52,7 @@ class Interval:
 def mean_interval(values_N: Floats, seed: int) -> Interval | None:
     """BCa bootstrap interval of the mean over pairs.
 
-    Args:
-        values_N: One value a pair.
-        seed: Decides the resamples; one seed and one number of pairs give every system the same resamples.
+    One seed and one number of pairs give every system the same resamples.
 
     Returns:
         The interval; that of a constant is the constant. None for fewer than two pairs.

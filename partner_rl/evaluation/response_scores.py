@@ -34,10 +34,6 @@ class ResponseScores:
     def __init__(self, components: Mapping[str, RewardComponent], config: RunConfig) -> None:
         """Load the models.
 
-        Args:
-            components: What to score, in the order of the output.
-            config: The run's configuration.
-
         Raises:
             PartnerError: A model cannot be found or loaded.
         """

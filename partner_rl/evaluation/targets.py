@@ -84,13 +84,7 @@ class TargetResult:
 def check_targets(
     result: EvaluationResult, system: str, targets: Sequence[MetricTarget] = TARGETS
 ) -> tuple[TargetResult, ...]:
-    """Which targets a system reaches.
-
-    Args:
-        result: An evaluation.
-        system: The trained policy's name in it.
-        targets: What to check.
-    """
+    """Which targets a system reaches."""
     return tuple(_check(result, system, target) for target in targets)
 
 

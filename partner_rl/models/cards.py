@@ -9,12 +9,6 @@ CARD = "README.md"
 
 
 def model_card(text: str, *tags: str, library: str | None = "transformers") -> str:
-    """A card with the metadata that hubs find models by.
-
-    Args:
-        text: What a reader needs to know, in Markdown, with a title.
-        tags: What the model is for.
-        library: What loads the folder; None where no library of the hubs does.
-    """
+    """A card with the metadata that hubs find models by."""
     data = ModelCardData(library_name=library, tags=["partner-rl", *tags])
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))

@@ -127,11 +127,6 @@ def pull(model: EmbeddedModel, cache_dir: Path | None = None, progress: Progress
 
     Does nothing when it is installed already; safe to call from several processes at once.
 
-    Args:
-        model: The model, from `EMBEDDED`.
-        cache_dir: Cache folder; None for the default (see `store.cache_folder`).
-        progress: Called with percents as (done, 100).
-
     Returns:
         The model's folder.
 

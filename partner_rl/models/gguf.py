@@ -24,10 +24,7 @@ def convert_gguf(source: Path, target: Path, progress: Progress = no_progress) -
 
     Takes about a minute for 135 M parameters on two cores.
 
-    Args:
-        source: The GGUF file.
-        target: An existing folder that receives `config.json`, `model.safetensors` and the tokenizer's files.
-        progress: Called after each of four steps.
+    `target` is an existing folder, which receives `config.json`, `model.safetensors` and the tokenizer's files.
 
     Raises:
         PartnerError: The file is no GGUF file that transformers can read.

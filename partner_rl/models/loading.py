@@ -131,10 +131,7 @@ def _load_encoder(path: Path, device_map: str | None) -> PreTrainedModel:
 def load_registered(model_class: type[Model], path: Path, device_map: str | None = None) -> Model:
     """A model of our own that is registered with transformers' `AutoConfig`, in float32 and evaluation mode.
 
-    Args:
-        model_class: Its class.
-        path: Its folder.
-        device_map: `meta` leaves the weights on the disk.
+    With the device map `meta` the weights stay on the disk.
 
     Raises:
         PartnerError: The folder holds no such model, or weights are missing.
@@ -239,11 +236,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 def check_positions(name: str, config: Any, longest: int, remedy: str) -> None:
     """Checks that a model has positions for a text.
 
-    Args:
-        name: What to call the model in the message.
-        config: Its configuration.
-        longest: Tokens of the longest text.
-        remedy: What to lower when it has not.
+    `remedy` is what to lower when it has not.
 
     Raises:
         PartnerError: It has fewer.

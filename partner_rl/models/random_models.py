@@ -127,10 +127,6 @@ def random_folder(architecture: str, cache_dir: Path | None) -> Path:
 def build_random(architecture: str, cache_dir: Path | None = None) -> Path:
     """The folder of a random model, built when it is not there yet (under two seconds).
 
-    Args:
-        architecture: A key of `RANDOM_MODELS`.
-        cache_dir: Cache folder; None for the default (see `store.cache_folder`).
-
     Raises:
         PartnerError: The cache folder cannot be written.
     """

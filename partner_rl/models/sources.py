@@ -24,10 +24,6 @@ def known_names() -> list[str]:
 def find_model(name: str, cache_dir: Path | None = None) -> Path | None:
     """The folder of a model that can be used as it lies; None where it would have to be fetched or built.
 
-    Args:
-        name: As in `resolve`.
-        cache_dir: As in `resolve`.
-
     Raises:
         PartnerError: There is no such model.
     """

@@ -114,10 +114,7 @@ def find_corruption(folder: Path, source: str) -> str | None:
 def install(folder: Path, source: str, build: Callable[[Path], None]) -> Path:
     """Make sure that `folder` holds a complete model, building it when it does not.
 
-    Args:
-        folder: Final place of the model.
-        source: What it is made from (see `Manifest.source`).
-        build: Fills the empty folder that it is given; runs at most once, under the model's lock.
+    `build` fills the empty folder that it is given; it runs at most once, under the model's lock.
 
     Returns:
         `folder`.

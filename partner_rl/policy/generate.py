@@ -112,12 +112,6 @@ def sample_prompts(
 
     What is drawn does not depend on whether likeliest actions are asked for beside it.
 
-    Args:
-        policy: The policy, in evaluation mode.
-        prompts: `G` prompts, each with at least one row.
-        sampling: How to draw.
-        generator: Source of randomness, on the policy's device.
-
     Returns:
         `G` lists: the drawn actions, then the likeliest one where it is asked for.
     """

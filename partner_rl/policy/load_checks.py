@@ -34,12 +34,6 @@ _TOKENS: Final = 3
 def check_reach(tokenizer: Any, config: Any, settings: PolicyConfig, window: int) -> None:
     """Checks that the longest prompt and sentence have positions, and see each other from end to end in every layer.
 
-    Args:
-        tokenizer: The policy's tokenizer.
-        config: The model's configuration.
-        settings: The policy's lengths.
-        window: `k`, sentences in the window.
-
     Raises:
         PartnerError: The model has fewer positions, or attends within a window that is shorter.
     """
@@ -67,9 +61,6 @@ def _reach(config: Any) -> int | None:
 @torch.no_grad()
 def check_ways(policy: Policy) -> None:
     """Checks that the ways in which the policy is computed agree, on a few tokens.
-
-    Args:
-        policy: As it was loaded: nothing is trained yet.
 
     Raises:
         PartnerError: Packed actions, decoding from a shared prompt, or the model without its adapters give other

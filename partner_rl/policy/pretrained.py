@@ -28,11 +28,7 @@ KIND = "policy"
 def load_policy(folder: str | Path, settings: PolicyConfig, window: int, device: str = "cpu") -> Policy:
     """Loads a plain language model or an exported policy, with dropout 0 and float32 weights.
 
-    Args:
-        folder: A local Hugging Face folder.
-        settings: Policy settings; with `lora`, fresh adapters are added and all else is frozen.
-        window: `k`, sentences in the window.
-        device: Torch device.
+    With `settings.lora`, fresh adapters are added and all else is frozen.
 
     Raises:
         PartnerError: The folder is no causal language model, was exported with another window, attends to fewer tokens
@@ -60,11 +56,6 @@ def check_policy(folder: str | Path, settings: PolicyConfig, window: int) -> Non
     """Checks that `load_policy` would load the folder, without reading a weight.
 
     Whether the ways in which the policy is computed agree is found out when it is loaded.
-
-    Args:
-        folder: A local Hugging Face folder.
-        settings: Policy settings.
-        window: `k`, sentences in the window.
 
     Raises:
         PartnerError: As `load_policy`.

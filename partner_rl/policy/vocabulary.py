@@ -93,11 +93,6 @@ def add_position_tokens(tokenizer: Any, model: Any, window: int) -> ActionVocabu
     A new token's embedding starts as the mean embedding of words that describe it, so that the first forward pass
     reads it as something near its meaning.
 
-    Args:
-        tokenizer: A Hugging Face tokenizer with an end-of-sequence token.
-        model: A Hugging Face causal language model.
-        window: `k`, sentences in the window.
-
     Raises:
         PartnerError: The tokenizer has no end token, or holds position tokens of another window.
     """

@@ -61,9 +61,7 @@ class AnnotatedResponse:
 def annotate(examples: Sequence[Example], scorer: SentenceScorer | None) -> list[AnnotatedResponse]:
     """Finds the empathic sentences of every response that has a sentence and is labelled or can be scored.
 
-    Args:
-        examples: Labelled or unlabelled pairs.
-        scorer: Scores the unlabelled ones, all in one call; None leaves them out.
+    Unlabelled ones are scored in one call; without a scorer they are left out.
 
     Raises:
         PartnerError: The scorer's answer has the wrong shape or is not finite.
@@ -89,11 +87,6 @@ def annotate_checked(
 
     A sentence carries a mechanism when it is scored at least `min_level` in it and a rationale of that mechanism lies
     in it, or it is scored at least `STRONG_LEVEL` too. What fails has level 0.
-
-    Args:
-        examples: Labelled pairs: by people, or by a classifier that read the whole response.
-        scorer: Scores every sentence, all in one call.
-        min_level: See above.
 
     Returns:
         The responses that have a sentence, and per mechanism how often score and rationale agreed (`AGREE` etc.).
@@ -139,14 +132,7 @@ def check_scores(
 
 
 def is_usable(sentence: str, min_words: int, max_words: int, own_experience: bool = True) -> bool:
-    """Whether a sentence may be written by the policy: of ordinary length, without web addresses and forum names.
-
-    Args:
-        sentence: The sentence.
-        min_words: Fewest words.
-        max_words: Most words.
-        own_experience: Whether it may speak of its writer's life (`partner_rl.text.self_disclosure`).
-    """
+    """Whether a sentence may be written by the policy: of ordinary length, without web addresses and forum names."""
     return why_unusable(sentence, min_words, max_words, own_experience) is None
 
 

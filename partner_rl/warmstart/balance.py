@@ -29,9 +29,7 @@ def interleaved(groups: Sequence[Sequence[T]]) -> list[T]:
 def even_shares(available: Sequence[int], total: int) -> list[int]:
     """Shares of a total, one a group, as even as the groups allow.
 
-    Args:
-        available: The most that each group can give.
-        total: What to share out; where the groups have less together, each gives all it has.
+    Where the groups have less together than the total, each gives all it has.
 
     Returns:
         Shares that add up to `min(total, sum(available))`. Groups that are not used up differ by one at most.

@@ -46,9 +46,7 @@ HOW_TO_MAKE: Final = "`partner-rl data warmstart-pairs` makes such files"
 def examples_table(rows: Sequence[Draft], window: int) -> pa.Table:
     """The examples as a table of `EXAMPLE_SCHEMA`, one row each, in order.
 
-    Args:
-        rows: The examples; where a text of their origin is empty, the column is null.
-        window: `k` of the windows that they were made for.
+    Where a text of their origin is empty, the column is null.
     """
     actions, states = [row.example.action for row in rows], [row.example.state for row in rows]
     columns: dict[str, list[Any]] = {
@@ -76,9 +74,7 @@ def iter_warmstart_examples(source: Path, window: int | None = None) -> Iterator
 
     Each comes after its seeker's id, which decides the split; the seeker's post where the file does not know the id.
 
-    Args:
-        source: The file or folder.
-        window: `k` of the task to train for; None takes that of the first example.
+    `window` is the `k` of the task to train for; None takes that of the first example.
 
     Raises:
         PartnerError: The source is missing, empty, truncated or no file of examples; a row holds no possible edit; or

@@ -165,13 +165,7 @@ class WarmStartReport:
 def position_baselines(
     train: Sequence[WarmStartExample], dev: Sequence[WarmStartExample], window: int
 ) -> PositionBaselines | None:
-    """Chance and majority on the held-out examples; None when either set is empty.
-
-    Args:
-        train: Their commonest position is the majority's choice.
-        dev: What is chosen for.
-        window: `k`, sentences in the window.
-    """
+    """Chance and majority on the held-out examples; None when either set is empty."""
     if not train or not dev:
         return None
     counts = Counter(example.action.position for example in train)

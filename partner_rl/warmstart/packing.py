@@ -139,13 +139,7 @@ def _input_ids(example: TokenExample, vocabulary: ActionVocabulary) -> list[int]
 
 
 def row_logprobs(model: Any, rows: PackedRows, vocabulary: ActionVocabulary) -> RowLogprobs:
-    """Log-probabilities of the packed examples at temperature 1, differentiable.
-
-    Args:
-        model: A causal language model with a dense attention over all tokens.
-        rows: The examples, on the model's device.
-        vocabulary: The action vocabulary.
-    """
+    """Log-probabilities of the packed examples at temperature 1, differentiable."""
     with _head_on_columns(model, torch.cat([rows.place_E, rows.place_N])):
         output = model(
             input_ids=rows.input_RL,

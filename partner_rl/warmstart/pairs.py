@@ -243,12 +243,6 @@ def draft_edits(
 ) -> tuple[list[Draft], list[Draft]]:
     """Each target as an insertion; for a random share, and where nothing else would be left, as a replacement.
 
-    Args:
-        targets: The empathic sentences.
-        neutral: What `neutral_sentences` found, in the same responses or in others.
-        env: The task.
-        rng: Source of randomness.
-
     Returns:
         Insert and replace examples, in random order. A target that fits neither is in none of them.
     """

@@ -42,11 +42,6 @@ def balanced_quotas(available: Mapping[Cell, int], max_examples: int | None, noo
     Mechanisms are made as even as they allow, then the positions within each. `REPLACE_SHARE` of the edits replace,
     as far as there are such. With a limit, the quotas fill it where the corpus suffices; without one, they follow
     `CELL_RATIO` and `MECHANISM_RATIO`.
-
-    Args:
-        available: Examples of each cell.
-        max_examples: Most examples in all; None for no limit.
-        noop_fraction: Share of no-ops in all, as far as there are such.
     """
     inserts = _of_kind(available, PositionKind.INSERT)
     replaces = _of_kind(available, PositionKind.REPLACE)

@@ -26,10 +26,7 @@ def answers_of_base_model(
 ) -> list[str]:
     """The base model's answer for each pair, cleaned.
 
-    Args:
-        context: The pairs and the model.
-        turns_of: What to ask for a pair; the last turn is the user's. Its posts are cut already.
-        description: What is done, for the progress display.
+    `turns_of` says what to ask for a pair: the last turn is the user's, and posts are cut already.
     """
     tokenizer: Any = load_tokenizer(context.base_model)
     model: Any = load_causal_lm(context.base_model)

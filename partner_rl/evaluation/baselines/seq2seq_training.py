@@ -41,13 +41,7 @@ class Seq2SeqReport(FineTuningReport):
 
 
 def whole_rewrite(state: RewriteState, action: EditAction, window: int) -> WholeRewrite:
-    """An example of the warm start as a pair of whole texts: the window before and after the edit.
-
-    Args:
-        state: What the policy sees.
-        action: The edit that it should make.
-        window: `k` of the window that the edit's position belongs to.
-    """
+    """An example of the warm start as a pair of whole texts: the window before and after the edit."""
     position, span = decode_position(action.position, window), list(state.span)
     if position.kind is PositionKind.INSERT:
         span.insert(position.index, action.sentence)

@@ -27,10 +27,6 @@ def clean_answer(answer: str, *, cut_off: bool) -> str:
     Left out are a line or label that announces the answer ("Rewritten response:"), quotation marks around the whole
     and marks of lists. An answer that was cut off is read up to its last whole sentence, as the policy's sentences are.
 
-    Args:
-        answer: The generated text.
-        cut_off: Whether generation stopped because of its length.
-
     Returns:
         The response; "" when nothing visible is left.
     """

@@ -60,10 +60,7 @@ def expected_levels(probabilities_NML: FloatArray) -> FloatArray:
 def fit_head(features_NF: FloatArray, levels_NM: IntArray, penalties: Sequence[float]) -> JudgeHead:
     """Fits the regressions.
 
-    Args:
-        features_NF: Features of the training pairs.
-        levels_NM: Their levels.
-        penalties: `C` of each mechanism's regression; smaller is smoother.
+    `penalties` are the `C` of each mechanism's regression; smaller is smoother.
     """
     mean_F, scale_F = features_NF.mean(axis=0), features_NF.std(axis=0)
     scale_F = np.where(scale_F > _MIN_SCALE, scale_F, 1.0)

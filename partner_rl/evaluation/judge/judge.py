@@ -38,33 +38,17 @@ class Judge:
     """Levels of the three mechanisms of empathy, by logistic regressions on a frozen language model's states."""
 
     def __init__(self, states: ResponseStates, head: JudgeHead, language_model: str) -> None:
-        """Puts a judge together.
-
-        Args:
-            states: The language model.
-            head: The regressions on its states.
-            language_model: What the language model is called in a configuration.
-        """
+        """Puts a judge together."""
         self._states = states
         self._head = head
         self._language_model = language_model
 
     def probabilities(self, pairs: Sequence[Pair], progress: Progress = no_progress) -> FloatArray:
-        """Probability of each level, `[N, M, L]`; independent of what else is in the batch.
-
-        Args:
-            pairs: Seeker's posts and responses.
-            progress: Called with (pairs done, pairs in all).
-        """
+        """Probability of each level, `[N, M, L]`; independent of what else is in the batch."""
         return self._head.probabilities(self._states.means(pairs, progress))
 
     def levels(self, pairs: Sequence[Pair], progress: Progress = no_progress) -> FloatArray:
-        """Expected level of each of `MECHANISMS`, 0…2, `[N, M]`; their sum is the empathy score, 0…6.
-
-        Args:
-            pairs: Seeker's posts and responses.
-            progress: Called with (pairs done, pairs in all).
-        """
+        """Expected level of each of `MECHANISMS`, 0…2, `[N, M]`; their sum is the empathy score, 0…6."""
         return expected_levels(self.probabilities(pairs, progress))
 
     def save(self, folder: Path) -> None:
@@ -88,11 +72,6 @@ class Judge:
 
 def load_judge(folder: Path, device: str = "cpu", cache_dir: Path | None = None) -> Judge:
     """Opens a folder that `partner-rl judge train` has written.
-
-    Args:
-        folder: The folder.
-        device: Torch device of the language model.
-        cache_dir: Folder of converted models (`models.cache_dir`); None for the usual one.
 
     Raises:
         PartnerError: It is not there, damaged, holds something else, or its language model cannot be found or is not

@@ -42,11 +42,7 @@ def score_judge(
 ) -> dict[str, JudgeScores]:
     """Scores by mechanism.
 
-    Args:
-        probabilities_NML: The judge's probabilities of the pairs.
-        examples: The pairs, all labelled.
-        examples_train: The training pairs, which the baseline is of.
-        seed: Seed of the bootstrap.
+    All pairs are labelled; the baseline is that of the training pairs.
     """
     labels_NM = level_matrix(examples)
     expected_NM = expected_levels(probabilities_NML)

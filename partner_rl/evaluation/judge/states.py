@@ -55,8 +55,7 @@ def candidate_layers(num_layers: int) -> tuple[tuple[int, ...], ...]:
 
     Middle layers know most about how a text is meant, the highest ones about which word comes next.
 
-    Args:
-        num_layers: Layers of the model; layer `n` is the output of its `n`-th block.
+    Layer `n` is the output of the model's `n`-th block.
     """
     middle, upper = math.ceil(num_layers / 2), math.ceil(3 * num_layers / 4)
     return tuple(dict.fromkeys(((middle,), (upper,), tuple(dict.fromkeys((middle, num_layers))))))
@@ -112,9 +111,7 @@ class ResponseStates:
     def means(self, pairs: Sequence[Pair], progress: Progress = no_progress) -> FloatArray:
         """The features of each pair, `[N, F]`.
 
-        Args:
-            pairs: Seeker's posts and responses; each distinct pair is computed once.
-            progress: Called after each forward pass.
+        Each distinct pair is computed once.
         """
         distinct = list(dict.fromkeys(pairs))
         place = {pair: i for i, pair in enumerate(distinct)}
