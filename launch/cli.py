@@ -146,11 +146,7 @@ def config_docs(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and ends the process with an honest exit status.
-
-    Args:
-        arguments: The arguments after the program's name; None for those of the process.
-    """
+    """Runs the command line and ends the process with an honest exit status."""
     settle_streams()
     _settle_variables()
     with heed_signals():

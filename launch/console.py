@@ -88,10 +88,7 @@ def progress(description: str, console: Console = err) -> Iterator[Progress]:
 def waiting_for(what: str, state: Callable[[], str], every_s: float = 60.0) -> Iterator[None]:
     """Says now and then what the block still waits for.
 
-    Args:
-        what: What is waited for.
-        state: How things stand, asked for each time.
-        every_s: Seconds between lines.
+    `state` is asked each time how things stand.
     """
     over = threading.Event()
     started = time.monotonic()

@@ -87,8 +87,7 @@ def stop_on_request(notice: str) -> Iterator[Callable[[], bool]]:
 
     Only a process's main thread hears of signals; in another thread nothing is ever requested.
 
-    Args:
-        notice: What to say at the request, such as what is being finished.
+    `notice` says at the request what is being finished, for example.
 
     Yields:
         Whether a stop has been requested.

@@ -19,11 +19,7 @@ RedactOption = Annotated[
 
 
 def redaction(wanted: bool) -> list[str]:
-    """The override that the option stands for.
-
-    Args:
-        wanted: Whether the option was given.
-    """
+    """The override that the option stands for."""
     return [f"{REDACT_KEY}=true"] if wanted else []
 
 

@@ -32,9 +32,6 @@ def ordered(entries: Iterable[str]) -> list[str]:
 
     Where they are installed, they are found without an entry. They need one in a checkout, and where an earlier entry
     holds something of their names.
-
-    Args:
-        entries: Folders; an empty one is the working directory.
     """
     kept = [entry for entry in entries if not _is_working_directory(entry)]
     others = [entry for entry in kept if os.path.realpath(entry) != ROOT]

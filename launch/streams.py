@@ -40,11 +40,7 @@ def settle_streams() -> None:
 
 
 def plainly(error: UnicodeError) -> tuple[str, int]:
-    """Handler of encoding errors: characters that look alike, or else the escapes of JSON (and of Python).
-
-    Args:
-        error: What could not be encoded.
-    """
+    """Handler of encoding errors: characters that look alike, or else the escapes of JSON (and of Python)."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     plain = error.object[error.start : error.end].translate(_PLAIN)

@@ -81,12 +81,6 @@ def assemble(
 def check_rows(values: object, scorer: str, width: int, rows: Sequence[int]) -> FloatArray:
     """What a scorer returned, as an array, or an error that says where it is wrong.
 
-    Args:
-        values: The scorer's answer, to be shaped `[len(rows), width]`.
-        scorer: Name of the scorer.
-        width: Numbers in a row.
-        rows: Per item, the request that it belongs to.
-
     Raises:
         PartnerError: The answer is None, has another number of rows, a row of another width, or one with None, NaN
             or infinity. Names the scorer and the request.

@@ -79,16 +79,7 @@ def write_classifier(
     encoder_config: PreTrainedConfig,
     settings: Mapping[str, object],
 ) -> None:
-    """Write a classifier into a folder that is being made.
-
-    Args:
-        folder: Where to.
-        kind: `empathy` or `coherence`.
-        model: Its weights.
-        tokenizer: Tokenizer of its encoder.
-        encoder_config: Configuration of its encoder.
-        settings: JSON values to keep beside it.
-    """
+    """Write a classifier into a folder that is being made."""
     # Copies: safetensors refuses tensors that share memory.
     weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)

@@ -68,10 +68,7 @@ class EmpathyEnsemble:
     def load(cls, folder: Path, max_tokens: int | None = None, device: str = "cpu") -> EmpathyEnsemble:
         """Read what `save` wrote; a single classifier's folder is an ensemble of one.
 
-        Args:
-            folder: The ensemble's folder.
-            max_tokens: Each post is cut to its first this many tokens; None cuts as in training.
-            device: `cpu` or `cuda`.
+        Each post is cut to its first `max_tokens` tokens; None cuts as in training.
 
         Raises:
             PartnerError: There is no classifier, or a member is missing.
@@ -87,10 +84,6 @@ def lower_bound(levels_ENM: Tensor, deviations: float) -> Tensor:
 
     The deviation is that of a sample (divided by E − 1): it says how far one more member would be off, and does not
     shrink when there are more of them.
-
-    Args:
-        levels_ENM: What each of at least two members says.
-        deviations: How many; 0 for the mean.
     """
     return (levels_ENM.mean(dim=0) - deviations * levels_ENM.std(dim=0)).clamp(0.0, float(MAX_LEVEL))
 

@@ -240,13 +240,7 @@ class EmpathyClassifier:
     """The model with its tokenizer: pairs of posts in, levels and rationales out."""
 
     def __init__(self, model: EmpathyModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-        """Take a model over.
-
-        Args:
-            model: The model, on the device that it is to run on.
-            tokenizer: Tokenizer of both encoders.
-            max_tokens: Each post is cut to its first this many tokens.
-        """
+        """Take a model over."""
         self.model = model
         self.model.train(False)
         self.tokenizer = tokenizer

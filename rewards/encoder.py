@@ -116,12 +116,7 @@ def encode_states(
 ) -> list[Tensor]:
     """Last hidden states of each text, `[T, D]` without padding, in the order given; no gradient.
 
-    Args:
-        encoder: The encoder, in evaluation mode.
-        encoded: The texts.
-        pad_id: Fills up short rows.
-        device: Where the encoder is.
-        advance: Called after each forward pass.
+    The encoder is in evaluation mode; `advance` is called after each forward pass.
     """
     states: list[Tensor | None] = [None] * len(encoded)
     # Not inference_mode: training keeps these states as inputs of layers that need gradients.

@@ -95,9 +95,7 @@ class LanguageModel:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take a model over.
 
-        Args:
-            model: A causal language model on its device; switched to evaluation mode.
-            tokenizer: Its tokenizer.
+        The model is on its device, and is switched to evaluation mode.
 
         Raises:
             PartnerError: The model's logits are not its head applied to its last hidden states, or the tokenizer has

@@ -47,9 +47,7 @@ def post_key(post: str) -> str:
 def distinct_posts(posts: Iterable[str], limit: int | None = None) -> Posts:
     """The different ones among some posts, the blank ones left out.
 
-    Args:
-        posts: In any order, repeats allowed.
-        limit: Most posts, chosen by hash, so that a larger corpus changes few of them; None for all.
+    A limit chooses by hash, so that a larger corpus changes few of them.
     """
     # Of two spellings the same one whatever the order.
     found = {post_key(post): post for post in sorted(posts, reverse=True) if post.strip()}

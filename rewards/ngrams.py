@@ -74,10 +74,7 @@ class NgramLevels(nn.Module):
     def fit(self, texts: Sequence[str], levels_NM: Tensor, rows: npt.NDArray[np.int64] | None = None) -> None:
         """Fit the regression, levels balanced; a level that never occurs stays all but impossible.
 
-        Args:
-            texts: Which n-grams there are, and how rare.
-            levels_NM: Their levels.
-            rows: The texts to fit on, repeats allowed; None for each once.
+        `rows` are the texts to fit on, repeats allowed; None for each once.
         """
         counts = _VECTORIZER.transform(texts)
         texts_with_F = np.asarray((counts > 0).sum(axis=0)).ravel()

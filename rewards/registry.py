@@ -104,12 +104,7 @@ COMPONENTS: Final[Mapping[str, Callable[[RunConfig, Path], RewardComponent]]] = 
 
 
 def input_keys(config: RunConfig, name: str) -> tuple[str, ...]:
-    """Keys of what a component's models are loaded from; a key without a value means the run's own classifier.
-
-    Args:
-        config: The configuration.
-        name: A name of `COMPONENTS`.
-    """
+    """Keys of what a component's models are loaded from; a key without a value means the run's own classifier."""
     section = config.rewards.mutual_information
     sides = {
         "forward": (section.lambda_mi > 0.0, section.forward_checkpoint),
@@ -129,9 +124,7 @@ def input_keys(config: RunConfig, name: str) -> tuple[str, ...]:
 def all_components(config: RunConfig, run_folder: Path) -> dict[str, RewardComponent]:
     """Every component that an evaluation scores: those that have a weight, and those that measure whatever they weigh.
 
-    Args:
-        config: The run's configuration.
-        run_folder: The run's folder, which holds the classifiers that the run trains.
+    The run's folder holds the classifiers that the run trains.
     """
     sections = {name: getattr(config.rewards, name) for name in COMPONENTS}
     return {name: make(config, run_folder) for name, make in COMPONENTS.items() if sections[name].is_scored}

@@ -39,9 +39,6 @@ def run(
 def check_storage(folder: Path) -> None:
     """Checks that run folders can be written.
 
-    Args:
-        folder: Where they go.
-
     Raises:
         PartnerError: The folder cannot be made or written.
     """

@@ -87,8 +87,7 @@ def _readable(paths: Sequence[Path]) -> list[RunInfo]:
 def changed_keys(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each run the keys in which it differs from most of the others, with its own values.
 
-    Args:
-        configs: Dotted key → value, of each run; empty where it is not known.
+    Values are by dotted key; a run without any is not known.
     """
     keys = dict.fromkeys(key for config in configs for key in config if key not in _NOT_SETTINGS)
     usual = {}

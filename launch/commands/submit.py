@@ -51,11 +51,7 @@ class Job:
     commit: str | None
 
     def entrypoint(self, package: str | None) -> str:
-        """The job's command line.
-
-        Args:
-            package: Name of the package of secrets, if there are any.
-        """
+        """The job's command line."""
         given = [] if package is None else ["--secrets", package]
         return shlex.join(
             ["python", "-m", "launch.commands.job_entry", "--storage", self.storage, *given, "--", *self.arguments]

@@ -37,11 +37,6 @@ def complete(arguments: Sequence[str], storage: str, working_dir: Path) -> tuple
 
     A run, a sweep or an ablation is checked here. It joins the job's own cluster, and its folder goes to the storage.
 
-    Args:
-        arguments: The command after `partner-rl`.
-        storage: Folder on the cluster for run folders.
-        working_dir: The folder that goes along.
-
     Raises:
         PartnerError: There is no such command, its configuration is wrong or stays behind, or what it writes would be
             gone with the job.

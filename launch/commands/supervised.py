@@ -44,11 +44,7 @@ def training_config(preset: str, overrides: Sequence[str] | None, source: str) -
 def training_splits(config: RunConfig, base: str, outputs: Mapping[NewFolder, str], memory: EstimateMemory) -> Splits:
     """The corpus in splits, when outputs and inputs have been looked at; sets torch's threads. A dry run ends here.
 
-    Args:
-        config: The configuration.
-        base: Names the model that the training starts from.
-        outputs: The folders that it writes, and what will be in each.
-        memory: Estimates what it needs.
+    `base` is the key of the model that the training starts from.
 
     Raises:
         PartnerError: An output cannot be written, an input is absent or damaged, or the corpus leaves a split empty.

@@ -108,10 +108,6 @@ def _reason(error: RuntimeError) -> str:
 def one_line_errors(address: str, job_id: str | None = None) -> Iterator[None]:
     """Turns what Ray's client raises in the block into errors for the user.
 
-    Args:
-        address: The cluster's address.
-        job_id: The job that the block asks about, if any.
-
     Raises:
         PartnerError: Says what is wrong and what to do.
     """

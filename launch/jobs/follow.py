@@ -28,10 +28,6 @@ def follow(cluster: Cluster, job_id: str) -> int:
 
     Says once a minute what a job waits for that has not started yet. Ctrl-C leaves the job alone.
 
-    Args:
-        cluster: The cluster.
-        job_id: The job.
-
     Raises:
         PartnerError: There is no such job, or the cluster has not answered for a while.
         KeyboardInterrupt: After Ctrl-C, with what to do next.
@@ -65,12 +61,7 @@ def follow(cluster: Cluster, job_id: str) -> int:
 
 
 def exit_status(status: str, driver_exit_code: int | None) -> int:
-    """The exit status that stands for a job's end.
-
-    Args:
-        status: `SUCCEEDED`, `FAILED` or `STOPPED`.
-        driver_exit_code: That of the job's process, if it ran.
-    """
+    """The exit status that stands for a job's end."""
     if status == "SUCCEEDED":
         return 0
     if status == "STOPPED":

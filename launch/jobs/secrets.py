@@ -44,8 +44,7 @@ def store_variables(client: JobSubmissionClient, variables: Mapping[str, str]) -
 def take_variables(name: str) -> dict[str, str]:
     """Takes variables out of the store of the cluster that this job runs on; a second time they are gone.
 
-    Args:
-        name: What `store_variables` returned.
+    The name is what `store_variables` returned.
 
     Raises:
         PartnerError: They are not there.

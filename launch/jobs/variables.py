@@ -32,10 +32,6 @@ _SECRET_ENDS: Final = ("KEY", "TOKEN", "PASSWORD", "SECRET")
 def variables_to_send(environment: Mapping[str, str], named: Iterable[str]) -> dict[str, str]:
     """The variables that a job gets.
 
-    Args:
-        environment: The submitter's environment.
-        named: Variables asked for with `--env`.
-
     Raises:
         PartnerError: One that is asked for is not set, or is one of Ray's own, which the cluster sets.
     """
@@ -51,10 +47,6 @@ def variables_to_send(environment: Mapping[str, str], named: Iterable[str]) -> d
 
 def check_arguments(arguments: Iterable[str], variables: Mapping[str, str]) -> None:
     """Checks that no secret stands on the job's command line, which everybody who may list jobs can read.
-
-    Args:
-        arguments: The command line.
-        variables: Variables that go along.
 
     Raises:
         PartnerError: The value of a variable that is a key or a token stands there.

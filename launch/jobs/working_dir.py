@@ -58,11 +58,6 @@ EXCLUDED: Final = (
 def check_tree(folder: Path, excludes: Sequence[str], limit_bytes: int = LIMIT_BYTES) -> int:
     """Checks that a cluster will take the folder; returns the bytes that will go there, before compression.
 
-    Args:
-        folder: The working directory.
-        excludes: What stays behind.
-        limit_bytes: The most that may go.
-
     Raises:
         PartnerError: It is no folder, too much is in it (names what is largest), a link in it leads out of it or round
             in a circle, or workers would import something of it instead of our packages.

@@ -59,14 +59,7 @@ class CheckRequest:
 def run_request(
     config: RunConfig, *, evaluates: bool = False, resumed: RunFolder | None = None, output: Path | None = None
 ) -> CheckRequest:
-    """A training run.
-
-    Args:
-        config: The run.
-        evaluates: Whether it evaluates what it has trained, with every reward.
-        resumed: The folder of a run that goes on.
-        output: Folder of the run folders; None for `runs_dir`.
-    """
+    """A training run."""
     keys = {DATA, WARM_START} | reward_keys(config, scores_all=evaluates)
     if evaluates or None in (config.rewards.empathy.checkpoint, config.rewards.coherence.checkpoint):
         keys |= {ENCODER}
@@ -93,20 +86,13 @@ def warm_start_request(config: RunConfig) -> CheckRequest:
 def training_request(key: str) -> CheckRequest:
     """The training of one model.
 
-    Args:
-        key: Names the model that it starts from.
+    The key names the model that it starts from.
     """
     return CheckRequest(frozenset({key, DATA} | ({EXAMPLES} if key == POLICY else set())), tracks=False, is_run=False)
 
 
 def scoring_request(config: RunConfig, names: Iterable[str], run: Path | None) -> CheckRequest:
-    """Texts that reward models score.
-
-    Args:
-        config: The configuration.
-        names: The components.
-        run: The run whose classifiers are used, if any.
-    """
+    """Texts that reward models score."""
     names = tuple(names)
     files = () if run is None else own_classifiers(config, run, names)
     keys = reward_keys(config, names)
@@ -116,9 +102,7 @@ def scoring_request(config: RunConfig, names: Iterable[str], run: Path | None) -
 def evaluation_request(runs: Sequence[EvaluatedRun], baselines: Sequence[str]) -> CheckRequest:
     """An evaluation of finished runs.
 
-    Args:
-        runs: The runs; the first one's pairs and reward models are used for all.
-        baselines: Names of the baselines.
+    The first run's pairs and reward models are used for all.
     """
     from launch.run_folder.evaluated import warm_starts
 
@@ -135,10 +119,7 @@ def evaluation_request(runs: Sequence[EvaluatedRun], baselines: Sequence[str]) -
 def own_classifiers(config: RunConfig, run: Path, names: Iterable[str]) -> tuple[ModelFact, ...]:
     """The classifiers that a run has trained, where its configuration names none.
 
-    Args:
-        config: The run's configuration.
-        run: Its folder.
-        names: Reward components; those without a classifier are passed over.
+    Components without a classifier are passed over.
     """
     from rewards.registry import trained_folder
 
@@ -164,11 +145,7 @@ def reward_keys(config: RunConfig, names: Iterable[str] | None = None, *, scores
 
 
 def inputs_of_all(configs: Iterable[RunConfig]) -> Iterator[tuple[RunConfig, CheckRequest]]:
-    """Of runs that are evaluated those that name an input which none before has named, and what they read.
-
-    Args:
-        configs: The runs.
-    """
+    """Of runs that are evaluated those that name an input which none before has named, and what they read."""
     seen = set[NamedInput]()
     for config in configs:
         request = run_request(config, evaluates=True)

@@ -147,12 +147,7 @@ def stage_plan(
 ) -> CommandPlan:
     """A command that has options alone.
 
-    Args:
-        outputs: What it would write, by file or folder.
-        source: The corpus that it reads.
-        resources: Its workers; None for a command that works in this process.
-        address: Ray cluster of the workers; None for this machine.
-        files: Models that its options name.
+    Without workers it works in this process; without an address they are on this machine.
     """
     config = RunConfig(resources=ResourcesConfig(address=address))
     request = CheckRequest(files=tuple(files), needs_labels=False, tracks=False, is_run=False)
@@ -164,14 +159,7 @@ def stage_plan(
 def training_plan(
     config: RunConfig, request: CheckRequest, outputs: Mapping[Path, str], memory: EstimateMemory
 ) -> CommandPlan:
-    """A command that trains one model in its own process, whatever warm start the configuration names.
-
-    Args:
-        config: The configuration.
-        request: What it reads.
-        outputs: What it writes, by file or folder.
-        memory: Estimates what it needs.
-    """
+    """A command that trains one model in its own process, whatever warm start the configuration names."""
     config = config.model_copy(update={"warmstart": config.warmstart.model_copy(update={"checkpoint": None})})
     return CommandPlan(config, _with_output(request, outputs), outputs, partial(_driver_plan, config), memory)
 
@@ -185,12 +173,7 @@ def scoring_plan(
 ) -> CommandPlan:
     """A command that scores texts with the reward models.
 
-    Args:
-        config: The configuration.
-        request: What it reads, but for the texts.
-        outputs: What it writes, by file or folder; may be empty.
-        source: The texts.
-        processes: Makes the plan of its processes; None for those that score in its own process.
+    `processes` makes the plan of its processes; None for those that score in its own process.
     """
     processes = processes or partial(_driver_plan, config)
     return CommandPlan(config, _with_output(request, outputs), outputs, processes, source=source)
@@ -199,10 +182,7 @@ def scoring_plan(
 def evaluation_plan(config: RunConfig, request: CheckRequest, outputs: Mapping[Path, str]) -> CommandPlan:
     """An evaluation of finished runs.
 
-    Args:
-        config: The first run's configuration, whose pairs and reward models are used for all.
-        request: What it reads.
-        outputs: What it writes, by file or folder.
+    The configuration is the first run's, whose pairs and reward models are used for all.
     """
 
     def processes() -> Plan:
@@ -221,11 +201,8 @@ def new_run_plan(
 ) -> CommandPlan:
     """A training run that is yet to be started.
 
-    Args:
-        config: The run.
-        default_name: Names the folder, with the time, when the configuration does not.
-        also: What the command writes besides: file name in the run folder → what it is.
-        evaluates: Whether the command evaluates what it has trained.
+    `default_name` names the folder, with the time, when the configuration does not; `also` is what the command writes
+    besides, by file name in the run folder.
     """
     folder = Path(config.runs_dir) / (config.name or f"{default_name}-DATE-TIME")
     others = [Write(folder / name, what) for name, what in (also or {}).items()]

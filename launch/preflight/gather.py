@@ -55,12 +55,6 @@ def gather(
 ) -> tuple[RunConfig, Facts]:
     """The facts of a command.
 
-    Args:
-        config: The run as it was asked for.
-        request: What the command is about.
-        plan: Its processes; None for those of the run.
-        memory: Estimates what they need.
-
     Returns:
         The configuration with this machine's GPUs shared out, and the facts.
     """

@@ -34,24 +34,12 @@ FIRST_ROWS: Final = 200
 
 
 def option_fact(option: str, kind: Kind, name: Path | str, config: RunConfig | None = None) -> ModelFact:
-    """An input that an option names.
-
-    Args:
-        option: The option.
-        kind: What it is to be.
-        name: What it names.
-        config: The configuration that it is used with; None for the defaults.
-    """
+    """An input that an option names."""
     return input_fact(NamedInput(option, kind, str(name)), config or RunConfig())
 
 
 def input_fact(named: NamedInput, config: RunConfig) -> ModelFact:
-    """An input, looked at without fetching it and without reading a weight.
-
-    Args:
-        named: The input.
-        config: The configuration that it is used with.
-    """
+    """An input, looked at without fetching it and without reading a weight."""
 
     def check(folder: Path) -> None:
         _CHECKS[named.kind](folder, config)
@@ -71,11 +59,7 @@ def _opened(named: NamedInput, check: Callable[[Path], None]) -> ModelFact:
 def model_fact(key: str, name: str, cache: Path | None, check: Callable[[Path], None] | None = None) -> ModelFact:
     """A pretrained model, looked for without fetching it.
 
-    Args:
-        key: The key or the option that names it.
-        name: Its name or folder.
-        cache: Cache of converted models; None for the default.
-        check: Raises PartnerError for a folder that its use would fail with; None for any use.
+    `check` raises a PartnerError for a folder that its use would fail with; None for any use.
     """
 
     def found() -> ModelFact:
@@ -183,9 +167,7 @@ _CHECKS: Final[Mapping[Kind, Callable[[Path, RunConfig], None]]] = MappingProxyT
 def corpus_facts(config: RunConfig, *, needs_labels: bool) -> Corpus:
     """The first rows of the data; no text of them is kept.
 
-    Args:
-        config: The run.
-        needs_labels: Whether training learns from labels, unless the configuration names what was learned.
+    `needs_labels` says whether training learns from labels, unless the configuration names what was learned.
     """
     source = config.data.source
     pairs = rejects = labelled = 0

@@ -18,10 +18,6 @@ from partner_rl.types import PartnerError
 def require_inputs(config: RunConfig, request: CheckRequest) -> None:
     """Refuses, before anything is computed or written, a command that an input would fail; fetches absent models.
 
-    Args:
-        config: The configuration.
-        request: What the command is about.
-
     Raises:
         PartnerError: An input is absent, damaged or of another kind; a model cannot be fetched; there is no such
             device; or run folders cannot be written.
@@ -67,10 +63,6 @@ def check_capacity(config: RunConfig, *, scores_all: bool = True) -> None:
     """Refuses, before anything is computed or written, a run that this machine or the cluster has no room for.
 
     Nor may the user's folders and variables be in its way.
-
-    Args:
-        config: The run.
-        scores_all: As in `resource_plan`.
 
     Raises:
         PartnerError: There is no room, or the cluster cannot be reached.

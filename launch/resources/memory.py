@@ -90,13 +90,7 @@ def run_memory(config: RunConfig, plan: Plan, shapes: Shapes) -> tuple[ProcessMe
 
 
 def scoring_memory(config: RunConfig, plan: Plan, shapes: Shapes) -> tuple[ProcessMemory, ...]:
-    """The same for an evaluation: the driver samples from a policy, reward pools score.
-
-    Args:
-        config: The run, with GPUs shared out.
-        plan: Its plan.
-        shapes: The models' sizes.
-    """
+    """The same for an evaluation: the driver samples from a policy, reward pools score."""
     shape, rows = shapes.get(POLICY), config.evaluation.batch_size
     found = [] if shape is None else [_sampling_driver(config, shape, rows)]
     return (*found, *(process for process in run_memory(config, plan, shapes) if process.group != DRIVER))
@@ -119,13 +113,7 @@ def _has_policy(group: ActorGroup) -> bool:
 
 
 def trained_parameters(shape: ModelShape, settings: PolicyConfig, window: int) -> int:
-    """Numbers that training changes: all weights, or the adapters and the position tokens' rows.
-
-    Args:
-        shape: The model.
-        settings: The policy.
-        window: Sentences in the window, which decide how many position tokens there are.
-    """
+    """Numbers that training changes: all weights, or the adapters and the position tokens' rows."""
     rows = num_positions(window) * shape.hidden
     if settings.lora is None:
         return shape.parameters + rows * (1 if shape.is_tied else 2)

@@ -97,9 +97,7 @@ def place(plan: Plan, nodes: Sequence[Node]) -> Placement:
     The largest come first. On a cluster that is full to the last share that order may leave an actor out where another
     one does not, so others are tried before somebody is told that there is no room.
 
-    Args:
-        plan: The plan; its driver reserves nothing and is left out.
-        nodes: The nodes.
+    The driver reserves nothing and is left out.
     """
     largest_first = sorted((group for group in plan.groups if group.bundle), key=_size, reverse=True)
     actors = [group for group in largest_first for _ in range(group.count)]

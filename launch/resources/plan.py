@@ -113,13 +113,7 @@ def reward_group_name(component: str) -> str:
 
 
 def threads_each(config: RunConfig, machine_cores: int, actors: int) -> int:
-    """Torch threads of each of several actors that compute at the same time: the cores shared out evenly.
-
-    Args:
-        config: The run, which may name the number itself.
-        machine_cores: Cores of the machine.
-        actors: Number of actors.
-    """
+    """Torch threads of each of several actors that compute at the same time: the cores shared out evenly."""
     return config.resources.actor_threads or max(1, machine_cores // max(1, actors))
 
 
@@ -253,9 +247,7 @@ def take_gpus(free: list[float], gpus: float) -> tuple[int, ...] | None:
 
     A fraction must fit one device; from 1 on, an actor gets whole devices.
 
-    Args:
-        free: Per device, the share that nobody has reserved; lowered in place.
-        gpus: GPUs, or a fraction of one, that the actor reserves.
+    `free` is the share of each device that nobody has reserved; it is lowered in place.
 
     Returns:
         The devices, or None when there is no room.

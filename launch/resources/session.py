@@ -81,9 +81,6 @@ def ray_session(config: RunConfig, plan: Plan) -> Iterator[None]:
 def join(address: str) -> None:
     """Joins a cluster.
 
-    Args:
-        address: `auto`, or HOST:PORT.
-
     Raises:
         PartnerError: There is no cluster, or it turns this process away.
     """

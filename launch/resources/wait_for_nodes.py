@@ -52,10 +52,7 @@ def require_capacity(plan: Plan, wait_s: float, nodes: Callable[[], Sequence[Nod
 
     While it waits, the cluster's autoscaler is asked for what the plan needs.
 
-    Args:
-        plan: The plan.
-        wait_s: Seconds to wait for nodes (`resources.wait_for_nodes_s`); with 0 there must be room now.
-        nodes: Looks at the cluster.
+    With `wait_s` of 0 there must be room now.
 
     Raises:
         PartnerError: There is no room, or not in time; says what is missing.

@@ -70,12 +70,6 @@ def choose(found: Sequence[Ablation], only: str | None) -> list[Ablation]:
 def plan(preset: str, overrides: Sequence[str], only: str | None, output: Path) -> list[PlannedRun]:
     """The runs in their order, the full one first.
 
-    Args:
-        preset: A preset's name or a YAML file.
-        overrides: `key=value` texts that hold for all runs.
-        only: Names of the ablations wanted; None for all.
-        output: Folder of the runs' folders.
-
     Raises:
         PartnerError: The configuration or a change of it is wrong, or there is no such ablation.
     """

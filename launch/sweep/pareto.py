@@ -12,12 +12,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def losses(metrics: Sequence[Mapping[str, float]], objectives: Mapping[str, str]) -> Floats:
-    """Metrics as numbers of which less is better, shape `[N, M]` for `N` trials and `M` objectives.
-
-    Args:
-        metrics: Metric → value, of each trial.
-        objectives: Metric → `max` or `min`.
-    """
+    """Metrics as numbers of which less is better, shape `[N, M]` for `N` trials and `M` objectives."""
     signs = {metric: -1.0 if direction == "max" else 1.0 for metric, direction in objectives.items()}
     rows = [[signs[metric] * row[metric] for metric in objectives] for row in metrics]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))

@@ -47,11 +47,6 @@ class Line:
 def draw_charts(lines: Sequence[Line], objectives: Mapping[str, str], folder: Path) -> list[Path]:
     """Draws both charts.
 
-    Args:
-        lines: The trials, at least one.
-        objectives: Metric → `max` or `min`.
-        folder: Receives the files; made when missing.
-
     Returns:
         The written files.
     """

@@ -105,10 +105,6 @@ def chosen_config(base: str, record: TrialRecord) -> RunConfig:
     """The configuration of a trial as a run of its own.
 
     Weights that changed while training become schedules, so that the run repeats what the policy went through.
-
-    Args:
-        base: The file that trials change.
-        record: The trial.
     """
     values: dict[str, Any] = dict(record.values)
     if record.weights:
@@ -139,15 +135,7 @@ def write_report(
     sessions: Sequence[Session],
     incomparable: Mapping[str, Sequence[str]] = NOTHING,
 ) -> SweepResult:
-    """Writes `report.md`, `report.html`, `report.json`, `trials.parquet`, the charts and `chosen.yaml`.
-
-    Args:
-        sweep: The sweep's folder.
-        spec: The sweep.
-        records: All trials that were started.
-        sessions: All starts of the sweep.
-        incomparable: Swept key → objectives that trials do not compare in (`launch.sweep.sizing`).
-    """
+    """Writes `report.md`, `report.html`, `report.json`, `trials.parquet`, the charts and `chosen.yaml`."""
     found = sweep_result(spec, records)
     front = {found.finished[i].name for i in found.front}
     if found.chosen is not None:

@@ -45,14 +45,7 @@ class OptunaProposals(Searcher):
     def __init__(
         self, spec: SweepSpec, known: Sequence[TrialRecord], pending: Sequence[Point], read: ReadRecord
     ) -> None:
-        """Builds the study.
-
-        Args:
-            spec: The sweep.
-            known: All trials that were started before.
-            pending: Those of them to go on with.
-            read: Reads a trial's record when it has ended.
-        """
+        """Builds the study."""
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._distributions = {key: distribution(values) for key, values in spec.space.items()}
@@ -157,13 +150,7 @@ def distribution(values: Range) -> BaseDistribution:
 
 
 def scheduler(spec: SweepSpec, iterations: int, known: Sequence[TrialRecord]) -> TrialScheduler:
-    """The scheduler of a sweep, which remembers what earlier trials reached.
-
-    Args:
-        spec: The sweep.
-        iterations: Iterations of a trial that is not stopped.
-        known: All trials that were started before.
-    """
+    """The scheduler of a sweep, which remembers what earlier trials reached."""
     metric, mode = spec.decisive
     if spec.scheduler == "none":
         return FIFOScheduler()

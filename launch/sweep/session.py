@@ -84,11 +84,6 @@ class SharedPool:
 def make_shared(config: RunConfig, sweep: SweepFolder, share: Shares) -> dict[str, JsonValue]:
     """Trains what no swept key changes and the configuration names no checkpoint of, unless it is there.
 
-    Args:
-        config: The configuration that trials change.
-        sweep: The sweep's folder.
-        share: What is shared.
-
     Returns:
         Configuration key → value, for all trials.
     """
@@ -123,14 +118,7 @@ def shared_keys(config: RunConfig, sweep: SweepFolder, share: Shares) -> dict[st
 
 @contextmanager
 def shared_pool(spec: SweepSpec, config: RunConfig, sweep: SweepFolder, plan: Plan) -> Iterator[SharedPool]:
-    """The shared reward actors, for the time of a block.
-
-    Args:
-        spec: The sweep.
-        config: The configuration that trials change, with the shared checkpoints.
-        sweep: The sweep's folder.
-        plan: Says the actors' threads.
-    """
+    """The shared reward actors, for the time of a block."""
     group = next(group for group in plan.groups if group.name.startswith("reward "))
     run_id = f"{sweep.path.name}-{ray.get_runtime_context().get_job_id()}"
     components = all_components(pooled_config(spec, config), sweep.shared.path)
@@ -223,11 +211,8 @@ class Sweep:
 def new_sweep(name: str, overrides: tuple[str, ...], output: Path | None, num_samples: int | None) -> Sweep:
     """A sweep that has not begun; nothing is written.
 
-    Args:
-        name: A shipped spec's name, or a YAML file.
-        overrides: `key=value` texts for all trials.
-        output: The sweep's folder; None for `runs/sweep-NAME`.
-        num_samples: Instead of the spec's.
+    The name is a shipped spec's, or a YAML file; `num_samples` takes the place of the spec's, and without an output the
+    folder is `runs/sweep-NAME`.
 
     Raises:
         PartnerError: The spec or a configuration is wrong, or the folder holds a sweep.
@@ -246,10 +231,7 @@ def new_sweep(name: str, overrides: tuple[str, ...], output: Path | None, num_sa
 def open_sweep(path: Path, num_samples: int | None, overrides: tuple[str, ...] = ()) -> Sweep:
     """A sweep that was begun; nothing is written.
 
-    Args:
-        path: Its folder.
-        num_samples: Instead of the spec's, to add trials.
-        overrides: `KEY=VALUE` texts that hold from now on.
+    `num_samples` takes the place of the spec's, to add trials.
 
     Raises:
         PartnerError: The folder holds no sweep, or one that is damaged; a key has changed that may not, or an input is
@@ -337,12 +319,7 @@ def _checked(folder: SweepFolder, spec: SweepSpec, overrides: tuple[str, ...]) -
 
 
 def left_to_do(sweep: Sweep, *, retry_failed: bool = False) -> Work:
-    """The trials that have not ended.
-
-    Args:
-        sweep: The sweep.
-        retry_failed: Those that failed have not ended.
-    """
+    """The trials that have not ended."""
     spec, known = sweep.spec, sweep.folder.records()
     going_on = {r.number: r for r in known if r.status == "running" or r.is_to_be_retried(all_failed=retry_failed)}
     planned = planned_points(spec)
@@ -358,10 +335,6 @@ def left_to_do(sweep: Sweep, *, retry_failed: bool = False) -> Work:
 
 def run_sweep(sweep: Sweep, *, retry_failed: bool = False) -> SweepResult:
     """Runs what is left of a sweep and writes its report.
-
-    Args:
-        sweep: The sweep.
-        retry_failed: Try failed trials again.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the message says how to go on.

@@ -106,10 +106,6 @@ def shares(spec: SweepSpec) -> Shares:
 def check_scorers(spec: SweepSpec, config_of: ConfigOf) -> None:
     """Checks that no swept key changes what the reward actors compute.
 
-    Args:
-        spec: The sweep.
-        config_of: Makes a trial's configuration.
-
     Raises:
         PartnerError: One does.
     """
@@ -126,10 +122,6 @@ def check_scorers(spec: SweepSpec, config_of: ConfigOf) -> None:
 
 def check_reservations(configs: Iterable[tuple[str, RunConfig]], base: RunConfig) -> None:
     """Checks that every trial reserves what the sweep's base does: Tune places all of them alike.
-
-    Args:
-        configs: Trials, each with what to call it.
-        base: The configuration that trials change.
 
     Raises:
         PartnerError: A trial has other processes; it would wait in silence for room that nobody has set aside.
@@ -169,10 +161,7 @@ def pooled_config(spec: SweepSpec, config: RunConfig) -> RunConfig:
 def on_gpus(spec: SweepSpec, config: RunConfig, machine_gpus: int) -> RunConfig:
     """Puts a trial's own process and its reward actors on fractions of a GPU when nothing is placed on one.
 
-    Args:
-        spec: Says which fractions.
-        config: The trial; left as it is on a cluster, with `device=cpu`, or when it names GPUs itself.
-        machine_gpus: GPUs of the machine.
+    A trial is left as it is on a cluster, with `device=cpu`, or when it names GPUs itself.
     """
     sections = {name: s for name, s in config.rewards.components().items() if isinstance(s, RewardSection)}
     named = [config.algorithm.num_gpus_per_env_runner, config.algorithm.num_gpus_per_learner]
@@ -193,11 +182,7 @@ def on_gpus(spec: SweepSpec, config: RunConfig, machine_gpus: int) -> RunConfig:
 def trials_in_memory(spec: SweepSpec, plan: Plan, needs: Iterable[ProcessMemory], free: int) -> int:
     """Trials that a machine has the memory for, by the same estimate as in `partner-rl doctor`; at least one.
 
-    Args:
-        spec: The sweep.
-        plan: The processes of one trial.
-        needs: What each of them needs.
-        free: Free memory of the machine, bytes.
+    `free` is in bytes.
     """
     counts = {group.name: group.count for group in plan.groups}
     shared = each = 0
@@ -215,13 +200,7 @@ def sizing(
 ) -> Sizing:
     """Sizes a trial and says how many run at a time.
 
-    Args:
-        spec: The sweep.
-        config: The configuration that trials change, GPUs shared out (`on_gpus`).
-        trials: How many there are to run.
-        machine_cores: Cores of this machine.
-        machine_gpus: GPUs of this machine.
-        in_memory: Trials that there is memory for, where the spec does not say how many to run at a time.
+    `in_memory` counts the trials that there is memory for, where the spec does not say how many to run at a time.
 
     Raises:
         PartnerError: A single trial asks for more GPUs than this machine has, and no cluster is joined.
@@ -296,10 +275,6 @@ METRIC_OF: Final = {
 
 def incomparable_objectives(spec: SweepSpec, config_of: ConfigOf) -> dict[str, list[str]]:
     """Objectives that are not measured alike in all trials, so that trials do not compare in them.
-
-    Args:
-        spec: The sweep.
-        config_of: Makes a trial's configuration.
 
     Returns:
         Swept key → objectives that are measured with what it changes.

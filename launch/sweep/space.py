@@ -87,9 +87,7 @@ def _plain(value: Any) -> JsonValue:
 def config_maker(spec: SweepSpec, overrides: Sequence[str]) -> ConfigOf:
     """How the configurations of trials are made.
 
-    Args:
-        spec: The sweep.
-        overrides: Further `key=value` texts; they come after the spec's own.
+    Overrides come after the spec's own.
 
     Raises:
         PartnerError: An override sets what is swept, or what is the sweep's own business.
@@ -108,11 +106,6 @@ def checked_configs(
     spec: SweepSpec, config_of: ConfigOf, points: Sequence[Point] | None
 ) -> Iterator[tuple[str, RunConfig]]:
     """Checks every point, or, where they are not known yet, every key with its extreme values.
-
-    Args:
-        spec: The sweep.
-        config_of: Makes a trial's configuration.
-        points: The points, if they are known.
 
     Yields:
         What was checked, in words, and its configuration.

@@ -253,12 +253,7 @@ def read_spec(name_or_path: str) -> tuple[SweepSpec, str]:
 
 
 def _with_absolute_paths(spec: SweepSpec, folder: Path) -> SweepSpec:
-    """The spec as it is seen from any folder.
-
-    Args:
-        spec: The spec.
-        folder: The folder that its relative paths start from.
-    """
+    """The spec as it is seen from any folder."""
     base = spec.base if spec.base in preset_names() else str(absolute_path(spec.base, folder))
     overrides = {key: resolve_paths(value, key, folder) for key, value in spec.overrides.items()}
     space = dict(spec.space)
@@ -276,10 +271,6 @@ def shipped_specs() -> list[str]:
 
 def checked_spec(values: dict[str, Any], source: str) -> SweepSpec:
     """A spec from the values of a file.
-
-    Args:
-        values: Plain values.
-        source: What to call them in messages.
 
     Raises:
         PartnerError: A key or value is wrong: one line that says which, what was expected, and what may be meant.

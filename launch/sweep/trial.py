@@ -143,10 +143,6 @@ def run_trial(setup: TrialSetup, config: Mapping[str, Any]) -> None:
     """Runs a trial in a process that Tune has started; what it reaches is written down before Tune hears of it.
 
     A trial that fails has the reason in its record, and has ended for Tune like any other: it is not tried again.
-
-    Args:
-        setup: What all trials have in common.
-        config: The point, as `Point.as_config` made it, under `trial`.
     """
     given = config["trial"]
     point, sweep = Point(given["number"], given["values"]), SweepFolder(setup.folder)
@@ -183,9 +179,7 @@ def is_transient(error: BaseException | None) -> bool:
 def failure_reason(error: Exception, *, redact: bool) -> str:
     """Why a trial failed, in one line.
 
-    Args:
-        error: What it raised.
-        redact: Name an error that is not meant for users by its type alone: its message may quote a post.
+    With `redact`, an error that is not meant for users is named by its type alone: its message may quote a post.
     """
     cause = _cause(error)
     if isinstance(cause, PartnerError):

@@ -71,11 +71,6 @@ class GuardWatch:
     ) -> tuple[dict[str, float], tuple[Alarm, ...]]:
         """Takes an iteration into the window.
 
-        Args:
-            step: The iteration, counted from 1.
-            iteration: What it did.
-            metrics: Its metrics.
-
         Returns:
             The guards' metrics, and the alarms that are raised.
         """

@@ -69,10 +69,7 @@ def configuration_to_resume(
 ) -> tuple[RunConfig, tuple[Change, ...]]:
     """The configuration that a training goes on with, and the keys in which it differs from that at its beginning.
 
-    Args:
-        file: The `config.yaml` in the training's folder.
-        overrides: `KEY=VALUE` texts that hold from now on.
-        has_begun: Whether something has been computed that depends on the configuration.
+    `has_begun` says whether something has been computed that depends on the configuration.
 
     Raises:
         PartnerError: A key has changed that may not.
@@ -102,11 +99,6 @@ def settle(run: RunFolder, config: RunConfig, splits: Splits) -> None:
     """Compares the inputs of a run with those that it began with, and notes what it goes on with.
 
     To be called inside of the run's lock, before anything is computed.
-
-    Args:
-        run: The run folder.
-        config: The configuration that `open_to_resume` allowed, or that of a new run.
-        splits: The corpus as it was read.
 
     Raises:
         InputError: An input holds something else than at the beginning.

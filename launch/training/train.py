@@ -55,12 +55,8 @@ def prepare(
 
     To be called inside of the run's lock.
 
-    Args:
-        config: The configuration, placed on this machine.
-        run: The run folder.
-        clock: Measures the phases.
-        chosen: The configuration as the user chose it, which the run folder notes.
-        held_out: The splits that the policy is evaluated on.
+    `chosen` is the configuration as the user chose it, which the run folder notes; `held_out` are the splits that the
+    policy is evaluated on.
 
     Raises:
         InputError: An input holds something else than when the run began.

@@ -129,14 +129,7 @@ def diagnose(
     silent: Sequence[tuple[Candidate, ActorLocation]],
     pending: Sequence[PendingCalls],
 ) -> Stall:
-    """Finds the silent actors that everything waits for.
-
-    Args:
-        phase: The phase that lasts too long.
-        seconds: How long.
-        silent: The actors that did not answer, and where they are.
-        pending: Calls that processes of the cluster wait for.
-    """
+    """Finds the silent actors that everything waits for."""
     clients = {calls.client for calls in pending if calls.client}
     blocking, behind = [], []
     for candidate, location in silent:

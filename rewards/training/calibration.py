@@ -24,10 +24,6 @@ IntArray = npt.NDArray[np.int64]
 def fit_temperature(logits_NL: FloatArray, labels_N: IntArray) -> tuple[float, float]:
     """The temperature that makes held-out labels likeliest.
 
-    Args:
-        logits_NL: Logits of held-out rows.
-        labels_N: Their classes.
-
     Returns:
         The temperature, and the mean negative log-likelihood with it, in nats.
     """

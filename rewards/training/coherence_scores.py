@@ -82,14 +82,7 @@ def classifier_scores(classifier: CoherenceClassifier, trials: Sequence[PairTria
 
 
 def pair_scores(score: PairScore, trials: Sequence[PairTrial], threshold: float, seed: int) -> CoherenceScores:
-    """Figures of a score on some trials, at least one.
-
-    Args:
-        score: The score.
-        trials: Positive pairs with a negative of each kind.
-        threshold: Above it a pair counts as of one response.
-        seed: Seed of the intervals.
-    """
+    """Figures of a score on some trials, at least one."""
     own, easy, hard = _scored(score, trials)
     # Every other negative of each kind.
     mix = np.where(np.arange(len(trials)) % 2 == 0, easy, hard)
@@ -113,15 +106,7 @@ def held_out_report(
 ) -> CoherenceTestReport:
     """Score held-out pairs with the classifier and the baselines.
 
-    Args:
-        classifier: The trained classifier.
-        examples_dev: Choose the baselines' thresholds.
-        examples_test: Scored.
-        encoder_path: The pretrained encoder, which finds the topics and is a baseline.
-        settings: Tokens of a text, neighbours of a hard negative.
-        seed: Seed of the pairs and the intervals.
-        split_sentences: A response's sentences.
-        device: Where the pretrained encoder runs.
+    The dev pairs choose the baselines' thresholds; the pretrained encoder finds the topics and is a baseline.
 
     Raises:
         PartnerError: The test split gives no pair, or the encoder cannot be loaded.

@@ -110,12 +110,7 @@ def with_wrong_conditions(rows: Sequence[TargetRow], batch: Sequence[int], partn
 
 
 def wrong_partners(seekers: Sequence[str], rng: np.random.Generator) -> list[int]:
-    """Per pair, the index of a random pair of another seeker.
-
-    Args:
-        seekers: Per pair, its seeker's id; at least two different ones.
-        rng: Decides everything.
-    """
+    """Per pair, the index of a random pair of another seeker."""
     partners = []
     for seeker in seekers:
         while True:

@@ -64,17 +64,7 @@ def dialogue_scores(
     accelerator: Accelerator,
     advance: Callable[[], None],
 ) -> DialogueScores:
-    """Score pairs of at least two seekers, true and wrong ones.
-
-    Args:
-        language_model: The model.
-        direction: What it was trained for.
-        examples: The pairs.
-        max_tokens: Each post is cut to this many tokens.
-        seed: Seed of the wrong partners and the intervals.
-        accelerator: Shares the pairs out over the processes.
-        advance: Called after each chunk (see `score_chunks`).
-    """
+    """Score pairs of at least two seekers, true and wrong ones."""
     partners = wrong_partners([e.seeker_id for e in examples], np.random.default_rng(seed))
     conditions, targets = conditions_and_targets(examples, direction)
 

@@ -284,15 +284,7 @@ def empathy_loss(
     weights_ML: Tensor,
     settings: RewardTrainingConfig,
 ) -> Tensor:
-    """`lambda_EI * CE(level) + lambda_RE * CE(rationale)`, summed over the mechanisms.
-
-    Args:
-        logits: Of the batch.
-        targets: Of all training pairs.
-        batch: Which pairs the batch holds.
-        weights_ML: Weight of each level in its mechanism's loss.
-        settings: The two lambdas.
-    """
+    """`lambda_EI * CE(level) + lambda_RE * CE(rationale)`, summed over the mechanisms."""
     levels_BML, rationales_BTM2 = logits.levels_BML.float(), logits.rationales_BTM2.float()
     levels_BM = targets.levels_NM[list(batch)].to(levels_BML.device)
     inside_BTM = nn.utils.rnn.pad_sequence(

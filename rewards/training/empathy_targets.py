@@ -77,11 +77,6 @@ def level_offsets(weights_ML: Tensor) -> Tensor:
 def rationale_tokens(label: MechanismLabel, text: str, response: EncodedText) -> tuple[list[int], int]:
     """Which tokens of a response belong to a mechanism's rationale.
 
-    Args:
-        label: The mechanism's label.
-        text: The response.
-        response: Its tokens.
-
     Returns:
         Per token 1 inside, 0 outside, `IGNORED` for special tokens; and how many rationales the text does not contain.
     """

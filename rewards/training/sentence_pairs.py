@@ -100,11 +100,6 @@ def embed_texts(encoder_path: Path, texts: Sequence[str], max_tokens: int, devic
 def same_topic(responses: Sequence[SplitResponse], seeker_vectors_ND: Matrix, neighbours: int) -> list[tuple[int, ...]]:
     """Per response, the responses that hard negatives are taken from.
 
-    Args:
-        responses: The responses.
-        seeker_vectors_ND: Unit vectors of the seeker posts that they answer.
-        neighbours: How many.
-
     Returns:
         Indices of other responses: those to the same seeker first, then those to the most similar seeker posts.
     """
@@ -129,11 +124,6 @@ def draw_trials(
     """Trials of all responses with two sentences or more, at most `PAIRS_PER_RESPONSE` of each.
 
     A draw without a negative of each kind, as a sentence that stands in both responses is none, is left out.
-
-    Args:
-        responses: The responses.
-        topics: Per response, where its hard negatives come from (see `same_topic`).
-        rng: Decides everything.
     """
     trials = []
     for index, response in enumerate(responses):
@@ -186,12 +176,6 @@ def training_batches(
     """A pass over the responses with two sentences or more, in random batches of responses.
 
     Each comes with one of its topic, so that every batch holds hard negatives.
-
-    Args:
-        responses: The responses.
-        topics: Per response, those of the same topic (see `same_topic`).
-        size: Responses of a batch, at most; 2 at least.
-        rng: Decides everything.
 
     Returns:
         Batches of distinct indices.

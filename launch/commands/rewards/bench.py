@@ -127,10 +127,7 @@ def replica_counts(given: str) -> tuple[int, ...]:
 def bench_requests(source: str, pairs: int, max_characters: int) -> list[ScoreRequest]:
     """What to score: distinct responses as if their last sentence had just been written.
 
-    Args:
-        source: A source as in `data.source`.
-        pairs: At most this many.
-        max_characters: A longer post is left out.
+    A post of more than `max_characters` is left out.
 
     Raises:
         PartnerError: The source cannot be read or holds no pair.
@@ -192,10 +189,7 @@ def pool_plan(config: RunConfig, replicas: int, cores: int, gpus: int) -> Plan:
 def placed_on_gpus(config: RunConfig, replicas: int, gpus: int) -> RunConfig:
     """The configuration with each reward actor on a share of a GPU, if there is one and none is named.
 
-    Args:
-        config: The configuration.
-        replicas: Actors that compute at the same time.
-        gpus: GPUs of the machine.
+    `replicas` are actors that compute at the same time.
     """
     if gpus == 0 or config.device == "cpu":
         return config
@@ -220,15 +214,6 @@ def measure_pool(
     progress: Progress = no_progress,
 ) -> Measurement:
     """Start a component's pool on the running Ray, warm it up, score the requests once, and end it.
-
-    Args:
-        name: The component's name.
-        component: The component.
-        config: CPUs, time limit and retries of its actors.
-        replicas: Actors.
-        threads: Torch threads of each.
-        requests: What to score.
-        progress: Called with (ready actors, all actors).
 
     Raises:
         PartnerError: An actor does not start or a scorer fails.
@@ -274,14 +259,7 @@ def measure_pool(
 
 
 def bench_report(config: RunConfig, data: str, pairs: int, results: Sequence[Measurement]) -> dict[str, Any]:
-    """The figures with all that they depend on, JSON-able.
-
-    Args:
-        config: The configuration.
-        data: The source of the pairs.
-        pairs: How many were scored.
-        results: The figures.
-    """
+    """The figures with all that they depend on, JSON-able."""
     from partner_rl.evaluation.summary import describe_device, package_versions
 
     rewards, lm = config.rewards, config.models.reward_lm

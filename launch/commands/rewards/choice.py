@@ -22,12 +22,7 @@ def chosen_config(
 ) -> RunConfig:
     """The configuration of a run or of a preset, with classifiers that are named apart.
 
-    Args:
-        run: A run folder; its `config.yaml` takes the preset's place.
-        preset: Name of a preset, or a YAML file.
-        overrides: `KEY=VALUE` texts.
-        empathy: Folder of an empathy classifier.
-        coherence: Folder of a coherence classifier.
+    The `config.yaml` of a run takes the preset's place.
 
     Raises:
         PartnerError: There is no such run or preset, or an override is wrong.
@@ -60,10 +55,7 @@ def chosen_names(only: str | None) -> tuple[str, ...]:
 def chosen_components(config: RunConfig, run: Path | None, names: tuple[str, ...]) -> Mapping[str, RewardComponent]:
     """The components by name, whatever they weigh.
 
-    Args:
-        config: The configuration.
-        run: The run folder that holds the classifiers that the configuration names no folder for, if any.
-        names: The components.
+    `run` holds the classifiers that the configuration names no folder for.
 
     Raises:
         PartnerError: A classifier is asked for that neither the run nor an option names.
