@@ -101,16 +101,13 @@ def test_micro_batches_do_not_change_the_update(local_ray):
         assert ((weight - parts[name]).abs() > 1e-3).float().mean() < 0.01, name
 
 
-@pytest.mark.parametrize(("runners", "learners"), [(0, 1), (1, 0), (2, 2)])
-def test_remote_env_runners_and_learners_train_alike(local_ray, runners, learners):
-    config = toy_config(num_env_runners=runners, num_learners=learners, kl_coeff=0.1)
-    metrics, weights = run(config, 2)
+def test_a_remote_env_runner_and_learner_train_alike(local_ray):
+    metrics, weights = run(toy_config(num_env_runners=1, num_learners=1, kl_coeff=0.1), 2)
     assert all(m["train/logprob_gap"] < 1e-4 for m in metrics)
     assert all(torch.isfinite(w).all() for w in weights.values())
-    if runners < 2:
-        _, local = run(toy_config(kl_coeff=0.1), 2)
-        moved = torch.cat([(weights[n] - local[n]).flatten().abs() for n in local])
-        assert (moved > 1e-3).float().mean() < 0.01
+    _, local = run(toy_config(kl_coeff=0.1), 2)
+    moved = torch.cat([(weights[n] - local[n]).flatten().abs() for n in local])
+    assert (moved > 1e-3).float().mean() < 0.01
 
 
 def test_two_learners_make_the_step_of_one(local_ray):

@@ -199,6 +199,7 @@ def test_a_training_goes_on_without_the_server_and_is_sent_later(tmp_path, clien
         "tracking.upload_wait_s=1",
         "tracking.tensorboard=false",
         "checkpoint.every=2",
+        "rewards.empathy.weight=0",
         "rewards.coherence.weight=0",
         "rewards.mutual_information.weight=0",
     ]

@@ -50,7 +50,7 @@ def write_pairs(path: Path, change: Callable[[pa.Table], pa.Table] = lambda pair
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(commands_share_ray, tmp_path_factory) -> Path:
     """A folder with a corpus, `pairs.parquet`, and a run of one iteration that was started there, `runs/run`."""
     folder = tmp_path_factory.mktemp("trained")
     write_pairs(folder / "pairs.parquet")
