@@ -18,6 +18,8 @@ from tests.helpers.needs import needs_of
 
 # Before torch and Ray are imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Commands ask for as many threads as there are cores; those that wait must not hold them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray asks once in a process whether there is a token, and the tests of a process share it.

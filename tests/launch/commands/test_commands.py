@@ -58,7 +58,7 @@ def test_plain_transformers_loads_the_export(finished_run):
 
 
 def mixed_pairs() -> list[dict[str, object]]:
-    """Three hundred pairs of every quality."""
+    """Sixty pairs of every quality."""
     good = {"seeker_post": "I cannot sleep and I worry all night.", "response_post": "Try a book. Or tea."}
     odd = [
         {"seeker_post": "😭😭", "response_post": "🙂"},
@@ -71,11 +71,11 @@ def mixed_pairs() -> list[dict[str, object]]:
         {"seeker_post": "I lost my job.\r\n\r\nAgain.", "response_post": "Look for one.\n\n- apply\n- wait"},
         {"seeker_post": 7, "response_post": "What?"},
     ]
-    return [(odd + [good] * 3)[i % 12] for i in range(300)]
+    return [(odd + [good] * 3)[i % 12] for i in range(60)]
 
 
 @pytest.mark.slow
-def test_rewrite_has_a_result_or_an_error_for_each_of_300_mixed_pairs(finished_run, tmp_path):
+def test_rewrite_has_a_result_or_an_error_for_each_of_60_mixed_pairs(finished_run, tmp_path):
     pairs = mixed_pairs()
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     result = partner(
@@ -90,7 +90,7 @@ def test_rewrite_has_a_result_or_an_error_for_each_of_300_mixed_pairs(finished_r
         if not broken:
             assert row["response_post"] == pair["response_post"]
             assert {"total", "empathy", "fluency", "coherence", "mutual_information"} <= row["scores"].keys()
-    assert "225 of 300 pairs rewritten, 75 with an error" in result.stdout
+    assert "45 of 60 pairs rewritten, 15 with an error" in result.stdout
 
 
 @pytest.mark.slow
