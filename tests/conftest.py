@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,14 @@ def _costly_files_first(items: list[pytest.Item]) -> None:
         cost[item.path] += max((SECONDS.get(mark.name, 0.25) for mark in item.iter_markers()), default=0.25)
     # A sort keeps the order of a file's tests.
     items.sort(key=lambda item: (-cost[item.path], item.path))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A command that ran in this process has PyTorch compute on all cores: the tests after it do not."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 def _has_gpu() -> bool:

@@ -53,7 +53,7 @@ def test_an_error_for_the_user_comes_through_from_an_env_runner(local_ray):
 
 
 def test_lost_learners_and_returned_env_runners_change_no_figure(local_ray, tmp_path):
-    config = toy_config(num_env_runners=2, num_learners=2)
+    config = toy_config(num_env_runners=1, num_learners=2)
     quiet = build_toy(config)
     try:
         expected = [figures(quiet) for _ in range(3)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.command_line import ROOT, environment
+
 MOUNT = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"'
 
 
@@ -29,8 +29,7 @@ def command_on_small_disk(folder: Path, size: str, command: list[str]) -> list[s
 def run_on_small_disk(folder: Path, size: str, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs a Python script there; its first argument is the folder."""
     command = [sys.executable, "-c", script, str(folder), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        command_on_small_disk(folder, size, command), env=environment, cwd=ROOT, capture_output=True, text=True,
+        command_on_small_disk(folder, size, command), env=environment(), cwd=ROOT, capture_output=True, text=True,
         timeout=400,
     )  # fmt: skip

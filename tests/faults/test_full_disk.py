@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import pytest
 
 from partner_rl.storage.full_disk import is_full_disk, when_there_is_room
-from tests.faults.full_disk import ROOT, command_on_small_disk, run_on_small_disk
+from tests.faults.full_disk import command_on_small_disk, run_on_small_disk
+from tests.helpers.command_line import environment
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -138,8 +139,7 @@ def test_a_command_whose_disk_is_full_from_the_start_says_so_in_one_line(tmp_pat
     folder = tmp_path / "disk"
     arguments = [sys.executable, "-m", "launch.cli", "train", "--preset", "smoke", f"runs_dir={folder}", "name=first"]
     command = command_on_small_disk(folder, "4k", arguments)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400)
+    result = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=400)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("error: the disk")
     assert "is full (No space left on device): make room, and start or resume the command" in result.stderr

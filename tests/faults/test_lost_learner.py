@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,13 @@ def kill_learner(algorithm: RewriteAlgorithm) -> int:
     return pid
 
 
-def test_a_killed_learner_costs_the_iteration_in_flight_or_those_since_the_checkpoint(local_ray, tmp_path, caplog):
+@pytest.fixture(scope="module")
+def pools(local_ray, tmp_path_factory) -> Iterator[RewardPools]:
+    with letters(tmp_path_factory.mktemp("learners") / "bed", "learners") as running:
+        yield running
+
+
+def test_a_killed_learner_costs_the_iteration_in_flight_or_those_since_the_checkpoint(pools, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     killed = []
 
@@ -66,24 +73,23 @@ def test_a_killed_learner_costs_the_iteration_in_flight_or_those_since_the_check
         if step == KILLED_AFTER and not killed:
             killed.append(kill_learner(algorithm))
 
-    with letters(tmp_path / "bed", "learners") as pools:
-        quiet = trained(tmp_path / "quiet", config(10, 128.0), pools)
-        assert [row["step"] for row in quiet] == [1, 2, 3, 4, 5]
+    quiet = trained(tmp_path / "quiet", config(10, 128.0), pools)
+    assert [row["step"] for row in quiet] == [1, 2, 3, 4, 5]
 
-        caplog.clear()
-        assert trained(tmp_path / "memory", config(10, 128.0), pools, kill_once) == quiet
-        assert "1 of 1 learners were lost: starting new ones" in caplog.text
-        assert f"going on after iteration {KILLED_AFTER}" in caplog.text
+    caplog.clear()
+    assert trained(tmp_path / "memory", config(10, 128.0), pools, kill_once) == quiet
+    assert "1 of 1 learners were lost: starting new ones" in caplog.text
+    assert f"going on after iteration {KILLED_AFTER}" in caplog.text
 
-        caplog.clear()
-        killed.clear()
-        assert trained(tmp_path / "disk", config(2, 0.0), pools, kill_once) == quiet
-        assert "going on after iteration 2" in caplog.text
+    caplog.clear()
+    killed.clear()
+    assert trained(tmp_path / "disk", config(2, 0.0), pools, kill_once) == quiet
+    assert "going on after iteration 2" in caplog.text
     exports = [(tmp_path / run / "export" / "model.safetensors").read_bytes() for run in ("quiet", "memory", "disk")]
     assert exports[0] == exports[1] == exports[2]
 
 
-def test_an_iteration_that_was_logged_is_not_lost(local_ray, tmp_path, caplog, monkeypatch):
+def test_an_iteration_that_was_logged_is_not_lost(pools, tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     algorithms = []
     train_once, log = rl_loop._train_once, rl_loop._log
@@ -99,7 +105,6 @@ def test_an_iteration_that_was_logged_is_not_lost(local_ray, tmp_path, caplog, m
 
     monkeypatch.setattr(rl_loop, "_train_once", remember)
     monkeypatch.setattr(rl_loop, "_log", log_and_kill)
-    with letters(tmp_path / "bed", "logged") as pools:
-        rows = trained(tmp_path / "logged", config(10, 128.0), pools)
+    rows = trained(tmp_path / "logged", config(10, 128.0), pools)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert f"going on after iteration {KILLED_AFTER}" in caplog.text

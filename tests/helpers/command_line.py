@@ -35,7 +35,6 @@ def in_this_process(run: Callable[[], int], folder: Path) -> CompletedProcess[st
         contextlib.redirect_stderr(err),
         patch.dict(os.environ),
         _own_logging(),
-        _own_threads(),
     ):
         status = run()
     return CompletedProcess([], status, *(stream.buffer.getvalue().decode() for stream in (out, err)))
@@ -74,15 +73,3 @@ def _own_logging() -> Iterator[None]:
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-
-
-@contextlib.contextmanager
-def _own_threads() -> Iterator[None]:
-    """PyTorch computes on as many threads after the block as before it."""
-    torch = sys.modules.get("torch")
-    threads = torch.get_num_threads() if torch else 0
-    try:
-        yield
-    finally:
-        if torch:
-            torch.set_num_threads(threads)

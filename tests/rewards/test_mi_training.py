@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,9 +34,9 @@ from rewards.training.dialogue_pairs import (
 )
 from rewards.training.mutual_information import DialogueReport, train_dialogue_model
 from rewards.training.target_loss import TargetLoss
+from tests.helpers.command_line import environment
 from tests.helpers.ports import free_port
 
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 MAX_TOKENS = 24
 TOPICS = (
@@ -292,7 +291,6 @@ def test_the_command_trains_one_direction_and_writes_a_card(tmp_path: Path):
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(llama: Path, tmp_path: Path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [
             sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
@@ -301,7 +299,7 @@ def test_two_processes_train_one_model(llama: Path, tmp_path: Path):
             "-m", "launch.cli", "rewards", "train", "mi", "--data", "sample", "--output", "mi", "--preset", "smoke",
             "--direction", "forward", "device=cpu",
         ],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500,
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "mi" / "forward" / "report.json").read_text())

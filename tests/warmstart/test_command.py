@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -25,9 +24,9 @@ from partner_rl.types import EditAction, RewriteState
 from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA, examples_table
 from partner_rl.warmstart.pairs import Draft, WarmStartExample
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel
+from tests.helpers.command_line import environment
 from tests.helpers.metric_keys import undeclared
 
-ROOT = Path(__file__).parents[2]
 WINDOW = 3
 WAITING = """
 import sys
@@ -136,7 +135,7 @@ def test_a_lost_terminal_leaves_a_state_that_resumes_to_the_same_weights(tmp_pat
     process = subprocess.Popen(
         [*command, "warmstart.checkpoint_steps=1"],
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=environment(),
         stderr=subprocess.PIPE,
         text=True,
     )

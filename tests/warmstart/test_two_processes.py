@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +14,10 @@ from safetensors.torch import load_file
 from partner_rl.config.schema import WarmStartConfig
 from partner_rl.config.section import LoraSection
 from partner_rl.warmstart.train import train_warmstart
+from tests.helpers.command_line import environment
 from tests.helpers.ports import free_port
 from tests.warmstart.toy import SETTINGS, tiny_policy, toy_examples
 
-ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 """Despite its name, `--multi_gpu` is the flag that starts several processes on a CPU too."""
 LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"]
@@ -63,11 +62,10 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, monkeypatch: pytest
     tiny_policy(tmp_path)  # Both processes find the model in the cache.
     script = tmp_path / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     arguments = [str(script), str(tmp_path), *map(json.dumps, (WARMSTART, COUNT, DEV))]
     done = subprocess.run(
         [*LAUNCH, str(free_port()), *arguments],
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=500,

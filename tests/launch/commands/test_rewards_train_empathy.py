@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,9 @@ from launch import cli
 from partner_rl.types import MECHANISMS
 from rewards.empathy_ensemble import EmpathyEnsemble
 from rewards.empathy_model import EmpathyClassifier
+from tests.helpers.command_line import environment
 from tests.helpers.ports import free_port
 
-ROOT = Path(__file__).parents[3]
 TINY = ["--preset", "smoke", "resources.driver_threads=1", "device=cpu", "data.max_train_pairs=40"]
 
 
@@ -84,9 +83,8 @@ def test_two_processes_share_the_batches(tmp_path: Path) -> None:
     launch += ["--main_process_port", str(free_port())]
     command = ["-m", "launch.cli", "rewards", "train", "empathy", "--data", "sample", "--output", str(folder), *TINY]
     command += ["reward_training.empathy_members=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*launch, *command], env=environment, capture_output=True, text=True, timeout=1000, check=False
+        [*launch, *command], env=environment(), capture_output=True, text=True, timeout=1000, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("| explorations | classifier |") == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from launch.tracking import METRICS_FILE, RUN_FILE, SampleRow, Tracker
 from launch.tracking.uploading import unsent
 from partner_rl import metric_names
 from partner_rl.config.load import load_config, save_config
-from tests.helpers.command_line import COMMAND, ROOT, partner
+from tests.helpers.command_line import COMMAND, ROOT, environment, partner
 from tests.helpers.ports import free_port
 from tests.helpers.waiting import wait_until
 from tests.launch.tracking.wandb_server import API_KEY, WandbServer
@@ -203,11 +202,10 @@ def test_a_training_goes_on_without_the_server_and_is_sent_later(tmp_path, clien
         "rewards.coherence.weight=0",
         "rewards.mutual_information.weight=0",
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     run_dir = tmp_path / "runs" / "r2"
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
-            [*COMMAND, "train", *arguments, *settings], cwd=tmp_path, env=environment, stdout=log, stderr=log
+            [*COMMAND, "train", *arguments, *settings], cwd=tmp_path, env=environment(), stdout=log, stderr=log
         )
         try:
             metrics = run_dir / METRICS_FILE
