@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,8 +32,9 @@ from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.source import parquet_source
 from partner_rl.progress import Progress
 from partner_rl.types import Example, MechanismLabel, PartnerError
+from tests.helpers.command_line import COMMAND, ROOT, partner
+from tests.helpers.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
 RESOURCES = Resources(num_cpus=0.5, rows_per_unit=10_000)
 NO_LABEL = MechanismLabel(0)
 
@@ -243,20 +243,17 @@ def test_a_folder_of_tables_is_converted_once_wherever_the_output_lies(tmp_path:
 def test_the_command_can_be_killed_and_run_again(tmp_path: Path):
     source, out = tmp_path / "in", tmp_path / "out"
     planted = generate(Recipe(30_000), source, rows_per_file=10_000)
-    program = [sys.executable, "-m", "launch.cli", "data", "curate", str(source), str(out)]
-    options = {"cwd": ROOT, "text": True}
-    process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+    command = ["data", "curate", str(source), str(out)]
+    process = subprocess.Popen(
+        [*COMMAND, *command], cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     clean_folder = out / WORK / "clean"
-    deadline = time.monotonic() + 250
-    while not list(clean_folder.glob("part-*.parquet")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: bool(list(clean_folder.glob("part-*.parquet"))), "nothing is cleaned", process=process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not list(out.glob("*.parquet"))
     done = {path.name: path.stat().st_mtime_ns for path in clean_folder.glob("part-*.parquet")}
-    result = subprocess.run(program, capture_output=True, check=False, **options)
+    result = partner(*command, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert done
     pairs = read(out)
@@ -268,4 +265,4 @@ def test_the_command_can_be_killed_and_run_again(tmp_path: Path):
 
 def test_without_a_topic_model_the_driver_loads_no_torch() -> None:
     code = "import sys, launch.commands.data.curate; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
