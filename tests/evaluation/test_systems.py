@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -94,10 +95,8 @@ def test_components_without_a_weight_are_scored_too() -> None:
 
         def score(self, requests: Sequence[ScoreRequest]) -> list:  # type: ignore[type-arg]
             weightless = {"fluency", "coherence", "mutual_information"}
-            return [
-                type(b)(b.total, {k: v for k, v in b.raw.items() if k not in weightless}, {}, b.details)
-                for b in super().score(requests)
-            ]
+            scored = super().score(requests)
+            return [replace(b, raw={k: v for k, v in b.raw.items() if k not in weightless}) for b in scored]
 
     components = {
         name: RewardComponent(d, CountingBuilder(name), RewardSection(weight=1.0)) for name, d in DEFINITIONS.items()
@@ -120,7 +119,7 @@ def test_what_is_no_number_is_an_error() -> None:
     class Lost(LocalRewards):
         def score(self, requests: Sequence[ScoreRequest]) -> list:  # type: ignore[type-arg]
             broken = {"fluency/inverse_perplexity": 0.0}
-            return [type(b)(b.total, b.raw, b.weighted, {**b.details, **broken}) for b in super().score(requests)]
+            return [replace(b, details={**b.details, **broken}) for b in super().score(requests)]
 
     components = {
         name: RewardComponent(d, CountingBuilder(name), RewardSection(weight=1.0)) for name, d in DEFINITIONS.items()

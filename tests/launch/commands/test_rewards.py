@@ -121,7 +121,8 @@ def test_scores_are_those_of_the_reward_models(
     assert first["coherence"]["value"] == pytest.approx(rewards.score_items("coherence", pairs).mean(), abs=1e-4)
     request = ScoreRequest(SEEKER, RESPONSE, REWRITTEN, ("I am so sorry.",), sentences)
     (breakdown,) = rewards.score([request])
-    assert first["reward"]["total"] == pytest.approx(breakdown.total, abs=1e-3)
+    total = breakdown.weighed(config.rewards.weights()).total
+    assert first["reward"]["total"] == pytest.approx(total, abs=1e-3)
     assert first["reward"]["raw"] == pytest.approx(breakdown.raw, abs=1e-4)
     assert unchanged["reward"]["raw"]["empathy"] == pytest.approx(0.0, abs=1e-4)
 
