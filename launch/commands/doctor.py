@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from launch.console import err, out
-from launch.preflight.checks import Row, check_all, has_problem
+from launch.preflight.check_result import CheckResult, has_problem
 from launch.preflight.facts import Facts
 from partner_rl.types import PartnerError
 
@@ -30,39 +30,38 @@ def command(
     Example: `partner-rl doctor --preset cluster models.policy=hf:microsoft/DialoGPT-small`
     """
     from launch.preflight.check_request import doctor_request
-    from launch.preflight.gather import gather
+    from launch.preflight.checks import check_all
+    from launch.preflight.facts import gather
     from partner_rl.config.load import load_config
 
     config = load_config(preset, overrides or [])
     with err.status("Looking around"):
-        config, facts = gather(config, doctor_request(config))
-    rows = check_all(config, facts)
+        facts = gather(config, doctor_request(config))
+    results = check_all(facts)
     if as_json:
-        out.print_json(json.dumps(_as_json(facts, rows)))
+        out.print_json(json.dumps(_as_json(facts, results)))
     else:
-        _print(facts, rows)
-    if has_problem(rows):
-        count = sum(row.status == "problem" for row in rows)
+        _print(facts, results)
+    if has_problem(results):
+        count = sum(result.status == "problem" for result in results)
         if as_json:
             raise typer.Exit(1)
         raise PartnerError(f"{count} problem{'s' if count > 1 else ''}: a run with this configuration would fail")
 
 
-def _as_json(facts: Facts, rows: Sequence[Row]) -> dict[str, Any]:
-    from launch.preflight.show import memory_json, placement_json, rows_json
-    from launch.resources.placement import place
+def _as_json(facts: Facts, results: Sequence[CheckResult]) -> dict[str, Any]:
+    from launch.preflight.show import memory_json, placement_json, results_json
 
-    nodes = [] if facts.plan is None else placement_json(place(facts.plan, facts.cluster.nodes))
     return {
-        "ok": not has_problem(list(rows)),
-        "checks": rows_json(rows),
-        "nodes": nodes,
+        "ok": not has_problem(results),
+        "checks": results_json(results),
+        "nodes": placement_json(facts.placement),
         "memory": memory_json(facts.memory),
     }
 
 
-def _print(facts: Facts, rows: Sequence[Row]) -> None:
-    from launch.preflight.show import print_processes, print_rows
+def _print(facts: Facts, results: Sequence[CheckResult]) -> None:
+    from launch.preflight.show import print_processes, print_results
 
     print_processes(out, facts)
-    print_rows(out, rows)
+    print_results(out, results)

@@ -15,7 +15,7 @@ from partner_rl.storage.atomic import write_json, write_text
 from partner_rl.storage.outputs import NewFolder, check_outputs
 
 if TYPE_CHECKING:
-    from launch.preflight.gather import EstimateMemory
+    from launch.preflight.facts import EstimateMemory
 
 DataOption = Annotated[
     str, typer.Option("--data", metavar="SOURCE", help="As data.source: sample, a folder or a file.")

@@ -73,7 +73,7 @@ def _show(sweep: Sweep) -> None:
     """Says what would run, and on what, and ends the dry run."""
     from launch.preflight.check_request import inputs_of_all, model_facts, run_request
     from launch.preflight.command_plan import CommandPlan, Write, show_dry_run
-    from launch.preflight.gather import disk_facts
+    from launch.preflight.disk import disk_of
     from launch.resources.memory import GIB
     from launch.sweep.session import left_to_do, shared_keys
     from launch.sweep.sizing import shares
@@ -94,7 +94,7 @@ def _show(sweep: Sweep) -> None:
     where = "this machine has room for" if sweep.config.resources.address is None else "counted for"
     lines.append(f"a trial reserves {size.trial_cpus:g} CPUs and {size.trial_gpus:g} GPUs; {where} {size.concurrent}")
     folder, each = sweep.folder, sweep.trial_bytes()
-    room, needed = disk_facts(folder.path).free, (each or 0) * work.trials
+    room, needed = disk_of(folder.path).free, (each or 0) * work.trials
     if needed > room:
         lines.append(f"the trials leave about {needed / GIB:.1f} GiB on the disk, and {room / GIB:.1f} GiB are free")
     for line in lines:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from launch.preflight.facts import ModelFact
-from launch.preflight.inputs import input_fact, option_fact
+from launch.preflight.inputs import ModelFact, input_fact, option_fact
 from launch.resources.memory import ENCODER, POLICY
 from partner_rl.config.inputs import NamedInput, named_inputs
 from partner_rl.config.paths import Kind

@@ -18,11 +18,12 @@ import typer
 from launch.console import out
 from launch.options import dry_run_options
 from launch.preflight.check_request import DATA, EXPORT, CheckRequest, run_request
-from launch.preflight.checks import Row, check_all, has_problem
-from launch.preflight.facts import ModelFact
-from launch.preflight.gather import EstimateMemory, gather
+from launch.preflight.check_result import CheckResult, has_problem
+from launch.preflight.checks import check_all
+from launch.preflight.facts import EstimateMemory, gather
+from launch.preflight.inputs import ModelFact
 from launch.preflight.requirements import check_capacity, require_files, require_inputs
-from launch.preflight.show import print_processes, print_rows
+from launch.preflight.show import print_processes, print_results
 from launch.resources.memory import (
     ENCODER,
     POLICY,
@@ -113,8 +114,8 @@ def _show(plan: CommandPlan, options: Mapping[str, Any]) -> None:
     if plan.source is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": plan.source})})
         request = replace(request, keys=request.keys | {DATA})
-    config, facts = gather(config, request, None if plan.processes is None else plan.processes(), plan.memory)
-    typer.echo(dump_yaml(dict(options)) if plan.has_options_alone else config_yaml(config), nl=False)
+    facts = gather(config, request, None if plan.processes is None else plan.processes(), plan.memory)
+    typer.echo(dump_yaml(dict(options)) if plan.has_options_alone else config_yaml(facts.config), nl=False)
     out.print()
     print_processes(out, facts)
     writes = _writes(plan, {model.key: model.shape for model in facts.models})
@@ -123,10 +124,10 @@ def _show(plan: CommandPlan, options: Mapping[str, Any]) -> None:
         size = "" if write.size is None else f", about {max(1, round(write.size / MIB))} MiB"
         out.print(f"  {write.path}  ({write.what}{size})", soft_wrap=True)
     taken = [write.path for write in writes if write.must_be_new and write.path.exists()]
-    rows = [row for row in check_all(config, facts) if row.status != "ok"]
-    rows += [Row("files", "problem", f"{path} exists", "choose another name") for path in taken]
-    print_rows(out, rows)
-    if has_problem(rows):
+    results = [result for result in check_all(facts) if result.status != "ok"]
+    results += [CheckResult("files", "problem", f"{path} exists", "choose another name") for path in taken]
+    print_results(out, results)
+    if has_problem(results):
         raise PartnerError("dry run: the command would fail (see above); nothing was started or written")
     out.print("Dry run: nothing was started or written.")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from launch.preflight.check_request import run_request, used_inputs
+from launch.preflight.check_result import CheckResult
+from launch.preflight.facts import Facts
 from launch.tracking.mode import wandb_mode
 from partner_rl.cluster.local_ray import session_folder
 from partner_rl.config.schema import RunConfig
@@ -22,7 +24,14 @@ _CACHED: Final = ("pypi", "random")
 _HUB: Final = "hf"
 
 
-def check_environment(config: RunConfig) -> None:
+def check_environment(facts: Facts) -> Iterator[CheckResult]:
+    """What is in the way of the configuration."""
+    for problem in environment_problems(facts.config):
+        found, _, hint = problem.partition("; ")
+        yield CheckResult("environment", "problem", found, hint)
+
+
+def require_environment(config: RunConfig) -> None:
     """Refuses a run that something around it is in the way of.
 
     Raises:

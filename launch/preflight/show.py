@@ -1,8 +1,9 @@
-"""Rows, placement and memory on the terminal and as JSON."""
+"""Results of checks, placement and memory on the terminal and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from rich.console import Console
@@ -10,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.console import plain_console
-from launch.preflight.checks import Row
+from launch.preflight.check_result import CheckResult
 from launch.preflight.facts import Facts
 from launch.resources.memory import GIB, ProcessMemory
-from launch.resources.placement import Placement, place
+from launch.resources.placement import Placement
 from launch.resources.plan import DRIVER, ActorGroup, Plan
 
 _STYLES: Final = {"ok": "green", "warning": "yellow", "problem": "bold red"}
@@ -21,13 +22,15 @@ _FILE_WIDTH: Final = 160
 _MEMORY_PARTS: Final = ("weights", "gradients", "optimizer", "reference", "kv_cache", "activations", "overhead")
 
 
-def print_rows(console: Console, rows: Sequence[Row]) -> None:
-    """One line a row, and one for what to do about it."""
-    for row in rows:
-        style = _STYLES[row.status]
-        console.print(Text.assemble((f"{row.status:<8}", style), f" {row.check}: {row.message}"), soft_wrap=True)
-        if row.hint and row.status != "ok":
-            console.print(Text(f"{'':<9}→ {row.hint}"), soft_wrap=True)
+def print_results(console: Console, results: Sequence[CheckResult]) -> None:
+    """One line a result, and one for what to do about it."""
+    for result in results:
+        style = _STYLES[result.status]
+        console.print(
+            Text.assemble((f"{result.status:<8}", style), f" {result.check}: {result.message}"), soft_wrap=True
+        )
+        if result.hint and result.status != "ok":
+            console.print(Text(f"{'':<9}→ {result.hint}"), soft_wrap=True)
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -41,7 +44,7 @@ def print_processes(console: Console, facts: Facts) -> None:
     if facts.plan is not None:
         # Without a node there is no answer, rather than the answer no.
         nodes = facts.cluster.nodes
-        placement = place(facts.plan, nodes) if nodes else Placement((), (), {})
+        placement = facts.placement if nodes else Placement((), (), {})
         print_table(console, placement_table(facts.plan, placement, facts.memory))
         if facts.cluster.address is not None and nodes:
             print_table(console, nodes_table(placement))
@@ -126,9 +129,9 @@ def memory_table(memory: Sequence[ProcessMemory]) -> Table:
     return table
 
 
-def rows_json(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """The rows as JSON objects."""
-    return [{"check": row.check, "status": row.status, "message": row.message, "hint": row.hint} for row in rows]
+def results_json(results: Sequence[CheckResult]) -> list[dict[str, str]]:
+    """The results as JSON objects."""
+    return [asdict(result) for result in results]
 
 
 def placement_json(placement: Placement) -> list[dict[str, Any]]:

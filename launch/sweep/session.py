@@ -18,8 +18,9 @@ from pydantic import JsonValue
 
 from launch.console import err, progress, typed_command
 from launch.preflight.check_request import inputs_of_all, model_facts, run_request
-from launch.preflight.environment import check_environment
-from launch.preflight.gather import machine_facts, run_bytes
+from launch.preflight.disk import run_bytes
+from launch.preflight.environment import require_environment
+from launch.preflight.machine import local_machine
 from launch.preflight.requirements import require_inputs
 from launch.resources.memory import Shapes, run_memory
 from launch.resources.plan import Plan, machine_cores, resource_plan
@@ -182,7 +183,7 @@ class Sweep:
         config, cores, gpus = self.placed, machine_cores(), torch.cuda.device_count()
         plan = resource_plan(config, cores, gpus)
         needs = run_memory(config, plan, self._shapes)
-        in_memory = trials_in_memory(self.spec, plan, needs, machine_facts().free_memory)
+        in_memory = trials_in_memory(self.spec, plan, needs, local_machine().free_memory)
         return sizing(self.spec, config, trials, cores, gpus, in_memory)
 
     def trial_bytes(self) -> int | None:
@@ -201,7 +202,7 @@ class Sweep:
         Raises:
             PartnerError: There is no room for a single one, or the cluster cannot be reached.
         """
-        check_environment(self.config)
+        require_environment(self.config)
         size = self.sized(1)
         if self.config.resources.address is not None:
             with ray_session(self.placed, size.session):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from launch.preflight.inputs import corpus_facts
+from launch.preflight.corpus import first_rows
 from partner_rl.config.schema import DataConfig, RunConfig
 from partner_rl.curation.topic import TopicFilter
 from partner_rl.curation.usable import Limits
@@ -200,7 +200,7 @@ def test_a_file_of_another_writer_is_curated_and_its_bad_rows_counted(tmp_path: 
     assert second.seeker_id.startswith("s-")
     assert second.labels is third.labels is None
     config = RunConfig(data=DataConfig(source=str(tmp_path / "out")))
-    facts = corpus_facts(config, needs_labels=True)
+    facts = first_rows(config, needs_labels=True)
     assert (facts.pairs, facts.labelled, facts.problem) == (3, 1, "")
 
 

@@ -18,15 +18,13 @@ from typer.testing import CliRunner
 
 from launch.cli import app
 from launch.preflight.check_request import run_request
-from launch.preflight.gather import (
-    cluster_facts,
-    disk_facts,
-    gather,
-    machine_facts,
-    package_facts,
-    wandb_facts,
-)
-from launch.preflight.inputs import corpus_facts
+from launch.preflight.cluster import cluster_state
+from launch.preflight.corpus import first_rows
+from launch.preflight.disk import disk_of, run_bytes
+from launch.preflight.facts import gather
+from launch.preflight.machine import local_machine
+from launch.preflight.packages import installed_packages
+from launch.preflight.wandb_access import wandb_access
 from launch.resources import session as session_module
 from launch.resources.placement import place
 from launch.resources.plan import resource_plan
@@ -221,32 +219,32 @@ def test_doctor_tells_what_is_wrong_and_is_status_1(tmp_path, monkeypatch):
 
 
 def test_facts_of_this_machine(tmp_path):
-    machine = machine_facts()
+    machine = local_machine()
     assert machine.cores >= 1
     assert 0 < machine.free_memory <= machine.memory
-    packages = {package.name: package for package in package_facts()}
+    packages = {package.name: package for package in installed_packages()}
     assert packages["ray"].installed == packages["ray"].pinned == ray.__version__
     assert "2.61" in packages["ray"].required
-    deep = disk_facts(tmp_path / "a" / "b")
+    deep = disk_of(tmp_path / "a" / "b")
     assert deep.is_writable
     assert deep.free > 0
     (tmp_path / "file").write_text("")
-    assert not disk_facts(tmp_path / "file" / "runs").is_writable
+    assert not disk_of(tmp_path / "file" / "runs").is_writable
 
 
 def test_facts_of_the_data_name_the_trouble_without_showing_texts():
-    found = corpus_facts(RunConfig(), needs_labels=True)
+    found = first_rows(RunConfig(), needs_labels=True)
     assert found.pairs == found.labelled == 200
     assert found.needs_labels
 
 
 def test_a_tracker_is_asked_only_when_the_run_would_go_online(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert wandb_facts(TrackingConfig()).mode == "offline"
-    assert wandb_facts(TrackingConfig(wandb="online")).has_key is False
+    assert wandb_access(TrackingConfig()).mode == "offline"
+    assert wandb_access(TrackingConfig(wandb="online")).has_key is False
     monkeypatch.setenv("WANDB_BASE_URL", "http://somebody:secret@127.0.0.1:1")
     monkeypatch.setenv("WANDB_API_KEY", "local")
-    asked = wandb_facts(TrackingConfig())
+    asked = wandb_access(TrackingConfig())
     assert (asked.mode, asked.has_key, asked.is_reachable) == ("online", True, False)
     assert asked.address == "http://127.0.0.1:1"
 
@@ -259,25 +257,25 @@ def test_a_token_that_others_may_read_is_noticed(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     for mode, found in ((0o644, str(token)), (0o640, str(token)), (0o600, None)):
         token.chmod(mode)
-        assert cluster_facts(RunConfig(), None).open_token == found
+        assert cluster_state(RunConfig(), None).open_token == found
     token.chmod(0o644)
     token.parent.chmod(0o700)
-    assert cluster_facts(RunConfig(), None).open_token is None
+    assert cluster_state(RunConfig(), None).open_token is None
     token.parent.chmod(0o755)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    facts = cluster_facts(RunConfig(), None)
+    facts = cluster_state(RunConfig(), None)
     assert (facts.has_token, facts.open_token) == (False, None)
     monkeypatch.delenv("RAY_AUTH_MODE")
-    assert cluster_facts(RunConfig(), None).has_token
+    assert cluster_state(RunConfig(), None).has_token
 
 
 def test_what_a_warm_start_replaces_is_not_looked_for(tiny_run):
     overrides = [f"warmstart.checkpoint={tiny_run / 'warm_start'}", "models.policy=hf:nobody/nothing"]
     config = load_config("smoke", overrides)
-    _, facts = gather(config, run_request(config))
+    facts = gather(config, run_request(config))
     assert {"warmstart.checkpoint"} == {fact.key for fact in facts.models} - {"models.reward_lm", "models.encoder"}
     assert facts.memory[0].group == "driver"
-    assert facts.disk_needed is not None
+    assert run_bytes(facts.config, facts.shapes) is not None
 
 
 @pytest.mark.parametrize("preset", preset_names())

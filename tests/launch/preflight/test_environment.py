@@ -9,13 +9,11 @@ import pytest
 
 from launch import cli
 from launch.preflight.check_request import CheckRequest
-from launch.preflight.checks import check_environment as environment_rows
-from launch.preflight.environment import check_environment, environment_problems
-from launch.preflight.gather import gather
+from launch.preflight.environment import check_environment, environment_problems, require_environment
+from launch.preflight.facts import gather
 from launch.run_folder.evaluated import EvaluatedRun
 from launch.run_folder.folder import RunFolder
-from launch.training.evaluation import Wish as EvaluationWish
-from launch.training.evaluation import evaluate
+from launch.training.evaluation import EvaluationOptions, evaluate
 from partner_rl.cluster import local_ray
 from partner_rl.cluster.local_ray import make_token, session_folder
 from partner_rl.config.load import load_config
@@ -60,7 +58,7 @@ def test_rays_sockets_fit_into_the_session_folder(monkeypatch):
 def test_without_any_place_for_its_session_the_run_does_not_begin(monkeypatch):
     monkeypatch.setattr(local_ray, "_SYSTEM_FOLDERS", (NOWHERE,))
     with pytest.raises(PartnerError, match="set RAY_TMPDIR to a folder of yours"):
-        check_environment(load_config("smoke", []))
+        require_environment(load_config("smoke", []))
 
 
 @pytest.mark.parametrize("home", [NOWHERE, "", None])
@@ -117,10 +115,9 @@ def test_what_is_in_the_way_is_told_by_doctor_and_ends_a_run_before_its_name_is_
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(variable, value)
-    config, facts = gather(load_config("smoke", []), CheckRequest())
-    (row,) = environment_rows(config, facts)
-    assert row.status == "problem"
-    assert message in f"{row.message}; {row.hint}"
+    (found,) = check_environment(gather(load_config("smoke", []), CheckRequest()))
+    assert found.status == "problem"
+    assert message in f"{found.message}; {found.hint}"
     for command in (["train"], ["quickstart"]):
         assert cli._run([*command, "--preset", "smoke", "name=taken"]) == 1
         printed = capsys.readouterr().err
@@ -142,5 +139,5 @@ def test_an_evaluation_asks_w_and_bs_variables_before_it_computes(tmp_path, monk
     config = load_config(str(run.config_file))
     monkeypatch.setenv("WANDB_MODE", "sometimes")
     with pytest.raises(PartnerError, match="WANDB_MODE=sometimes: it is one of"):
-        evaluate([EvaluatedRun("run", run, config)], EvaluationWish(), tmp_path / "report")
+        evaluate([EvaluatedRun("run", run, config)], EvaluationOptions(), tmp_path / "report")
     assert not (tmp_path / "report").exists()
