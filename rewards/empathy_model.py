@@ -107,7 +107,7 @@ class MechanismHead(nn.Module):
         return self.level(mean_pool(states_BTD, response_mask_BT)), self.rationale(states_BTD)
 
 
-class EmpathyConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
+class EmpathyModelConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Configuration of an `EmpathyModel`.
 
     Attributes:
@@ -144,11 +144,11 @@ class EmpathyConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 class EmpathyModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """The two encoders and the three mechanisms' heads."""
 
-    config: EmpathyConfig
-    config_class = EmpathyConfig
+    config: EmpathyModelConfig
+    config_class = EmpathyModelConfig
     base_model_prefix = "empathy"
 
-    def __init__(self, config: EmpathyConfig) -> None:
+    def __init__(self, config: EmpathyModelConfig) -> None:
         """A model of this configuration with new weights."""
         super().__init__(config)
         encoder = dict(config.encoder)
@@ -165,7 +165,7 @@ class EmpathyModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         """New heads on two copies of a pretrained encoder."""
         settings = encoder.config.to_dict()
         settings.pop("_name_or_path", None)
-        model = cls(EmpathyConfig(encoder=settings, head_dropout=head_dropout, max_tokens=max_tokens))
+        model = cls(EmpathyModelConfig(encoder=settings, head_dropout=head_dropout, max_tokens=max_tokens))
         model.seeker_encoder.load_state_dict(encoder.state_dict())
         model.response_encoder.load_state_dict(encoder.state_dict())
         return model
@@ -209,8 +209,8 @@ class EmpathyModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 
 # Reading a folder by its config.json needs the name; registering twice (a reloaded module) is no mistake.
-AutoConfig.register(EmpathyConfig.model_type, EmpathyConfig, exist_ok=True)
-AutoModel.register(EmpathyConfig, EmpathyModel, exist_ok=True)
+AutoConfig.register(EmpathyModelConfig.model_type, EmpathyModelConfig, exist_ok=True)
+AutoModel.register(EmpathyModelConfig, EmpathyModel, exist_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

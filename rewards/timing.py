@@ -20,7 +20,7 @@ from rewards.actor import PhaseSeconds
 from rewards.scorer import FloatArray, Item, Scorer, ScorerBuilder
 
 
-class _Clock:
+class _NestedClock:
     """Adds up the time of the outermost of nested calls."""
 
     def __init__(self) -> None:
@@ -48,8 +48,8 @@ class TimedScorer:
         """Put the clocks on."""
         self.name = scorer.name
         self._scorer = scorer
-        self._model = _Clock()
-        self._tokenizer = _Clock()
+        self._model = _NestedClock()
+        self._tokenizer = _NestedClock()
         for part in _parts(scorer):
             if isinstance(part, nn.Module):
                 _time_module(part, self._model)
@@ -101,7 +101,7 @@ def _attributes(holder: object) -> list[object]:
     return found + list(getattr(holder, "__dict__", {}).values())
 
 
-def _time_module(module: nn.Module, clock: _Clock) -> None:
+def _time_module(module: nn.Module, clock: _NestedClock) -> None:
     # All of its modules, as scorers also call parts of a model (its body, its head) by themselves.
     for part in module.modules():
         part.register_forward_pre_hook(lambda *_: clock.enter())
@@ -109,7 +109,7 @@ def _time_module(module: nn.Module, clock: _Clock) -> None:
         part.register_forward_hook(lambda *_: clock.leave(), always_call=True)
 
 
-def _time_tokenizer(tokenizer: PreTrainedTokenizerBase, clock: _Clock) -> None:
+def _time_tokenizer(tokenizer: PreTrainedTokenizerBase, clock: _NestedClock) -> None:
     kind = type(tokenizer)
 
     def timed_call(self: Any, *args: Any, **kwargs: Any) -> Any:

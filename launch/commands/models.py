@@ -29,7 +29,7 @@ CacheOption = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _ModelRow:
     """One line of the list."""
 
     name: str
@@ -101,10 +101,10 @@ def _with_scheme(name: str) -> str:
     return f"pypi:{name}" if name in EMBEDDED else name
 
 
-def _rows(cache_dir: Path | None) -> Iterator[_Row]:
+def _rows(cache_dir: Path | None) -> Iterator[_ModelRow]:
     for name, model in EMBEDDED.items():
         folder = embedded_folder(model, cache_dir)
-        yield _Row(f"pypi:{name}", model.requirement, model.licence, folder, model.source)
+        yield _ModelRow(f"pypi:{name}", model.requirement, model.licence, folder, model.source)
     for name in RANDOM_MODELS:
         folder = random_folder(name, cache_dir)
-        yield _Row(f"random:{name}", "built here", "-", folder, random_source(name))
+        yield _ModelRow(f"random:{name}", "built here", "-", folder, random_source(name))

@@ -32,7 +32,7 @@ from partner_rl.types import Example, PartnerError
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from launch.training.warmstart_report import Outcome
+    from launch.training.warmstart_report import WarmStartResult
     from partner_rl.data.splits import Splits
     from partner_rl.policy.model import Policy
     from partner_rl.warmstart.examples import WarmStartExamples
@@ -296,9 +296,9 @@ def _measure(
     examples: WarmStartExamples,
     training: WarmStartReport,
     held_out: _HeldOut | None,
-) -> Outcome:
+) -> WarmStartResult:
     """Test scores by all processes together, then the rewrites, by the one that has the classifier."""
-    from launch.training.warmstart_report import Outcome, empathy_change
+    from launch.training.warmstart_report import WarmStartResult, empathy_change
     from partner_rl.warmstart.history import position_baselines
     from partner_rl.warmstart.train import score_examples
 
@@ -307,4 +307,6 @@ def _measure(
     if held_out is not None:
         with progress("Rewriting held-out responses") as report:
             rewrites = empathy_change(policy, held_out.pairs, config, held_out.rewards, report)
-    return Outcome(training, test, position_baselines(examples.train, examples.test, config.env.window), rewrites)
+    return WarmStartResult(
+        training, test, position_baselines(examples.train, examples.test, config.env.window), rewrites
+    )

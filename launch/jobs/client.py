@@ -30,7 +30,7 @@ _HOW_TO_AUTHENTICATE: Final = "export RAY_AUTH_MODE=token, with the token in ~/.
 
 
 @dataclass(frozen=True)
-class Cluster:
+class JobCluster:
     """A cluster that answers."""
 
     address: str
@@ -52,7 +52,7 @@ class Cluster:
             return self.client.get_job_info(job_id)
 
 
-def connect(address: str | None) -> Cluster:
+def connect(address: str | None) -> JobCluster:
     """The cluster at an address.
 
     Args:
@@ -70,7 +70,7 @@ def connect(address: str | None) -> Cluster:
     for name in ("ray", JobSubmissionClient.__module__, "ray.dashboard.modules.dashboard_sdk"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with one_line_errors(where):
-        return Cluster(where, JobSubmissionClient(where))
+        return JobCluster(where, JobSubmissionClient(where))
 
 
 def _answering(address: str) -> str:

@@ -11,7 +11,7 @@ import aiohttp
 
 from launch.console import err, waiting_for
 from launch.interrupt import INTERRUPTED
-from launch.jobs.client import Cluster
+from launch.jobs.client import JobCluster
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _PAUSE_S: Final = 1.0
 _PENDING: Final = "PENDING"
 
 
-def follow(cluster: Cluster, job_id: str) -> int:
+def follow(cluster: JobCluster, job_id: str) -> int:
     """Writes a job's output to standard output until the job has ended; returns its exit status.
 
     Says once a minute what a job waits for that has not started yet. Ctrl-C leaves the job alone.
@@ -69,7 +69,7 @@ def exit_status(status: str, driver_exit_code: int | None) -> int:
     return driver_exit_code or 1
 
 
-def _await_start(cluster: Cluster, job_id: str) -> None:
+def _await_start(cluster: JobCluster, job_id: str) -> None:
     """Waits until a job is no longer pending: until then Ray would keep silent about it."""
     job = cluster.job(job_id)
     with waiting_for(f"job {job_id} to start", lambda: first_line(job.message)):
@@ -78,7 +78,7 @@ def _await_start(cluster: Cluster, job_id: str) -> None:
             job = cluster.job(job_id)
 
 
-async def _tail(cluster: Cluster, job_id: str, shown: int) -> int:
+async def _tail(cluster: JobCluster, job_id: str, shown: int) -> int:
     """Writes a job's output from a character on, until it ends or the connection breaks; returns characters written."""
     seen = 0
     async for chunk in cluster.client.tail_job_logs(job_id):
@@ -95,7 +95,7 @@ def _is_final(error: Exception) -> bool:
     return isinstance(error, PartnerError) and "there is no job" in str(error)
 
 
-def _as_partner_error(error: Exception, cluster: Cluster, job_id: str) -> PartnerError:
+def _as_partner_error(error: Exception, cluster: JobCluster, job_id: str) -> PartnerError:
     if isinstance(error, PartnerError):
         return error
     return PartnerError(

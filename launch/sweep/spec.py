@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from partner_rl.config.inputs import resolve_paths
-from partner_rl.config.load import preset_names
+from partner_rl.config.load import preset_names, shown
 from partner_rl.config.paths import absolute_path
 from partner_rl.config.section import (
     Fraction,
@@ -186,7 +186,7 @@ class SweepSpec(Section):
                 )
             wrong = [v for v in values.examples if isinstance(v, bool) or not isinstance(v, (int, float))]
             if wrong:
-                raise ValueError(f"space.{key}: scheduler pbt needs numbers, not {_shown(wrong[0])}")
+                raise ValueError(f"space.{key}: scheduler pbt needs numbers, not {shown(wrong[0])}")
         return self
 
     @model_validator(mode="after")
@@ -244,7 +244,7 @@ def read_spec(name_or_path: str) -> tuple[SweepSpec, str]:
     except (OSError, ValueError) as error:
         raise PartnerError(f"{path}: cannot be read: {error}") from error
     if not isinstance(values, dict):
-        raise PartnerError(f"{path}: expected keys and values at the top, got {_shown(values)}")
+        raise PartnerError(f"{path}: expected keys and values at the top, got {shown(values)}")
     spec = checked_spec(values, str(path))
     try:
         return _with_absolute_paths(spec, path.parent), path.stem
@@ -308,16 +308,11 @@ def _problem(details: ErrorDetails) -> str:
         return f"{key}: {details['ctx']['error']}" if key else str(details["ctx"]["error"])
     if details["type"] == "literal_error":
         allowed = re.findall(r"'([^']+)'", details["ctx"]["expected"])
-        return f"{key}: {_shown(details['input'])} is none of the values; {_hint(str(details['input']), allowed)}"
-    return f"{key}: {details['msg'][:1].lower()}{details['msg'][1:]} (got {_shown(details['input'])})"
+        return f"{key}: {shown(details['input'])} is none of the values; {_hint(str(details['input']), allowed)}"
+    return f"{key}: {details['msg'][:1].lower()}{details['msg'][1:]} (got {shown(details['input'])})"
 
 
 def _hint(given: str, valid: Iterable[str]) -> str:
     names = list(valid)
     nearest = get_close_matches(given, names, n=1)
     return f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(names)}"
-
-
-def _shown(value: object, limit: int = 60) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -17,7 +17,7 @@ from launch.run_folder.folder import RunFolder, iterations_of
 from launch.tracking import SampleRow, Tracker
 from launch.training.guard_actions import GUARDS_STATE, GuardWatch, RollBack, Stop, decide
 from launch.training.phases import export_policy
-from launch.training.watchdog import Candidate, Watchdog, reward_candidates
+from launch.training.watchdog import Watchdog, WatchedActor, reward_candidates
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.build import to_algorithm_config
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
@@ -118,9 +118,9 @@ def train_policy(
             algorithm.stop()  # type: ignore[no-untyped-call]
 
 
-def _candidates(client: RewardClient, algorithms: Sequence[RewriteAlgorithm]) -> list[Candidate]:
+def _candidates(client: RewardClient, algorithms: Sequence[RewriteAlgorithm]) -> list[WatchedActor]:
     """The actors that the run may wait for."""
-    workers = [Candidate(name, actor) for algorithm in algorithms for name, actor in algorithm.remote_actors()]
+    workers = [WatchedActor(name, actor) for algorithm in algorithms for name, actor in algorithm.remote_actors()]
     return [*reward_candidates(client.spec), *workers]
 
 

@@ -52,7 +52,7 @@ class EmpathyChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class WarmStartResult:
     """Everything measured of a warm start.
 
     Attributes:
@@ -130,7 +130,7 @@ def empathy_change(
     )
 
 
-def summary_table(outcome: Outcome) -> Table:
+def summary_table(outcome: WarmStartResult) -> Table:
     """The metrics to print."""
     table = Table("metric", "value", title="Warm start", title_justify="left")
     for name, value in _metrics(outcome):
@@ -138,7 +138,7 @@ def summary_table(outcome: Outcome) -> Table:
     return table
 
 
-def _metrics(outcome: Outcome) -> list[tuple[str, str]]:
+def _metrics(outcome: WarmStartResult) -> list[tuple[str, str]]:
     report, rewrites = outcome.training, outcome.rewrites
     rows = [
         ("examples, steps", f"{report.examples}, {report.steps}"),
@@ -170,7 +170,9 @@ def _metrics(outcome: Outcome) -> list[tuple[str, str]]:
     return rows
 
 
-def write_report(folder: Path, outcome: Outcome, metrics: Sequence[dict[str, float]], config: RunConfig) -> None:
+def write_report(
+    folder: Path, outcome: WarmStartResult, metrics: Sequence[dict[str, float]], config: RunConfig
+) -> None:
     """Writes `warm_start.json`, `metrics.jsonl`, `losses.png` and the model card `README.md` into a folder."""
     write_json(folder / "warm_start.json", outcome.as_json())
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in metrics))
@@ -178,7 +180,7 @@ def write_report(folder: Path, outcome: Outcome, metrics: Sequence[dict[str, flo
     write_text(folder / CARD, _card(outcome, config))
 
 
-def _card(outcome: Outcome, config: RunConfig) -> str:
+def _card(outcome: WarmStartResult, config: RunConfig) -> str:
     """The model card; of local paths it gives the last part only."""
     settings, lora = config.warmstart, config.policy.lora
     text = f"""# Warm-started empathic rewriting policy

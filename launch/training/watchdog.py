@@ -54,7 +54,7 @@ _TROUBLES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class WatchedActor:
     """An actor that the run may wait for; `ray_name` is empty for one without a name in Ray."""
 
     name: str
@@ -126,7 +126,7 @@ def _place(phase: Phase) -> str:
 def diagnose(
     phase: Phase,
     seconds: float,
-    silent: Sequence[tuple[Candidate, ActorLocation]],
+    silent: Sequence[tuple[WatchedActor, ActorLocation]],
     pending: Sequence[PendingCalls],
 ) -> Stall:
     """Finds the silent actors that everything waits for."""
@@ -160,7 +160,7 @@ class Pinger:
     def __init__(self) -> None:
         self._calls: dict[str, Any] = {}
 
-    def silent(self, candidates: Sequence[Candidate], answer_s: float = ANSWER_S) -> list[Candidate]:
+    def silent(self, candidates: Sequence[WatchedActor], answer_s: float = ANSWER_S) -> list[WatchedActor]:
         """The actors that do not answer within `answer_s` seconds."""
         for candidate in candidates:
             if candidate.name not in self._calls:
@@ -242,10 +242,10 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def reward_candidates(spec: ClientSpec) -> list[Candidate]:
+def reward_candidates(spec: ClientSpec) -> list[WatchedActor]:
     """The reward actors that are asked in training."""
     names = [name for pool in spec.pools.values() if pool.is_active for name in pool.actors]
-    return [Candidate(f"reward actor {name}", ray.get_actor(name, namespace=NAMESPACE), name) for name in names]
+    return [WatchedActor(f"reward actor {name}", ray.get_actor(name, namespace=NAMESPACE), name) for name in names]
 
 
 def process_troubles(pids: Sequence[int]) -> list[str]:
@@ -279,7 +279,7 @@ class Watchdog:
     def __init__(
         self,
         phases: PhaseTracker,
-        candidates: Callable[[], Sequence[Candidate]],
+        candidates: Callable[[], Sequence[WatchedActor]],
         settings: FaultsConfig,
         run_dir: Path,
     ) -> None:
@@ -341,7 +341,7 @@ class Watchdog:
         write_json(self._file, {"noticed": time.time(), "message": str(stall)}, indent=None)
         self._replace(stall, seconds, silent)
 
-    def _replace(self, stall: Stall, seconds: float, silent: Sequence[Candidate]) -> None:
+    def _replace(self, stall: Stall, seconds: float, silent: Sequence[WatchedActor]) -> None:
         """Kills who is waited for, when `faults.replace_stalled_s` is over; what follows is a loss like any other.
 
         They are given a second chance to answer: of an actor that nobody waits for, it is not known how long it has

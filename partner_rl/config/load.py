@@ -127,7 +127,7 @@ def _read(path_or_preset: str) -> tuple[dict[str, Any], str, Path]:
     if values is None:
         return {}, source, path.parent
     if not isinstance(values, dict):
-        raise PartnerError(f"{source}: expected keys and values at the top, got {_shown(values)}")
+        raise PartnerError(f"{source}: expected keys and values at the top, got {shown(values)}")
     return values, source, path.parent
 
 
@@ -240,7 +240,7 @@ def _problem(details: ErrorDetails, source: str, overridden: frozenset[str]) -> 
     expected = next((field.type for field in describe_fields() if field.key == key), "a value")
     given = details["input"]
     hint = " (write it in quotes)" if expected.startswith("text") and isinstance(given, (int, float)) else ""
-    return f"{where}: expected {expected}, got {_shown(given)}{hint}"
+    return f"{where}: expected {expected}, got {shown(given)}{hint}"
 
 
 def _unknown_key(key: str) -> str:
@@ -267,7 +267,7 @@ def _nearest(given: str, valid: Iterable[str]) -> str:
     return by_last_part[matches[0]] if matches else ""
 
 
-def _shown(value: object, limit: int = 60) -> str:
+def shown(value: object, limit: int = 60) -> str:
     """A given value as the user wrote it, in one short line."""
     text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -19,7 +19,7 @@ _INTERVAL: Final = (2.5, 97.5)
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class TopicEstimate:
     """A figure and the ends of its 95 % bootstrap interval."""
 
     value: float
@@ -51,11 +51,11 @@ class TopicScores:
 
     positives: int
     negatives: int
-    precision: Estimate
-    recall: Estimate
-    f1: Estimate
-    specificity: Estimate
-    auc: Estimate
+    precision: TopicEstimate
+    recall: TopicEstimate
+    f1: TopicEstimate
+    specificity: TopicEstimate
+    auc: TopicEstimate
     confusion: Confusion
     calibration_error: float
 
@@ -131,7 +131,7 @@ def _with_intervals(
     positives: Probabilities,
     negatives: Probabilities,
     seed: int,
-) -> list[Estimate]:
+) -> list[TopicEstimate]:
     random = np.random.default_rng(seed)
     drawn: list[npt.NDArray[Any]] = [
         figures(random.choice(positives, len(positives)), random.choice(negatives, len(negatives)))
@@ -139,4 +139,4 @@ def _with_intervals(
     ]
     low, high = np.percentile(np.stack(drawn), _INTERVAL, axis=0)
     values = figures(positives, negatives)
-    return [Estimate(float(v), float(a), float(b)) for v, a, b in zip(values, low, high, strict=True)]
+    return [TopicEstimate(float(v), float(a), float(b)) for v, a, b in zip(values, low, high, strict=True)]

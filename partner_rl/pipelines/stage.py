@@ -177,11 +177,11 @@ def columns_of(required: pa.Schema) -> Callable[[pa.Schema, Path], tuple[str, ..
     Returns:
         A picklable function for `Stage.columns`.
     """
-    return _Columns(required)
+    return _RequiredColumns(required)
 
 
 @dataclass(frozen=True)
-class _Columns:
+class _RequiredColumns:
     required: pa.Schema
 
     def __call__(self, found: pa.Schema, path: Path) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class TrainingState:
+class WarmStartState:
     """Everything that changes from step to step.
 
     Attributes:
@@ -64,7 +64,7 @@ class TrainingState:
         remove_unfinished(folder)
 
     @classmethod
-    def load_newest(cls, folder: Path, fingerprint: str) -> TrainingState | None:
+    def load_newest(cls, folder: Path, fingerprint: str) -> WarmStartState | None:
         """Reads the newest state of the folder, or None when there is none.
 
         Raises:
@@ -94,7 +94,7 @@ class TrainingState:
 
 
 def save_best(weights: Tensors, folder: Path, epoch: int) -> None:
-    """Keeps the weights of a pass; those of an earlier one go with the next `TrainingState.save`."""
+    """Keeps the weights of a pass; those of an earlier one go with the next `WarmStartState.save`."""
     with folder_when_whole(_best_folder(folder, epoch)) as temporary:
         _save_tensors(weights, temporary / _WEIGHTS)
 

@@ -96,7 +96,7 @@ def iter_warmstart_examples(source: Path, window: int | None = None) -> Iterator
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _ExampleRow:
     """One row as read, nothing checked but that its values are there; its seeker as the pairs' readers name them."""
 
     seeker: str
@@ -134,7 +134,7 @@ def _header(path: Path, found: Sequence[str]) -> list[str]:
     return [name if name in (*TRAINED_COLUMNS, "seeker_id") else "" for name in found]
 
 
-def _read_row(values: Mapping[str, Any], where: str) -> _Row:
+def _read_row(values: Mapping[str, Any], where: str) -> _ExampleRow:
     span = values.get("span")
     if any(values.get(name) is None for name in TRAINED_COLUMNS) or (isinstance(span, list) and None in span):
         raise PartnerError(f"{where} has an empty field; {HOW_TO_MAKE}")
@@ -150,10 +150,10 @@ def _read_row(values: Mapping[str, Any], where: str) -> _Row:
         seeker_id = checked_id(values, ("seeker_id",))
     except BadRowError as error:
         raise PartnerError(f"{where}: {error}; {HOW_TO_MAKE}") from error
-    return _Row(seeker_id or seeker_post, window, example)
+    return _ExampleRow(seeker_id or seeker_post, window, example)
 
 
-def _checked(row: _Row, window: int, where: str, path: Path) -> WarmStartExample:
+def _checked(row: _ExampleRow, window: int, where: str, path: Path) -> WarmStartExample:
     if row.window != window:
         raise PartnerError(
             f"{path} was made for windows of {row.window} sentences, not {window}: "

@@ -35,7 +35,7 @@ from partner_rl.warmstart.batches import (
     share_of_process,
     shuffled_batches,
 )
-from partner_rl.warmstart.checkpoint import Tensors, TrainingState, load_best, save_best
+from partner_rl.warmstart.checkpoint import Tensors, WarmStartState, load_best, save_best
 from partner_rl.warmstart.history import DevScores, EpochReport, History, WarmStartReport, position_baselines
 from partner_rl.warmstart.packing import RowLogprobs, TokenExample, encode_example, pack_rows, row_logprobs
 from partner_rl.warmstart.pairs import WarmStartExample
@@ -246,7 +246,7 @@ class _Trainer:
                 for name, parameter in self._trained.items()
                 for key, value in self._optimizer.state[parameter].items()
             }
-            TrainingState(self._fingerprint(), history, self._weights(), moments).save(work)
+            WarmStartState(self._fingerprint(), history, self._weights(), moments).save(work)
         self._accelerator.wait_for_everyone()
 
     def save_best(self, epoch: int, work: Path) -> None:
@@ -257,7 +257,7 @@ class _Trainer:
 
     def restore(self, work: Path) -> History:
         """Takes up the newest state, if there is one; returns the history to go on with."""
-        state = TrainingState.load_newest(work, self._fingerprint())
+        state = WarmStartState.load_newest(work, self._fingerprint())
         if state is None:
             return History()
         self._set_weights(state.weights)

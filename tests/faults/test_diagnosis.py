@@ -12,13 +12,13 @@ from rich.console import Console
 
 from launch.commands.watch import WatchedRun, frame
 from launch.run_folder.record import STALL_FILE, recorded
-from launch.training.watchdog import ActorLocation, Candidate, Watchdog, diagnose, limit_of
+from launch.training.watchdog import ActorLocation, Watchdog, WatchedActor, diagnose, limit_of
 from partner_rl.algorithm.phase_tracker import LOG, SAMPLE, UPDATE, Phase, PhaseTracker
 from partner_rl.cluster.pending_calls import PendingCalls
 from partner_rl.config.load import load_config, save_config
 
-REWARD = Candidate("reward actor run-empathy-0", None, "run-empathy-0")
-RUNNERS = [Candidate(f"env runner {i}", None) for i in (1, 2)]
+REWARD = WatchedActor("reward actor run-empathy-0", None, "run-empathy-0")
+RUNNERS = [WatchedActor(f"env runner {i}", None) for i in (1, 2)]
 PLACES = [ActorLocation(actor, "ALIVE", "10.0.0.7", 70 + i) for i, actor in enumerate(("a", "b", "c"))]
 
 

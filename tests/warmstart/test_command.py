@@ -34,9 +34,9 @@ import time
 from pathlib import Path
 
 from launch.cli import main
-from partner_rl.warmstart.checkpoint import TrainingState
+from partner_rl.warmstart.checkpoint import WarmStartState
 
-save = TrainingState.save
+save = WarmStartState.save
 
 
 def save_and_wait(state, folder):
@@ -46,7 +46,7 @@ def save_and_wait(state, folder):
         time.sleep(0.01)
 
 
-TrainingState.save = save_and_wait
+WarmStartState.save = save_and_wait
 main(sys.argv[1:])
 """
 """The command, which goes on from its first state only when there is a file `pressed`: it may not end before Ctrl-C."""

@@ -19,7 +19,7 @@ from partner_rl.config.paths import Kind
 from partner_rl.config.section import MAX_SEED
 from partner_rl.curation.everyday_posts import read_everyday_posts
 from partner_rl.curation.topic import KIND, train_topic
-from partner_rl.curation.topic_report import Estimate, TopicReport, TopicScores
+from partner_rl.curation.topic_report import TopicEstimate, TopicReport, TopicScores
 from partner_rl.data.readers import read_examples
 from partner_rl.models.sources import resolve
 from partner_rl.progress import Progress
@@ -114,6 +114,6 @@ def _rows(scores: TopicScores) -> dict[str, str]:
     }
 
 
-def _text(figure: Estimate) -> str:
+def _text(figure: TopicEstimate) -> str:
     # No square brackets: rich would take them for markup.
     return f"{figure.value:.3f} ({figure.low:.3f}–{figure.high:.3f})"

@@ -43,7 +43,7 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _TokenRow:
     """A pair's tokens; the response's begin at `start`."""
 
     ids: tuple[int, ...]
@@ -132,17 +132,17 @@ class ResponseStates:
         longer = [len(self._tokens(f" {response}")) > self.limits[1] for _, response in pairs]
         return float(np.mean(longer)) if longer else 0.0
 
-    def _row(self, pair: Pair) -> _Row:
+    def _row(self, pair: Pair) -> _TokenRow:
         seeker, response = (self._tokens(f" {text}")[:limit] for text, limit in zip(pair, self.limits, strict=True))
         before = (*self._prefix, *seeker, *self._middle)
         # A response without a token is represented by the token before it.
-        return _Row((*before, *response), len(before) if response else len(before) - 1)
+        return _TokenRow((*before, *response), len(before) if response else len(before) - 1)
 
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(text_ids(self._tokenizer, text))
 
     @torch.inference_mode()
-    def _batch_means(self, rows: Sequence[_Row]) -> FloatArray:
+    def _batch_means(self, rows: Sequence[_TokenRow]) -> FloatArray:
         longest = max(len(row.ids) for row in rows)
         ids_BT = torch.zeros((len(rows), longest), dtype=torch.long)
         mask_BT = torch.zeros((len(rows), longest), dtype=torch.long)

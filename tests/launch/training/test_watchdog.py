@@ -18,7 +18,7 @@ import pytest
 import ray
 
 from launch.run_folder.reader import read_stall
-from launch.training.watchdog import Candidate, Watchdog, reward_candidates
+from launch.training.watchdog import Watchdog, WatchedActor, reward_candidates
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.phase_tracker import PhaseTracker
 from partner_rl.cluster.pending_calls import read_pending_calls
@@ -65,11 +65,11 @@ class Crew:
 
     algorithm: RewriteAlgorithm
     bed: Path
-    rewards: list[Candidate]
+    rewards: list[WatchedActor]
 
     @property
-    def candidates(self) -> list[Candidate]:
-        return [*self.rewards, *(Candidate(name, actor) for name, actor in self.algorithm.remote_actors())]
+    def candidates(self) -> list[WatchedActor]:
+        return [*self.rewards, *(WatchedActor(name, actor) for name, actor in self.algorithm.remote_actors())]
 
     def process_of(self, name: str) -> int:
         (found,) = [candidate for candidate in self.candidates if candidate.name == name]
