@@ -20,6 +20,7 @@ from launch.training.phases import export_policy
 from launch.training.watchdog import Watchdog, WatchedActor, reward_candidates
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.build import to_algorithm_config
+from partner_rl.algorithm.guards import Alarm
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.algorithm.phase_tracker import CHECKPOINT, EVALUATE, EXPORT, LOG, STOP, PhaseTracker
 from partner_rl.algorithm.state import TrainingState
@@ -112,7 +113,7 @@ def train_policy(
         algorithm.phases = phases
         algorithms.append(algorithm)
         try:
-            return _train_to_the_end(algorithm, config, run, resume, after_iteration)
+            return TrainingLoop(algorithm, config, run, after_iteration).train(resume=resume)
         finally:
             phases.begin(STOP)
             algorithm.stop()  # type: ignore[no-untyped-call]
@@ -124,147 +125,144 @@ def _candidates(client: RewardClient, algorithms: Sequence[RewriteAlgorithm]) ->
     return [*reward_candidates(client.spec), *workers]
 
 
-def _train_to_the_end(
-    algorithm: RewriteAlgorithm, config: RunConfig, run: RunFolder, resume: bool, after_iteration: AfterIteration | None
-) -> Throughput:
-    """All iterations, with what comes between: rollbacks and lost learners; then the export."""
-    watch, throughput, snapshot = GuardWatch(config), Throughput(), Snapshot(config.faults.snapshot_mb)
-    done = _restore(algorithm, run)
-    watch.restore(algorithm.extra_state)
-    resume_step = done if resume else None
-    if resume_step == 0:
-        logger.info("the run has no checkpoint yet: reinforcement learning begins at iteration 1")
-    if done < config.algorithm.iterations:
-        run.set_aside_results(done)
-    restarts: list[int] = []
-    while True:
-        try:
-            with Tracker(run.path, config, config.tracking, resume_step=resume_step) as tracker:
-                back = _iterate(algorithm, tracker, config, run, done, watch, throughput, snapshot, after_iteration)
-                if back is None:
-                    algorithm.phases.begin(EXPORT)
-                    _export(algorithm, config, run)
-                    tracker.policy(run.export)
-                    return throughput
-        except RayError as error:
-            done = resume_step = _replace_lost_learners(algorithm, run, watch, restarts, snapshot, error)
-        else:
-            done = resume_step = _roll_back(algorithm, run, watch, back, config)
-            snapshot.take(algorithm)
+class TrainingLoop:
+    """All iterations of a run, with what comes between them, rollbacks and lost learners; then the export."""
 
+    def __init__(
+        self,
+        algorithm: RewriteAlgorithm,
+        config: RunConfig,
+        run: RunFolder,
+        after_iteration: AfterIteration | None = None,
+    ) -> None:
+        self._algorithm, self._config, self._run = algorithm, config, run
+        self._after_iteration = after_iteration
+        self._watch, self._throughput = GuardWatch(config), Throughput()
+        self._snapshot = Snapshot(config.faults.snapshot_mb)
+        self._restarts: list[int] = []
 
-def _export(algorithm: RewriteAlgorithm, config: RunConfig, run: RunFolder) -> None:
-    policy = algorithm.policy_in_driver()
-    when_there_is_room(lambda: export_policy(policy, config, run), disk_of(run.path), config.faults.room_wait_s)
+    def train(self, *, resume: bool) -> Throughput:
+        """Trains to the last iteration, from the newest checkpoint if there is one, and exports the policy."""
+        done = self._restore()
+        resume_step = done if resume else None
+        if resume_step == 0:
+            logger.info("the run has no checkpoint yet: reinforcement learning begins at iteration 1")
+        if done < self._config.algorithm.iterations:
+            self._run.set_aside_results(done)
+        while True:
+            try:
+                with Tracker(self._run.path, self._config, self._config.tracking, resume_step=resume_step) as tracker:
+                    back = self._iterate(tracker, done)
+                    if back is None:
+                        self._export(tracker)
+                        return self._throughput
+            except RayError as error:
+                done = resume_step = self.replace_lost_learners(error)
+            else:
+                done = resume_step = self._roll_back(back)
+                self._snapshot.take(self._algorithm)
 
+    def _iterate(self, tracker: Tracker, done: int) -> RollBack | None:
+        """Trains to the last iteration, or until a guard wants to go back."""
+        algorithm, iterations = self._algorithm, self._config.algorithm.iterations
+        with stop_on_request("finishing this iteration and saving") as stop_requested:
+            for step in range(done + 1, iterations + 1):
+                alarms = self._log(tracker, step, _train_once(algorithm))
+                verdict = decide(alarms, self._config.guards, step, algorithm.attempt)
+                if isinstance(verdict, RollBack) and not stop_requested():
+                    return verdict
+                last = step == iterations or stop_requested() or isinstance(verdict, Stop)
+                if last or step % self._config.checkpoint.every == 0:
+                    self._save(tracker, step)
+                if isinstance(verdict, Stop):
+                    raise PartnerError(verdict.reason)
+                if stop_requested():
+                    raise KeyboardInterrupt
+                if self._after_iteration is not None:
+                    algorithm.phases.begin(EVALUATE)
+                    self._after_iteration(step, algorithm)
+        return None
 
-def _iterate(
-    algorithm: RewriteAlgorithm,
-    tracker: Tracker,
-    config: RunConfig,
-    run: RunFolder,
-    done: int,
-    watch: GuardWatch,
-    throughput: Throughput,
-    snapshot: Snapshot,
-    after_iteration: AfterIteration | None,
-) -> RollBack | None:
-    """Trains to the last iteration, or until a guard wants to go back."""
-    with stop_on_request("finishing this iteration and saving") as stop_requested:
-        for step in range(done + 1, config.algorithm.iterations + 1):
-            iteration = _train_once(algorithm)
-            algorithm.phases.begin(LOG)
-            metrics = iteration_metrics(iteration, config.env.window)
-            guard_metrics, alarms = watch.observe(step, iteration, metrics)
-            algorithm.extra_state[GUARDS_STATE] = watch.state()
-            # Before the metrics: an iteration that was logged is not lost with the learners.
-            snapshot.take(algorithm)
-            if tracker.wants(step):
-                tracker.log(step, {**metrics, **guard_metrics}, _rows(iteration))
-            watch.report(step, alarms, tracker)
-            throughput.episodes += sum(len(group.trajectories) for group in iteration.groups)
-            throughput.seconds += iteration.seconds["iteration"]
-            verdict = decide(alarms, config.guards, step, algorithm.attempt)
-            if isinstance(verdict, RollBack) and not stop_requested():
-                return verdict
-            last = step == config.algorithm.iterations or stop_requested() or isinstance(verdict, Stop)
-            if last or step % config.checkpoint.every == 0:
-                algorithm.phases.begin(CHECKPOINT)
-                # The metrics up to here must outlive whatever the checkpoint outlives.
-                tracker.sync()
-                algorithm.save_training_state(run.checkpoint(step))
-                tracker.checkpoint(step, run.checkpoint(step))
-                if not watch.needs_old_checkpoints:
-                    run.drop_old_checkpoints(config.checkpoint.keep, config.checkpoint.keep_every)
-            if isinstance(verdict, Stop):
-                raise PartnerError(verdict.reason)
-            if stop_requested():
-                raise KeyboardInterrupt
-            if after_iteration is not None:
-                algorithm.phases.begin(EVALUATE)
-                after_iteration(step, algorithm)
-    return None
+    def _log(self, tracker: Tracker, step: int, iteration: Iteration) -> tuple[Alarm, ...]:
+        """Shows an iteration to the guards and logs it; returns the alarms."""
+        algorithm = self._algorithm
+        algorithm.phases.begin(LOG)
+        metrics = iteration_metrics(iteration, self._config.env.window)
+        guard_metrics, alarms = self._watch.observe(step, iteration, metrics)
+        algorithm.extra_state[GUARDS_STATE] = self._watch.state()
+        # Before the metrics: an iteration that was logged is not lost with the learners.
+        self._snapshot.take(algorithm)
+        if tracker.wants(step):
+            tracker.log(step, {**metrics, **guard_metrics}, _rows(iteration))
+        self._watch.report(step, alarms, tracker)
+        self._throughput.episodes += sum(len(group.trajectories) for group in iteration.groups)
+        self._throughput.seconds += iteration.seconds["iteration"]
+        return alarms
 
+    def _save(self, tracker: Tracker, step: int) -> None:
+        folder = self._run.checkpoint(step)
+        self._algorithm.phases.begin(CHECKPOINT)
+        # The metrics up to here must outlive whatever the checkpoint outlives.
+        tracker.sync()
+        self._algorithm.save_training_state(folder)
+        tracker.checkpoint(step, folder)
+        if not self._watch.needs_old_checkpoints:
+            self._run.drop_old_checkpoints(self._config.checkpoint.keep, self._config.checkpoint.keep_every)
 
-def _roll_back(
-    algorithm: RewriteAlgorithm, run: RunFolder, watch: GuardWatch, back: RollBack, config: RunConfig
-) -> int:
-    """Restores the newest good checkpoint and begins another attempt there; returns the iterations done."""
-    done = _restore(algorithm, run, before=back.before)
-    watch.restore(algorithm.extra_state)
-    algorithm.start_attempt(back.attempt, config.guards.rollback_kl_factor)
-    # A resume must go on with this attempt, not with the one that failed.
-    algorithm.save_training_state(run.checkpoint(done))
-    logger.warning("guard: back to iteration %d; rollback %d of %d", done, back.attempt, config.guards.max_rollbacks)
-    return done
+    def _export(self, tracker: Tracker) -> None:
+        self._algorithm.phases.begin(EXPORT)
+        policy, config, run = self._algorithm.policy_in_driver(), self._config, self._run
+        when_there_is_room(lambda: export_policy(policy, config, run), disk_of(run.path), config.faults.room_wait_s)
+        tracker.policy(run.export)
 
+    def _roll_back(self, back: RollBack) -> int:
+        """Restores the newest good checkpoint and begins another attempt there; returns the iterations done."""
+        done, settings = self._restore(before=back.before), self._config.guards
+        self._algorithm.start_attempt(back.attempt, settings.rollback_kl_factor)
+        # A resume must go on with this attempt, not with the one that failed.
+        self._algorithm.save_training_state(self._run.checkpoint(done))
+        logger.warning("guard: back to iteration %d; rollback %d of %d", done, back.attempt, settings.max_rollbacks)
+        return done
 
-def _replace_lost_learners(
-    algorithm: RewriteAlgorithm,
-    run: RunFolder,
-    watch: GuardWatch,
-    restarts: list[int],
-    snapshot: Snapshot,
-    error: RayError,
-) -> int:
-    """Goes on with new learners, when some were lost with their process or node.
+    def replace_lost_learners(self, error: RayError) -> int:
+        """Goes on with new learners, when some were lost with their process or node.
 
-    They start from the state in the driver's memory, or else from the newest checkpoint.
+        They start from the state in the driver's memory, or else from the newest checkpoint. When all learners are
+        there, the error is raised again.
 
-    Args:
-        algorithm: Its learners are replaced.
-        run: The run folder.
-        watch: Takes the checkpoint's state.
-        restarts: The iterations done at each such restart so far; the new one is added.
-        snapshot: The state in the driver's memory, if it is kept.
-        error: What the driver saw; raised again when all learners are there.
+        Returns:
+            The iterations done.
 
-    Returns:
-        The iterations done.
+        Raises:
+            PartnerError: Learners were lost too often without a new checkpoint in between, Ray's object store is full,
+                or a learner has something to say to the user.
+        """
+        if is_full_store(error):
+            raise full_store() from error
+        algorithm, restarts = self._algorithm, self._restarts
+        lost = algorithm.lost_learners()
+        if not lost:
+            # What a remote learner says to the user is not to arrive wrapped in its traceback.
+            raise error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, PartnerError) else error
+        logger.warning("%d of %d learners were lost: starting new ones", lost, algorithm.config.num_learners)
+        with waiting_for(f"room for {algorithm.config.num_learners} learners", free_resources):
+            algorithm.replace_learners()
+        done = self._restore(self._snapshot.state)
+        logger.info("going on after iteration %d", done)
+        restarts.append(done)
+        if restarts.count(done) > LEARNER_RESTARTS:
+            raise PartnerError(
+                f"learners were lost {restarts.count(done)} times after iteration {done}: see the Ray logs; lower "
+                "algorithm.micro_batch_tokens if they ran out of memory, then resume the run"
+            ) from error
+        return done
 
-    Raises:
-        PartnerError: Learners were lost too often without a new checkpoint in between, Ray's object store is full, or
-            a learner has something to say to the user.
-    """
-    if is_full_store(error):
-        raise full_store() from error
-    lost = algorithm.lost_learners()
-    if not lost:
-        # What a remote learner says to the user is not to arrive wrapped in its traceback.
-        raise error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, PartnerError) else error
-    logger.warning("%d of %d learners were lost: starting new ones", lost, algorithm.config.num_learners)
-    with waiting_for(f"room for {algorithm.config.num_learners} learners", free_resources):
-        algorithm.replace_learners()
-    done = _restore(algorithm, run) if snapshot.state is None else algorithm.restore_state(snapshot.state)
-    logger.info("going on after iteration %d", done)
-    watch.restore(algorithm.extra_state)
-    restarts.append(done)
-    if restarts.count(done) > LEARNER_RESTARTS:
-        raise PartnerError(
-            f"learners were lost {restarts.count(done)} times after iteration {done}: see the Ray logs; lower "
-            "algorithm.micro_batch_tokens if they ran out of memory, then resume the run"
-        ) from error
-    return done
+    def _restore(self, state: TrainingState | None = None, before: int | None = None) -> int:
+        """Restores a state, or else the newest checkpoint, and the guards; returns the iterations done."""
+        algorithm = self._algorithm
+        done = restore_newest(algorithm, self._run, before) if state is None else algorithm.restore_state(state)
+        self._watch.restore(algorithm.extra_state)
+        return done
 
 
 def _train_once(algorithm: RewriteAlgorithm) -> Iteration:
@@ -275,7 +273,7 @@ def _train_once(algorithm: RewriteAlgorithm) -> Iteration:
     return replace(algorithm.last, seconds=seconds)
 
 
-def _restore(algorithm: RewriteAlgorithm, run: RunFolder, before: int | None = None) -> int:
+def restore_newest(algorithm: RewriteAlgorithm, run: RunFolder, before: int | None = None) -> int:
     """Restores the newest checkpoint that can be read, and sets aside those that it passed over.
 
     With `before`, only checkpoints of fewer iterations count.

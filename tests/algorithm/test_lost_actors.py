@@ -19,8 +19,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from launch.run_folder.folder import RunFolder
-from launch.training.guard_actions import GuardWatch
-from launch.training.rl_loop import Snapshot, _replace_lost_learners
+from launch.training.rl_loop import TrainingLoop
 from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.config.reward_schema import RewardsConfig, RewardSection
 from partner_rl.metric_names import OF_THE_MACHINE
@@ -138,6 +137,6 @@ def test_what_a_learner_has_to_say_arrives_without_its_traceback(local_ray, tmp_
         ray.get(refuse.remote())
     algo = build_toy(toy_config())
     with pytest.raises(PartnerError) as told:
-        _replace_lost_learners(algo, RunFolder(tmp_path), GuardWatch(toy_config()), [], Snapshot(0.0), wrapped.value)
+        TrainingLoop(algo, toy_config(), RunFolder(tmp_path)).replace_lost_learners(wrapped.value)
     algo.stop()
     assert str(told.value) == "lower algorithm.learning_rate"

@@ -15,6 +15,7 @@ import pytest
 import ray
 
 from launch.run_folder.folder import RunFolder
+from launch.tracking import Tracker
 from launch.training import rl_loop
 from launch.training.rl_loop import train_policy
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
@@ -92,7 +93,7 @@ def test_a_killed_learner_costs_the_iteration_in_flight_or_those_since_the_check
 def test_an_iteration_that_was_logged_is_not_lost(pools, tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     algorithms = []
-    train_once, log = rl_loop._train_once, rl_loop._log
+    train_once, log = rl_loop._train_once, Tracker.log
 
     def remember(algorithm: RewriteAlgorithm) -> Any:
         algorithms.append(algorithm)
@@ -104,7 +105,7 @@ def test_an_iteration_that_was_logged_is_not_lost(pools, tmp_path, caplog, monke
             kill_learner(algorithms[-1])
 
     monkeypatch.setattr(rl_loop, "_train_once", remember)
-    monkeypatch.setattr(rl_loop, "_log", log_and_kill)
+    monkeypatch.setattr(Tracker, "log", log_and_kill)
     rows = trained(tmp_path / "logged", config(10, 128.0), pools)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert f"going on after iteration {KILLED_AFTER}" in caplog.text

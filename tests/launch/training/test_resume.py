@@ -24,7 +24,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from launch.run_folder.folder import RunFolder
 from launch.run_folder.record import read_record
 from launch.tracking import METRICS_FILE, SAMPLES_FILE, SampleRow, Tracker
-from launch.training.rl_loop import _restore
+from launch.training.rl_loop import restore_newest
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.state import WEIGHTS, TrainingState
 from partner_rl.config.load import load_config, save_config
@@ -53,7 +53,7 @@ class Loader:
 
 
 def restore(run: RunFolder, before: int | None = None) -> int:
-    return _restore(cast(RewriteAlgorithm, Loader()), run, before)
+    return restore_newest(cast(RewriteAlgorithm, Loader()), run, before)
 
 
 def saved_run(folder: Path, *steps: int) -> RunFolder:
