@@ -58,7 +58,7 @@ def quickstart(config: RunConfig, run: RunFolder) -> None:
     from launch.training import phases
     from launch.training.held_out import evaluation_sources, held_out_pairs, rewrite_with, sampling_of
     from launch.training.phases import PhaseClock
-    from launch.training.train import prepare
+    from launch.training.run import prepare
     from partner_rl.evaluation.compare import measure_systems
     from partner_rl.evaluation.report import print_rewrites, printed_table
     from partner_rl.evaluation.result import Group

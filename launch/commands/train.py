@@ -60,7 +60,7 @@ def command(
     begin(plan)
     if resume is None:
         run = RunFolder.create(config, default_name=Path(preset).stem)
-    from launch.training.train import train
+    from launch.training.run import train
 
     train(config, run, resume=resume is not None)
     out.print(f"exported to {run.export}", soft_wrap=True)

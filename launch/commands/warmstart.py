@@ -133,7 +133,7 @@ def _inputs(config: RunConfig) -> tuple[NamedInput, ...]:
     return inputs_of(config, warm_start_request(config).keys)
 
 
-def _settle(config: RunConfig, work: Path, splits: Splits | None) -> None:
+def _record_inputs(config: RunConfig, work: Path, splits: Splits | None) -> None:
     """Compares the inputs with those that the training began with, and notes what it goes on with.
 
     Raises:
@@ -277,7 +277,7 @@ def _kept(config: RunConfig, work: Path, splits: Splits | None) -> Iterator[None
     """Keeps other trainings out of the folder of the state for the time of a block, and notes what the state is of."""
     work.mkdir(parents=True, exist_ok=True)
     with alone(work, "training"):
-        _settle(config, work, splits)
+        _record_inputs(config, work, splits)
         yield
 
 

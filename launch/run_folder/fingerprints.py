@@ -34,7 +34,7 @@ class InputError(PartnerError):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangedKey:
     """A key with another value than the training began with."""
 
     key: str
@@ -55,18 +55,18 @@ class Fingerprints:
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]
 
-    def changes(self, config: RunConfig) -> tuple[Change, ...]:
+    def changes(self, config: RunConfig) -> tuple[ChangedKey, ...]:
         """The keys in which a configuration differs."""
         now, defaults = settings_of(config), settings_of(RunConfig())
-        found: dict[str, Change] = {}
+        found: dict[str, ChangedKey] = {}
         for key in sorted({*now, *self.settings}):
             section = next((name for name in now if key.startswith(f"{name}.")), None)
             if section is not None:
                 # It has keys no more: it is null now.
                 inside = {name: value for name, value in self.settings.items() if name.startswith(f"{section}.")}
-                found[section] = Change(section, inside, None)
+                found[section] = ChangedKey(section, inside, None)
             elif (old := self._value(key, defaults)) != now.get(key):
-                found[key] = Change(key, old, now.get(key))
+                found[key] = ChangedKey(key, old, now.get(key))
         return tuple(found.values())
 
     def _value(self, key: str, defaults: Mapping[str, Any]) -> Any:
@@ -125,7 +125,7 @@ def read_fingerprints(folder: Path) -> Fingerprints | None:
 
 def allowed_changes(
     began: Fingerprints, config: RunConfig, source: str, *, keeps: Collection[str] = ()
-) -> tuple[Change, ...]:
+) -> tuple[ChangedKey, ...]:
     """The keys that have another value than at the beginning, all of which may.
 
     `source` is what messages call the configuration; `keeps` are adjustable keys that this kind of training keeps all
@@ -168,7 +168,7 @@ def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def inputs_of(config: RunConfig, keys: Collection[str], changes: Sequence[Change] = ()) -> tuple[NamedInput, ...]:
+def inputs_of(config: RunConfig, keys: Collection[str], changes: Sequence[ChangedKey] = ()) -> tuple[NamedInput, ...]:
     """The inputs that a training reads from here on, by their keys, and those whose place has changed."""
     read = {*keys, *(change.key for change in changes)}
     return tuple(one for one in named_inputs(config) if one.key in read)

@@ -41,7 +41,7 @@ from launch.tracking import log_evaluation
 from launch.training import phases
 from launch.training.held_out import evaluation_sources, held_out_pairs, rewrite_all, rewriter_of, sampling_of
 from launch.training.phases import PhaseClock
-from launch.training.train import prepare
+from launch.training.run import prepare
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.config.load import assignments, load_config, save_config
 from partner_rl.config.schema import RunConfig

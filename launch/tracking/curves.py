@@ -22,6 +22,7 @@ class Panel:
     title: str
     y_label: str
     patterns: tuple[str, ...]
+    x_label: str = "iteration"
 
 
 PANELS: Final = (
@@ -88,7 +89,7 @@ def _draw(panel: Panel, curves: dict[str, list[tuple[float, float]]], path: Path
     for key, points in curves.items():
         axes.plot([x for x, _ in points], [y for _, y in points], marker=".", linewidth=1.2, label=key)
     axes.set_title(panel.title)
-    axes.set_xlabel("iteration")
+    axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize="x-small")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from launch.run_folder.fingerprints import (
-    Change,
+    ChangedKey,
     Fingerprints,
     allowed_changes,
     check_present,
@@ -66,7 +66,7 @@ def open_to_resume(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, Run
 
 def configuration_to_resume(
     file: Path, overrides: Sequence[str], *, has_begun: bool
-) -> tuple[RunConfig, tuple[Change, ...]]:
+) -> tuple[RunConfig, tuple[ChangedKey, ...]]:
     """The configuration that a training goes on with, and the keys in which it differs from that at its beginning.
 
     `has_begun` says whether something has been computed that depends on the configuration.
@@ -82,7 +82,7 @@ def configuration_to_resume(
     return config, allowed_changes(began, config, "--resume")
 
 
-def _inputs(run: RunFolder, config: RunConfig, changes: Sequence[Change]) -> tuple[NamedInput, ...]:
+def _inputs(run: RunFolder, config: RunConfig, changes: Sequence[ChangedKey]) -> tuple[NamedInput, ...]:
     """What a run reads from here on."""
     # What loads models takes seconds to import.
     from launch.preflight.check_request import run_request
@@ -95,7 +95,7 @@ def _beginning(run: RunFolder, stored: RunConfig) -> Fingerprints:
     return read_fingerprints(run.path) or Fingerprints(settings_of(stored), {})
 
 
-def settle(run: RunFolder, config: RunConfig, splits: Splits) -> None:
+def record_inputs(run: RunFolder, config: RunConfig, splits: Splits) -> None:
     """Compares the inputs of a run with those that it began with, and notes what it goes on with.
 
     To be called inside of the run's lock, before anything is computed.
@@ -115,7 +115,7 @@ def settle(run: RunFolder, config: RunConfig, splits: Splits) -> None:
 
 
 def check_unfetched(run: RunFolder, config: RunConfig, splits: Splits) -> None:
-    """What `settle` would say of the corpus and of models in folders; fetches no model and writes nothing.
+    """What `record_inputs` would say of the corpus and of models in folders; fetches no model and writes nothing.
 
     Raises:
         InputError: An input holds something else than at the beginning.
@@ -127,7 +127,7 @@ def check_unfetched(run: RunFolder, config: RunConfig, splits: Splits) -> None:
         began.followed_by(config, here, splits)
 
 
-def _note(run: RunFolder, changes: Sequence[Change]) -> None:
+def _note(run: RunFolder, changes: Sequence[ChangedKey]) -> None:
     """Adds the keys that change to the history in `run.json`."""
     if changes:
         when, history = now(), read_record(run.path).get("changes", [])

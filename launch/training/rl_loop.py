@@ -17,7 +17,7 @@ from launch.run_folder.folder import RunFolder, iterations_of
 from launch.tracking import SampleRow, Tracker
 from launch.training.guard_actions import GUARDS_STATE, GuardWatch, RollBack, Stop, decide
 from launch.training.phases import export_policy
-from launch.training.watchdog import Watchdog, WatchedActor, reward_candidates
+from launch.training.watchdog import Watchdog, WatchedActor, watched_reward_actors
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.build import to_algorithm_config
 from partner_rl.algorithm.guards import Alarm
@@ -108,7 +108,7 @@ def train_policy(
     )
     phases = PhaseTracker()
     algorithms: list[RewriteAlgorithm] = []
-    with Watchdog(phases, lambda: _candidates(client, algorithms), config.faults, run.path):
+    with Watchdog(phases, lambda: _watched_actors(client, algorithms), config.faults, run.path):
         algorithm = cast(RewriteAlgorithm, settings.build_algo())
         algorithm.phases = phases
         algorithms.append(algorithm)
@@ -119,10 +119,10 @@ def train_policy(
             algorithm.stop()  # type: ignore[no-untyped-call]
 
 
-def _candidates(client: RewardClient, algorithms: Sequence[RewriteAlgorithm]) -> list[WatchedActor]:
+def _watched_actors(client: RewardClient, algorithms: Sequence[RewriteAlgorithm]) -> list[WatchedActor]:
     """The actors that the run may wait for."""
     workers = [WatchedActor(name, actor) for algorithm in algorithms for name, actor in algorithm.remote_actors()]
-    return [*reward_candidates(client.spec), *workers]
+    return [*watched_reward_actors(client.spec), *workers]
 
 
 class TrainingLoop:

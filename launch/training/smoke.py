@@ -95,7 +95,7 @@ def smoke(config: RunConfig) -> float:
     Raises:
         PartnerError: Something that would make the run fail, too.
     """
-    from launch.training.train import train
+    from launch.training.run import train
 
     started = time.perf_counter()
     runs_dir = Path(config.runs_dir)

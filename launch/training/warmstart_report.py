@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from rich.table import Table
 
+from launch.run_folder.reader import Row
+from launch.tracking.curves import Panel, plot_curves
 from partner_rl import metric_names as names
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import select_pairs
 from partner_rl.evaluation.component_scores import component_scores
 from partner_rl.models.cards import CARD, model_card
-from partner_rl.plotting import new_canvas, save_png
 from partner_rl.policy.generate import Sampling
 from partner_rl.policy.model import Policy
 from partner_rl.progress import Progress, no_progress
@@ -33,6 +34,11 @@ LOW_EMPATHY: Final = 1
 
 UNLABELLED_DRAWS: Final = 4
 """Unlabelled responses that are scored for each one that is wanted, to find those of low empathy."""
+
+
+_LOSSES: Final = Panel(
+    "losses.png", "Warm start", "loss (nats)", (names.WARMSTART_LOSS, names.warmstart_dev("loss")), "optimizer step"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +176,11 @@ def _metrics(outcome: WarmStartResult) -> list[tuple[str, str]]:
     return rows
 
 
-def write_report(
-    folder: Path, outcome: WarmStartResult, metrics: Sequence[dict[str, float]], config: RunConfig
-) -> None:
+def write_report(folder: Path, outcome: WarmStartResult, metrics: Sequence[Row], config: RunConfig) -> None:
     """Writes `warm_start.json`, `metrics.jsonl`, `losses.png` and the model card `README.md` into a folder."""
     write_json(folder / "warm_start.json", outcome.as_json())
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in metrics))
-    plot_losses(metrics, folder / "losses.png")
+    plot_curves(metrics, folder, [_LOSSES])
     write_text(folder / CARD, _card(outcome, config))
 
 
@@ -198,19 +202,3 @@ suggestions for a human supporter to read before they are sent; no metric above 
 distress.
 """
     return model_card(text, "empathic-rewriting")
-
-
-def plot_losses(metrics: Sequence[dict[str, float]], path: Path) -> None:
-    """Draws the training loss of each step and the held-out loss of each pass."""
-    figure = new_canvas(7.0, 4.0)
-    axes = figure.add_subplot()
-    held_out = names.warmstart_dev("loss")
-    for key, style, label in ((names.WARMSTART_LOSS, "-", "training, each step"), (held_out, "o-", "held-out")):
-        points = [(row[names.STEP], row[key]) for row in metrics if key in row]
-        axes.plot([step for step, _ in points], [loss for _, loss in points], style, linewidth=1.0, label=label)
-    axes.set_title("Warm start")
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss (nats)")
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize="x-small")
-    save_png(figure, path)

@@ -132,18 +132,18 @@ def diagnose(
     """Finds the silent actors that everything waits for."""
     clients = {calls.client for calls in pending if calls.client}
     blocking, behind = [], []
-    for candidate, location in silent:
+    for actor, location in silent:
         if location.actor in clients:
-            behind.append(candidate.name)
+            behind.append(actor.name)
             continue
-        asked = [calls for calls in pending if calls.calls.get(candidate.ray_name)]
+        asked = [calls for calls in pending if calls.calls.get(actor.ray_name)]
         blocking.append(
             BlockingActor(
-                candidate.name,
+                actor.name,
                 location,
                 max((calls.seconds for calls in asked), default=seconds),
                 # The driver has one call at an env runner or a learner.
-                sum(calls.calls[candidate.ray_name] for calls in asked) or 1,
+                sum(calls.calls[actor.ray_name] for calls in asked) or 1,
             )
         )
     return Stall(phase, seconds, tuple(sorted(blocking, key=lambda a: -a.seconds)), tuple(behind))
@@ -160,23 +160,23 @@ class Pinger:
     def __init__(self) -> None:
         self._calls: dict[str, Any] = {}
 
-    def silent(self, candidates: Sequence[WatchedActor], answer_s: float = ANSWER_S) -> list[WatchedActor]:
+    def silent(self, actors: Sequence[WatchedActor], answer_s: float = ANSWER_S) -> list[WatchedActor]:
         """The actors that do not answer within `answer_s` seconds."""
-        for candidate in candidates:
-            if candidate.name not in self._calls:
-                actor = candidate.handle
-                call = actor.ready.remote() if candidate.ray_name else actor.apply.remote(_present)
-                self._calls[candidate.name] = call
-        calls = {candidate.name: self._calls[candidate.name] for candidate in candidates}
+        for actor in actors:
+            if actor.name not in self._calls:
+                handle = actor.handle
+                call = handle.ready.remote() if actor.ray_name else handle.apply.remote(_present)
+                self._calls[actor.name] = call
+        calls = {actor.name: self._calls[actor.name] for actor in actors}
         answered, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=answer_s) if calls else ([], [])
         quiet = []
-        for candidate in candidates:
-            if calls[candidate.name] not in answered:
-                quiet.append(candidate)
+        for actor in actors:
+            if calls[actor.name] not in answered:
+                quiet.append(actor)
                 continue
-            del self._calls[candidate.name]
-            if not _succeeds(calls[candidate.name]):
-                quiet.append(candidate)
+            del self._calls[actor.name]
+            if not _succeeds(calls[actor.name]):
+                quiet.append(actor)
         return quiet
 
 
@@ -242,7 +242,7 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def reward_candidates(spec: ClientSpec) -> list[WatchedActor]:
+def watched_reward_actors(spec: ClientSpec) -> list[WatchedActor]:
     """The reward actors that are asked in training."""
     names = [name for pool in spec.pools.values() if pool.is_active for name in pool.actors]
     return [WatchedActor(f"reward actor {name}", ray.get_actor(name, namespace=NAMESPACE), name) for name in names]
@@ -271,7 +271,7 @@ class Watchdog:
 
     Args:
         phases: The driver's phases.
-        candidates: The actors of the run, asked for at each stall.
+        actors: The actors of the run, asked for at each stall.
         settings: When to speak.
         run_dir: Where `stall.json` is written while the run stands still.
     """
@@ -279,12 +279,12 @@ class Watchdog:
     def __init__(
         self,
         phases: PhaseTracker,
-        candidates: Callable[[], Sequence[WatchedActor]],
+        actors: Callable[[], Sequence[WatchedActor]],
         settings: FaultsConfig,
         run_dir: Path,
     ) -> None:
         self._phases = phases
-        self._candidates = candidates
+        self._actors = actors
         self._settings = settings
         self._file = run_dir / STALL_FILE
         self._pinger = Pinger()
@@ -329,8 +329,8 @@ class Watchdog:
         if seconds < self._due_s:
             return
         self._due_s = _GAP * seconds
-        silent = self._pinger.silent(self._candidates())
-        places = locate([candidate.handle for candidate in silent])
+        silent = self._pinger.silent(self._actors())
+        places = locate([actor.handle for actor in silent])
         # Asking took some seconds.
         seconds = time.monotonic() - phase.since
         stall = diagnose(phase, seconds, list(zip(silent, places, strict=True)), read_pending_calls())
@@ -351,19 +351,19 @@ class Watchdog:
         if after_s is None:
             return
         overdue = {}
-        for actor in stall.blocking:
-            if actor.location.state != _ALIVE:
+        for blocking in stall.blocking:
+            if blocking.location.state != _ALIVE:
                 continue
-            if actor.seconds < after_s:
-                self._due_s = min(self._due_s, seconds + after_s - actor.seconds)
+            if blocking.seconds < after_s:
+                self._due_s = min(self._due_s, seconds + after_s - blocking.seconds)
             else:
-                overdue[actor.name] = actor.location
-        again = self._pinger.silent([candidate for candidate in silent if candidate.name in overdue])
+                overdue[blocking.name] = blocking.location
+        again = self._pinger.silent([actor for actor in silent if actor.name in overdue])
         if self._over.is_set() or self._phases.current is not stall.phase:
             return
-        for candidate in again:
-            logger.warning("%s is killed, so that another one takes its place", candidate.name)
-            kill_process(overdue[candidate.name])
+        for actor in again:
+            logger.warning("%s is killed, so that another one takes its place", actor.name)
+            kill_process(overdue[actor.name])
 
     def _go_on(self, phase: Phase) -> None:
         """Another phase has begun."""

@@ -27,7 +27,7 @@ from launch.run_folder.folder import RunFolder
 from launch.run_folder.reader import read_run
 from launch.run_folder.record import read_record, update_record
 from launch.training.phases import load_splits
-from launch.training.resuming import open_to_resume, settle
+from launch.training.resuming import open_to_resume, record_inputs
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.config.describe import describe_fields
@@ -71,7 +71,7 @@ def settled(path: Path, *overrides: str) -> RunFolder:
     """What `train --resume` does up to where it would compute."""
     run, config = open_to_resume(path, overrides)
     with run.resumable():
-        settle(run, config, load_splits(config))
+        record_inputs(run, config, load_splits(config))
     return run
 
 
@@ -292,7 +292,7 @@ def with_classifier(trained, tmp_path) -> tuple[RunFolder, Path]:
     config = load_config("smoke", [*SETTINGS, f"runs_dir={tmp_path}", "name=named", *given])
     run = RunFolder.create(config, "x")
     with run.resumable():
-        settle(run, config, load_splits(config))
+        record_inputs(run, config, load_splits(config))
         run.rewards.mkdir()
     return run, folder
 
@@ -348,10 +348,10 @@ def test_a_start_that_computed_nothing_may_begin_with_anything(tmp_path):
     config = load_config("smoke", [f"runs_dir={tmp_path}", "name=a"])
     run = RunFolder.create(config, "x")
     with run.resumable():
-        settle(run, config, load_splits(config))
+        record_inputs(run, config, load_splits(config))
     again, changed = open_to_resume(run.path, ["seed=3"])
     with again.resumable():
-        settle(again, changed, load_splits(changed))
+        record_inputs(again, changed, load_splits(changed))
     noted = read_fingerprints(run.path)
     assert noted is not None
     assert noted.settings["seed"] == 3

@@ -18,7 +18,7 @@ import pytest
 import ray
 
 from launch.run_folder.reader import read_stall
-from launch.training.watchdog import Watchdog, WatchedActor, reward_candidates
+from launch.training.watchdog import Watchdog, WatchedActor, watched_reward_actors
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.phase_tracker import PhaseTracker
 from partner_rl.cluster.pending_calls import read_pending_calls
@@ -110,7 +110,7 @@ def crew(local_ray, tmp_path_factory) -> Iterator[Crew]:
     bed = tmp_path_factory.mktemp("crew") / "bed"
     with letters(bed, "crew") as pools:
         algorithm = build_toy(toy_config(num_env_runners=2, num_learners=1), pools.client().score)
-        yield Crew(algorithm, bed, reward_candidates(pools.spec))
+        yield Crew(algorithm, bed, watched_reward_actors(pools.spec))
         algorithm.stop()
 
 

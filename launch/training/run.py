@@ -12,7 +12,7 @@ from launch.run_folder.reader import read_rows
 from launch.tracking.curves import plot_curves
 from launch.training import phases
 from launch.training.phases import PhaseClock
-from launch.training.resuming import settle
+from launch.training.resuming import record_inputs
 from launch.training.rl_loop import AfterIteration, Throughput, train_policy
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import SplitName, Splits
@@ -63,7 +63,7 @@ def prepare(
         PartnerError: The corpus leaves a phase without examples.
     """
     splits = phases.load_splits(config)
-    settle(run, chosen, splits)
+    record_inputs(run, chosen, splits)
     phases.require_rewritable(config, splits, *held_out)
     # Found out first: a corpus that gives no example must not cost the training of reward models.
     examples = phases.warm_start_examples(config, run, splits)
