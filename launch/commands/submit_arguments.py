@@ -113,7 +113,7 @@ def _for_a_run(given: Mapping[str, Any], storage: str, working_dir: Path) -> lis
 
 
 def _for_a_sweep(given: Mapping[str, Any], storage: str) -> list[str]:
-    from launch.sweep.session import new_sweep
+    from launch.sweep.opening import new_sweep
 
     if given["spec"] is None:
         raise PartnerError("give a spec to start a sweep, or --resume FOLDER to go on with one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -14,8 +15,9 @@ from partner_rl.config.section import MAX_TRIALS
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
+    from launch.preflight.command_plan import Write
+    from launch.sweep.opening import Sweep
     from launch.sweep.report import SweepResult
-    from launch.sweep.session import Sweep
 
 _SHOWN_POINTS: Final = 24
 
@@ -45,8 +47,9 @@ def command(
 
     Example: `partner-rl sweep reward_weights --dry-run`
     """
+    from launch.sweep.opening import new_sweep, open_sweep
     from launch.sweep.report import incomparable_lines
-    from launch.sweep.session import new_sweep, open_sweep, run_sweep
+    from launch.sweep.running import run_sweep
 
     if resume is not None and spec is not None and "=" in spec:
         # Where there is no spec, the first word is a key.
@@ -71,30 +74,52 @@ def command(
 
 def _show(sweep: Sweep) -> None:
     """Says what would run, and on what, and ends the dry run."""
+    from launch.preflight.command_plan import Write
+    from launch.sweep.remaining import remaining_trials
+
+    remaining, spec, folder = remaining_trials(sweep), sweep.spec, sweep.folder
+    known, pending = remaining.known, remaining.pending
+    out.print(f"{len(known)} trials were started before" if known else f"a new sweep in {folder.path}", soft_wrap=True)
+    out.print(f"{remaining.count} trials to run: search {spec.search}, scheduler {spec.scheduler}", soft_wrap=True)
+    for point in pending[:_SHOWN_POINTS]:
+        values = ", ".join(f"{key}={value}" for key, value in point.values.items())
+        out.print(f"  {point.name}: {values}", soft_wrap=True)
+    if len(pending) > _SHOWN_POINTS:
+        out.print(f"  and {len(pending) - _SHOWN_POINTS} more")
+    if remaining.proposals:
+        out.print(f"  {remaining.proposals} that Optuna proposes as results come in")
+    report = "the report, also as report.html, report.json, trials.parquet, figures/"
+    show_trials(
+        sweep,
+        remaining.count,
+        [Write(folder.path / "report.md", report), Write(folder.chosen, "the chosen configuration")],
+    )
+
+
+def show_trials(sweep: Sweep, count: int, also: Sequence[Write]) -> None:
+    """Says what trials share, reserve and write, and ends the dry run.
+
+    Args:
+        sweep: The sweep.
+        count: How many of its trials are left.
+        also: What is written besides the trials.
+    """
     from launch.preflight.check_request import inputs_of_all, model_facts, run_request
     from launch.preflight.command_plan import CommandPlan, Write, show_dry_run
     from launch.preflight.disk import disk_of
     from launch.resources.memory import GIB
-    from launch.sweep.session import left_to_do, shared_keys
-    from launch.sweep.sizing import shares
+    from launch.sweep.sharing import shared_keys
 
-    work, spec, share = left_to_do(sweep), sweep.spec, shares(sweep.spec)
-    lines = [f"{len(work.known)} trials were started before" if work.known else f"a new sweep in {sweep.folder.path}"]
-    lines.append(f"{work.trials} trials to run: search {spec.search}, scheduler {spec.scheduler}")
-    for point in work.pending[:_SHOWN_POINTS]:
-        lines.append(f"  {point.name}: " + ", ".join(f"{key}={value}" for key, value in point.values.items()))
-    if len(work.pending) > _SHOWN_POINTS:
-        lines.append(f"  and {len(work.pending) - _SHOWN_POINTS} more")
-    if work.proposals:
-        lines.append(f"  {work.proposals} that Optuna proposes as results come in")
-    once = sorted(shared_keys(sweep.config, sweep.folder, share))
-    lines.append(f"trained once for all trials: {', '.join(once) or 'nothing'}")
-    lines.append(f"reward actors: {'one pool for all trials' if share.pools else 'each trial has its own'}")
-    size = sweep.sized(max(1, work.trials))
-    where = "this machine has room for" if sweep.config.resources.address is None else "counted for"
-    lines.append(f"a trial reserves {size.trial_cpus:g} CPUs and {size.trial_gpus:g} GPUs; {where} {size.concurrent}")
-    folder, each = sweep.folder, sweep.trial_bytes()
-    room, needed = disk_of(folder.path).free, (each or 0) * work.trials
+    folder, size, config = sweep.folder, sweep.sized(max(1, count)), sweep.placed
+    once = sorted(shared_keys(sweep.config, folder, sweep.share))
+    pools = "one pool for all trials" if sweep.spec.share_rewards else "each trial has its own"
+    where = "this machine has room for" if config.resources.address is None else "counted for"
+    lines = [
+        f"trained once for all trials: {', '.join(once) or 'nothing'}",
+        f"reward actors: {pools}",
+        f"a trial reserves {size.trial_cpus:g} CPUs and {size.trial_gpus:g} GPUs; {where} {size.concurrent}",
+    ]
+    room, needed = disk_of(folder.path).free, (sweep.trial_bytes() or 0) * count
     if needed > room:
         lines.append(f"the trials leave about {needed / GIB:.1f} GiB on the disk, and {room / GIB:.1f} GiB are free")
     for line in lines:
@@ -102,13 +127,12 @@ def _show(sweep: Sweep) -> None:
     writes = [
         *([Write(folder.shared.path, "what is trained once")] if once else []),
         Write(folder.trials, "a run folder each, and records/ beside it", needed or None),
-        Write(folder.path / "report.md", "the report, also as report.html, report.json, trials.parquet, figures/"),
-        Write(folder.chosen, "the chosen configuration"),
+        *also,
     ]
-    facts = [fact for config, request in inputs_of_all(sweep.tried) for fact in model_facts(config, request)]
+    facts = [fact for one, asked in inputs_of_all(sweep.tried) for fact in model_facts(one, asked)]
     problems = tuple({(fact.key, fact.name): fact for fact in facts if fact.problem}.values())
-    request = replace(run_request(sweep.placed, output=folder.path), files=problems)
-    show_dry_run(CommandPlan(sweep.placed, request, writes, lambda: size.session))
+    request = replace(run_request(config, output=folder.path), files=problems)
+    show_dry_run(CommandPlan(config, request, writes, lambda: size.session))
 
 
 def _print(found: SweepResult, sweep: Sweep) -> None:

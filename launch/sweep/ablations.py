@@ -1,4 +1,4 @@
-"""Which runs an ablation consists of: the full configuration, and one run for each thing that is changed in it."""
+"""An ablation: a sweep over the full configuration and one trial for each thing that is changed in it."""
 
 from __future__ import annotations
 
@@ -6,53 +6,74 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, ClassVar, Final, get_args
 
-from partner_rl.config.load import Assignment, assignments, load_config
+from pydantic import JsonValue
+
+from launch.console import typed_command
+from launch.sweep.opening import Sweep, check_unchanged
+from launch.sweep.sharing import Shares
+from launch.sweep.space import Point
+from launch.sweep.spec import SweepSpec
+from launch.sweep.trial_records import SweepFolder
+from partner_rl.config.load import assignments, load_config
 from partner_rl.config.schema import AlgorithmConfigSection, RunConfig
 from partner_rl.types import PartnerError
 
 FULL: Final = "full"
-"""The run that nothing is changed in; it trains the reward models and the warm start that the others share."""
+"""The trial that nothing is changed in."""
 
 GROUP_SIZES: Final = (2, 4, 8, 16, 32)
-"""`K` of the runs that change the samples of a group; the samples of an iteration stay as many."""
+"""`K` of the trials that change the samples of a group; the samples of an iteration stay as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class AblationFolder(SweepFolder):
+    """Paths of an ablation, whose run folders lie in its own.
+
+    Attributes:
+        arguments: Those of the command that goes on with it, but for the folder.
+    """
+
+    kind: ClassVar[str] = "ablation"
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def resume_command(self) -> str:
+        """How to go on with the ablation: by the same command."""
+        return typed_command("ablate", *self.arguments, "--output", self.path)
+
+    @property
+    def trials(self) -> Path:
+        """The trials' run folders."""
+        return self.path
 
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """A change of the full configuration.
-
-    Attributes:
-        what: The change in a few words.
-        shares_warm_start: Whether it starts from the full run's warm start.
-    """
+    """A change of the full configuration: the trial's name, the change in a few words, configuration key → value."""
 
     name: str
     what: str
-    overrides: tuple[Assignment, ...] = ()
-    shares_warm_start: bool = True
+    changes: dict[str, JsonValue]
 
-
-@dataclass(frozen=True, slots=True)
-class PlannedRun:
-    """A run of an ablation."""
-
-    ablation: Ablation
-    config: RunConfig
+    @property
+    def overrides(self) -> list[str]:
+        """The change as `KEY=VALUE` texts."""
+        return list(map(str, assignments(self.changes)))
 
 
 def ablations(config: RunConfig) -> list[Ablation]:
-    """The full run and every change that makes a difference in this configuration.
+    """The full configuration and every change that makes a difference in it.
 
     Left out are rewards that weigh nothing, the values that the configuration has already, and group sizes that do not
     divide the samples of an iteration.
     """
-    return [Ablation(FULL, "the full configuration"), *_parts(config), *_group_sizes(config), *_estimators(config)]
+    return [Ablation(FULL, "the full configuration", {}), *_parts(config), *_group_sizes(config), *_estimators(config)]
 
 
-def choose(found: Sequence[Ablation], only: str | None) -> list[Ablation]:
-    """The full run and the named ones (`NAME,NAME`), in the order of `found`; all without names.
+def choose_ablations(found: Sequence[Ablation], only: str | None) -> list[Ablation]:
+    """The full configuration and the named changes (`NAME,NAME`), in the order of `found`; all without names.
 
     Raises:
         PartnerError: There is no such ablation.
@@ -67,34 +88,74 @@ def choose(found: Sequence[Ablation], only: str | None) -> list[Ablation]:
     return [one for one in found if one.name == FULL or one.name in wanted]
 
 
-def plan(preset: str, overrides: Sequence[str], only: str | None, output: Path) -> list[PlannedRun]:
-    """The runs in their order, the full one first.
+def open_ablation(
+    preset: str, overrides: Sequence[str], only: str | None, output: Path
+) -> tuple[Sweep, list[Ablation]]:
+    """A new ablation, or one that goes on; nothing is written.
+
+    The trials run one after the other, so that each has the whole machine; reward models, warm start and reward actors
+    are shared by all. A change that needs a warm start of its own sets `warmstart.checkpoint` to none.
+
+    Args:
+        preset: A preset's name or a YAML file.
+        overrides: `KEY=VALUE` texts that hold for all trials.
+        only: Names of the ablations wanted; None for all.
+        output: The ablation's folder.
 
     Raises:
-        PartnerError: The configuration or a change of it is wrong, or there is no such ablation.
+        PartnerError: The configuration or a change of it is wrong, there is no such ablation, or the folder's trials
+            were started with other settings.
     """
-    base = load_config(preset, overrides)
-    runs = []
-    for one in choose(ablations(base), only):
-        placed = (Assignment("name", one.name), Assignment("runs_dir", str(output)))
-        shared = _shared(base, one, output.absolute() / FULL) if one.name != FULL else ()
-        runs.append(PlannedRun(one, load_config(preset, [*overrides, *shared, *one.overrides, *placed])))
-    return runs
+
+    def config_of(values: Any) -> RunConfig:
+        return load_config(preset, [*overrides, *assignments(values)])
+
+    base = config_of({}).model_copy(update={"name": None})
+    found = ablations(base)
+    chosen = choose_ablations(found, only)
+    points = tuple(Point(found.index(one) + 1, one.changes, one.name) for one in chosen)
+    arguments = ("--preset", preset, *(("--only", only) if only else ()), *overrides)
+    sweep = Sweep(
+        folder=AblationFolder(output, arguments),
+        # It has no space: its points are listed.
+        spec=SweepSpec.model_construct(
+            base=preset, space={}, search="grid", share_rewards=True, max_concurrent=1, group=base.tracking.group
+        ),
+        config_of=config_of,
+        config=base,
+        share=Shares(reward_models=True, warm_start=True),
+        points=points,
+        tried=tuple(config_of(point.values) for point in points),
+        evaluates=False,
+    )
+    try:
+        if sweep.folder.base_file.exists():
+            check_unchanged(sweep)
+    except PartnerError as error:
+        raise PartnerError(f"{error}; or name another --output") from error
+    done = max((sweep.folder.run(point.name).iterations for point in points), default=0)
+    if base.algorithm.iterations < done:
+        raise PartnerError(
+            f"algorithm.iterations={base.algorithm.iterations}: trials of {output} have done {done} already; set it to "
+            "that or more"
+        )
+    return sweep, chosen
 
 
 def _parts(config: RunConfig) -> Iterator[Ablation]:
     if config.warmstart.epochs or config.warmstart.checkpoint:
-        without = (Assignment("warmstart.epochs", 0), Assignment("warmstart.checkpoint", None))
-        yield Ablation("no_warm_start", "RL from the pretrained model", without, shares_warm_start=False)
+        without: dict[str, JsonValue] = {"warmstart.epochs": 0, "warmstart.checkpoint": None}
+        yield Ablation("no_warm_start", "RL from the pretrained model", without)
     for reward, section in config.rewards.components().items():
         if section.is_active:
-            gone: tuple[Assignment, ...] = (Assignment(f"rewards.{reward}.weight", 0.0),)
-            # A schedule gives a weight to what has none.
-            gone += (Assignment(f"rewards.{reward}.schedule", None),) if section.schedule is not None else ()
+            gone: dict[str, JsonValue] = {f"rewards.{reward}.weight": 0.0}
+            if section.schedule is not None:
+                # A schedule gives a weight to what has none.
+                gone[f"rewards.{reward}.schedule"] = None
             yield Ablation(f"no_{reward}", f"without the reward {reward.replace('_', ' ')}", gone)
     if config.env.positions == "all":
         # Without a choice the position has no entropy, which is what the guard would sound the alarm about.
-        end = (Assignment("env.positions", "end"), Assignment("guards.min_position_entropy", None))
+        end: dict[str, JsonValue] = {"env.positions": "end", "guards.min_position_entropy": None}
         yield Ablation("end_position", "a sentence after the last one, nowhere else", end)
 
 
@@ -107,27 +168,18 @@ def _group_sizes(config: RunConfig) -> Iterator[Ablation]:
         groups, rest = divmod(episodes, size)
         if size == settings.samples_per_group or rest or any(groups % count for count in workers):
             continue
-        changes = assignments({"algorithm.samples_per_group": size, "algorithm.groups_per_iteration": groups})
+        changes: dict[str, JsonValue] = {
+            "algorithm.samples_per_group": size,
+            "algorithm.groups_per_iteration": groups,
+        }
         if minibatch is not None:
             if minibatch % size or groups % (minibatch // size):
                 continue
-            changes.append(Assignment("algorithm.minibatch_groups", minibatch // size))
-        yield Ablation(f"k_{size}", f"K = {size}, {groups} groups an iteration", tuple(changes))
+            changes["algorithm.minibatch_groups"] = minibatch // size
+        yield Ablation(f"k_{size}", f"K = {size}, {groups} groups an iteration", changes)
 
 
 def _estimators(config: RunConfig) -> Iterator[Ablation]:
     for name in get_args(AlgorithmConfigSection.model_fields["advantage"].annotation):
         if name != config.algorithm.advantage:
-            yield Ablation(f"estimator_{name}", f"estimator {name}", (Assignment("algorithm.advantage", name),))
-
-
-def _shared(base: RunConfig, ablation: Ablation, full: Path) -> tuple[Assignment, ...]:
-    """The full run's models, where the configuration names none."""
-    shared = [
-        Assignment(f"rewards.{reward}.checkpoint", str(full / "rewards" / reward))
-        for reward in ("empathy", "coherence")
-        if getattr(base.rewards, reward).checkpoint is None
-    ]
-    if ablation.shares_warm_start and base.warmstart.checkpoint is None:
-        shared.append(Assignment("warmstart.checkpoint", str(full / "warm_start")))
-    return tuple(shared)
+            yield Ablation(f"estimator_{name}", f"estimator {name}", {"algorithm.advantage": name})

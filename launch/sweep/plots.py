@@ -1,4 +1,4 @@
-"""The figures of a sweep's report as PNG files."""
+"""The charts of a sweep's report as PNG files."""
 
 from __future__ import annotations
 
@@ -24,13 +24,7 @@ _COLUMNS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A trial as the charts show it.
-
-    Attributes:
-        values: Swept key → value.
-        metrics: Objective → value.
-        on_front: Whether no other trial is better in everything.
-    """
+    """A trial as the charts show it: swept key → value, objective → value."""
 
     name: str
     values: Mapping[str, JsonValue]
@@ -45,11 +39,7 @@ class Line:
 
 
 def draw_charts(lines: Sequence[Line], objectives: Mapping[str, str], folder: Path) -> list[Path]:
-    """Draws both charts.
-
-    Returns:
-        The written files.
-    """
+    """Draws both charts of at least one trial into a folder, which is made when missing; returns the files."""
     drawn = {PARALLEL: _parallel(lines, objectives), FRONT: _front(lines, objectives)}
     return [save_png(canvas, folder / name) for name, canvas in drawn.items()]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from markdown_it import MarkdownIt
@@ -33,24 +34,6 @@ _CAPTIONS: Final = {
     "of an objective the better end is above.",
     FRONT: "Each two objectives: red star the chosen trial, blue the front, grey the others.",
 }
-_PAGE: Final = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto; padding: 0 1em; }}
-h2 {{ margin-top: 2em; border-bottom: 1px solid #ddd; }}
-table {{ display: block; overflow-x: auto; border-collapse: collapse; font-size: 13px; }}
-th, td {{ border-bottom: 1px solid #e5e5e5; padding: .3em .7em; text-align: left; white-space: nowrap; }}
-th {{ background: #f6f6f6; }}
-img {{ max-width: 100%; }}
-</style>
-</head>
-<body>
-{body}</body>
-</html>
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +59,12 @@ class SweepResult:
 
     Attributes:
         finished: The trials that made all their iterations: those that are compared.
-        front: Places in `finished` of those that no other one dominates.
-        goodness: Trial → how good it is in each objective, 0…1 over the front; of those on the front.
+        front: Those that no other one dominates → how good each is in each objective, 0…1 over the front.
         chosen: The one to take; None when none has finished.
     """
 
     finished: tuple[TrialRecord, ...]
-    front: tuple[int, ...]
-    goodness: Mapping[str, tuple[float, ...]]
+    front: Mapping[str, tuple[float, ...]]
     chosen: TrialRecord | None
 
 
@@ -91,18 +72,16 @@ def sweep_result(spec: SweepSpec, records: Sequence[TrialRecord]) -> SweepResult
     """The Pareto front of the finished trials, and the one to take."""
     finished = tuple(r for r in records if r.status == "finished" and r.last is not None)
     found = losses([r.last.metrics for r in finished if r.last is not None], spec.goals)
-    front = pareto_front(found)
-    if not front:
-        return SweepResult(finished, (), {}, None)
-    goodness = {
-        finished[i].name: tuple(float(x) for x in row) for i, row in zip(front, scaled(found, front), strict=True)
-    }
-    taken = choose(found, front, list(spec.goals), spec.preference)
-    return SweepResult(finished, tuple(front), goodness, finished[taken])
+    places = pareto_front(found)
+    if not places:
+        return SweepResult(finished, {}, None)
+    rows = zip(places, scaled(found, places).tolist(), strict=True)
+    front = {finished[place].name: tuple(row) for place, row in rows}
+    return SweepResult(finished, front, finished[choose(found, places, list(spec.goals), spec.preference)])
 
 
 def chosen_config(base: str, record: TrialRecord) -> RunConfig:
-    """The configuration of a trial as a run of its own.
+    """The configuration of a trial as a run of its own, from the file that trials change.
 
     Weights that changed while training become schedules, so that the run repeats what the policy went through.
     """
@@ -137,16 +116,17 @@ def write_report(
 ) -> SweepResult:
     """Writes `report.md`, `report.html`, `report.json`, `trials.parquet`, the charts and `chosen.yaml`."""
     found = sweep_result(spec, records)
-    front = {found.finished[i].name for i in found.front}
     if found.chosen is not None:
-        lines = [_line(r, spec, r.name in front, r is found.chosen) for r in found.finished]
+        lines = [_line(r, spec, r.name in found.front, r is found.chosen) for r in found.finished]
         draw_charts(lines, spec.goals, sweep.path / FIGURES_FOLDER)
         write_text(sweep.chosen, config_yaml(chosen_config(str(sweep.base_file), found.chosen)))
-    markdown = report_markdown(sweep, spec, records, found, sessions, incomparable)
+    environment, content = _environment(), _content(sweep, spec, records, found, sessions)
+    markdown = environment.get_template("report.md.j2").render(content, incomparable=incomparable_lines(incomparable))
     write_text(sweep.path / "report.md", markdown)
-    write_text(sweep.path / "report.html", _html(markdown, sweep.path))
+    write_text(sweep.path / "report.html", _html(environment, markdown, sweep.path))
     write_json(sweep.path / "report.json", report_json(spec, records, found, sessions), allow_nan=False)
-    _write_table(trials_table(spec, records, found), sweep.path / "trials.parquet")
+    with file_when_whole(sweep.path / "trials.parquet") as file:
+        pq.write_table(trials_table(spec, records, found), file, compression="zstd")
     return found
 
 
@@ -154,49 +134,6 @@ def _line(record: TrialRecord, spec: SweepSpec, on_front: bool, chosen: bool) ->
     assert record.last is not None
     metrics = {metric: record.last.metrics[metric] for metric in spec.goals}
     return Line(record.name, record.values, metrics, on_front, chosen)
-
-
-# --- Markdown and HTML ------------------------------------------------------------------------------------------------
-
-
-def report_markdown(
-    sweep: SweepFolder,
-    spec: SweepSpec,
-    records: Sequence[TrialRecord],
-    found: SweepResult,
-    sessions: Sequence[Session],
-    incomparable: Mapping[str, Sequence[str]],
-) -> str:
-    """The report as Markdown."""
-    title = f"# Sweep {sweep.path.name}"
-    parts = [title, _facts(spec, records, sessions), *incomparable_lines(incomparable)]
-    if found.chosen is None:
-        parts.append("No trial has finished, so that there is nothing to choose from.")
-    else:
-        parts += [_choice(spec, found, sweep), _front_section(spec, found), _all_trials(spec, records, found)]
-        parts += [f"![{caption}]({FIGURES_FOLDER}/{name})\n\n{caption}" for name, caption in _CAPTIONS.items()]
-    failed = [record for record in records if record.status == "failed"]
-    if failed:
-        rows = [(record.name, _values(record), record.reason or "") for record in failed]
-        parts += ["## Failed trials", _table(("trial", "values", "reason"), rows)]
-    parts += ["## Seconds and reward actors", _costs(records, sessions)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _facts(spec: SweepSpec, records: Sequence[TrialRecord], sessions: Sequence[Session]) -> str:
-    counts = {
-        status: sum(r.status == status for r in records) for status in ("finished", "stopped", "failed", "running")
-    }
-    counts["interrupted"] = counts.pop("running")
-    facts = {
-        "trials": ", ".join(f"{count} {status}" for status, count in counts.items() if count),
-        "search": f"{spec.search}, scheduler {spec.scheduler}, seed {spec.seed}",
-        "base": f"`{Path(spec.base).name}`",
-        "objectives": ", ".join(f"{metric} ({better})" for metric, better in spec.objectives.items()),
-        "measured on": f"the {spec.split} split, with the reward models that the policies were trained against",
-        "starts of the sweep": str(len(sessions)),
-    }
-    return "\n".join(f"- **{label}**: {text}" for label, text in facts.items())
 
 
 def incomparable_lines(incomparable: Mapping[str, Sequence[str]]) -> list[str]:
@@ -207,101 +144,100 @@ def incomparable_lines(incomparable: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
-def _choice(spec: SweepSpec, found: SweepResult, sweep: SweepFolder) -> str:
-    assert found.chosen is not None
-    if spec.choose == "knee":
-        how = (
-            "It is the knee of the front. With every objective scaled to 0 (the front's worst) … 1 (the front's best), "
-            "it lies farthest, towards the ideal of 1 in everything, from the plane through the points that are best "
-            "in one objective and worst in the others: that is where the sum is greatest."
-        )
-    else:
-        weights = ", ".join(f"{weight:g} × {metric}" for metric, weight in spec.choose.items())
-        how = f"It has the greatest sum of {weights}, every objective scaled to 0…1 over the front."
-    note = ""
-    if any(len(schedule(found.chosen.weights, key)) > 1 for key in _weight_keys(found.chosen)):
-        note = " Its weights changed while training: `chosen.yaml` has them as schedules."
-    rows = [(key, _cell(value)) for key, value in found.chosen.values.items()]
-    return (
-        f"## Chosen: {found.chosen.name}\n\n{how}{note}\n\n{_table(('key', 'value'), rows)}\n\n"
-        f"Train it with `{typed_command('train', '--config', sweep.chosen)}`; its policy of the sweep is in "
-        f"`trials/{found.chosen.name}/export`."
-    )
+def _content(
+    sweep: SweepFolder, spec: SweepSpec, records: Sequence[TrialRecord], found: SweepResult, sessions: Sequence[Session]
+) -> dict[str, Any]:
+    """What `report.md.j2` shows."""
+
+    def metrics(record: TrialRecord) -> list[str]:
+        return ["–" if record.last is None else f"{record.last.metrics[metric]:.4g}" for metric in spec.objectives]
+
+    states = ["interrupted" if record.status == "running" else record.status for record in records]
+    counts = {state: states.count(state) for state in ("finished", "stopped", "failed", "interrupted")}
+    chosen = found.chosen
+    return {
+        "name": sweep.path.name,
+        "spec": spec,
+        "base": Path(spec.base).name,
+        "counts": ", ".join(f"{count} {state}" for state, count in counts.items() if count),
+        "starts": len(sessions),
+        "chosen": chosen,
+        "has_schedules": chosen is not None
+        and any(len(schedule(chosen.weights, key)) > 1 for key in _weight_keys(chosen)),
+        "train_command": typed_command("train", "--config", sweep.chosen),
+        "keys": list(spec.space),
+        "objectives": list(spec.objectives),
+        "finished": len(found.finished),
+        "front": [
+            [r.name + (" (chosen)" if r is chosen else ""), *metrics(r), f"{sum(found.front[r.name]):.3f}"]
+            for r in found.finished
+            if r.name in found.front
+        ],
+        "trials": [
+            [r.name, state, "yes" if r.name in found.front else "no", r.last.iterations if r.last else 0]
+            + [r.values.get(key) for key in spec.space]
+            + metrics(r)
+            for r, state in zip(records, states, strict=True)
+        ],
+        "charts": {f"{FIGURES_FOLDER}/{name}": caption for name, caption in _CAPTIONS.items()},
+        "failed": [
+            (r.name, ", ".join(f"{key}={_plain(value)}" for key, value in r.values.items()), r.reason or "")
+            for r in records
+            if r.status == "failed"
+        ],
+        **_costs(records, sessions),
+    }
+
+
+def _costs(records: Sequence[TrialRecord], sessions: Sequence[Session]) -> dict[str, Any]:
+    """Seconds of each phase and of all together; reward actors, and seconds until they had loaded their models."""
+
+    def total(phase: str) -> float:
+        return sum(record.seconds.get(phase, 0.0) for record in records)
+
+    phases = sorted({phase for record in records for phase in record.seconds} - {"together"})
+    seconds = {phase: total(phase) for phase in phases}
+    seconds |= {"trials together": total("together"), "wall clock of the sweep": sum(s.seconds for s in sessions)}
+    starts, shared = sum(record.starts for record in records), [session.shared_actors for session in sessions]
+    own = sum(record.reward_actors * record.starts for record in records)
+    actors = f"{own} in {starts} starts of trials"
+    if any(shared):
+        actors = f"{sum(shared)} shared by all trials, instead of {starts * max(shared)}"
+    return {
+        "seconds": [(phase, f"{value:.1f}") for phase, value in seconds.items()],
+        "actors": actors,
+        "loading": total("reward actors") + sum(session.shared_seconds for session in sessions),
+    }
 
 
 def _weight_keys(record: TrialRecord) -> Iterable[str]:
     return record.weights[0].weights if record.weights else ()
 
 
-def _front_section(spec: SweepSpec, found: SweepResult) -> str:
-    columns = ("trial", *spec.objectives, "sum of scaled")
-    rows = []
-    for place in found.front:
-        record = found.finished[place]
-        assert record.last is not None
-        metrics = [f"{record.last.metrics[metric]:.4g}" for metric in spec.objectives]
-        mark = " (chosen)" if record is found.chosen else ""
-        rows.append((record.name + mark, *metrics, f"{sum(found.goodness[record.name]):.3f}"))
-    share = f"{len(found.front)} of {len(found.finished)} finished trials: no other one is better in everything."
-    return f"## Pareto front\n\n{share}\n\n{_table(columns, rows)}"
-
-
-def _all_trials(spec: SweepSpec, records: Sequence[TrialRecord], found: SweepResult) -> str:
-    front = {found.finished[i].name for i in found.front}
-    rows = []
-    for record in records:
-        last = record.last
-        metrics = ["–" if last is None else f"{last.metrics[metric]:.4g}" for metric in spec.objectives]
-        rows.append(
-            (
-                record.name,
-                record.status if record.status != "running" else "interrupted",
-                "yes" if record.name in front else "no",
-                str(last.iterations if last is not None else 0),
-                *(_cell(record.values.get(key)) for key in spec.space),
-                *metrics,
-            )
-        )
-    columns = ("trial", "status", "front", "iterations", *spec.space, *spec.objectives)
-    return f"## All trials\n\n{_table(columns, rows)}"
-
-
-def _costs(records: Sequence[TrialRecord], sessions: Sequence[Session]) -> str:
-    phases = sorted({phase for record in records for phase in record.seconds} - {"together"})
-    rows = [(phase, f"{_sum(records, phase):.1f}") for phase in phases]
-    rows.append(("trials together", f"{_sum(records, 'together'):.1f}"))
-    rows.append(("wall clock of the sweep", f"{sum(session.seconds for session in sessions):.1f}"))
-    starts = sum(record.starts for record in records)
-    own = sum(record.reward_actors * record.starts for record in records)
-    shared = sum(session.shared_actors for session in sessions)
-    instead = starts * max((session.shared_actors for session in sessions), default=0)
-    loading = _sum(records, "reward actors") + sum(session.shared_seconds for session in sessions)
-    kind = f"{shared} shared by all trials, instead of {instead}" if shared else f"{own} in {starts} starts of trials"
-    note = (
-        f"Reward actors started: {kind}. Seconds until reward actors had loaded their models, over all starts: "
-        f"{loading:.1f}. `training` holds the evaluations in between; seconds of a process that was killed are missing."
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        # The text is Markdown; the page's body is made of it, with everything escaped.
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
     )
-    return f"{_table(('phase', 'seconds'), rows)}\n\n{note}"
+    environment.globals["table"] = _table
+    return environment
 
 
-def _sum(records: Iterable[TrialRecord], phase: str) -> float:
-    return sum(record.seconds.get(phase, 0.0) for record in records)
+def _table(columns: Sequence[str], rows: Iterable[Sequence[JsonValue]]) -> str:
+    """A table of plain values, such as reasons of failures, in which nothing is markup."""
+    return markdown_table(columns, ([plain_markdown(_plain(cell)) for cell in row] for row in rows))
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of texts, such as values of keys and reasons of failures."""
-    return markdown_table(columns, ([plain_markdown(cell) for cell in row] for row in rows))
-
-
-def _cell(value: JsonValue) -> str:
+def _plain(value: JsonValue) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
-def _values(record: TrialRecord) -> str:
-    return ", ".join(f"{key}={_cell(value)}" for key, value in record.values.items())
-
-
-def _html(markdown: str, folder: Path) -> str:
+def _html(environment: jinja2.Environment, markdown: str, folder: Path) -> str:
     """The report as one file, with its charts inside."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     for name in _CAPTIONS:
@@ -309,7 +245,8 @@ def _html(markdown: str, folder: Path) -> str:
         if picture.is_file():
             inside = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode('ascii')}"
             body = body.replace(f'src="{FIGURES_FOLDER}/{name}"', f'src="{inside}"')
-    return _PAGE.format(title=markdown.splitlines()[0].removeprefix("# "), body=body)
+    title = markdown.splitlines()[0].removeprefix("# ")
+    return environment.get_template("report.html.j2").render(title=title, body=body)
 
 
 # --- JSON and the table -----------------------------------------------------------------------------------------------
@@ -323,10 +260,8 @@ def report_json(
         "objectives": dict(spec.objectives),
         "choose": spec.choose,
         "chosen": None if found.chosen is None else found.chosen.name,
-        "front": [found.finished[i].name for i in found.front],
-        "scaled_over_front": {
-            name: dict(zip(spec.objectives, row, strict=True)) for name, row in found.goodness.items()
-        },
+        "front": list(found.front),
+        "scaled_over_front": {name: dict(zip(spec.objectives, row, strict=True)) for name, row in found.front.items()},
         "trials": [record.model_dump(mode="json") for record in records],
         "sessions": [asdict(session) for session in sessions],
     }
@@ -334,16 +269,14 @@ def report_json(
 
 def trials_table(spec: SweepSpec, records: Sequence[TrialRecord], found: SweepResult) -> pa.Table:
     """One row a trial: status, swept values, metrics, seconds. Values that are no numbers are JSON texts."""
-    front = {found.finished[i].name for i in found.front}
     last = [record.last for record in records]
-    phases = sorted({phase for record in records for phase in record.seconds})
     columns: dict[str, Any] = {
-        "trial": pa.array([r.name for r in records], pa.string()),
-        "number": pa.array([r.number for r in records], pa.int64()),
-        "status": pa.array([r.status for r in records], pa.string()),
-        "on_front": pa.array([r.name in front for r in records], pa.bool_()),
-        "chosen": pa.array([r is found.chosen for r in records], pa.bool_()),
-        "starts": pa.array([r.starts for r in records], pa.int64()),
+        "trial": [r.name for r in records],
+        "number": [r.number for r in records],
+        "status": [r.status for r in records],
+        "on_front": [r.name in found.front for r in records],
+        "chosen": [r is found.chosen for r in records],
+        "starts": [r.starts for r in records],
         "iterations": pa.array([None if one is None else one.iterations for one in last], pa.int64()),
         "reason": pa.array([r.reason for r in records], pa.string()),
     }
@@ -351,19 +284,13 @@ def trials_table(spec: SweepSpec, records: Sequence[TrialRecord], found: SweepRe
         columns[key] = _column([r.values.get(key) for r in records])
     for metric in METRICS:
         columns[metric] = pa.array([None if one is None else one.metrics[metric] for one in last], pa.float64())
-    for phase in phases:
-        name = f"seconds_{phase.replace(' ', '_')}"
-        columns[name] = pa.array([r.seconds.get(phase) for r in records], pa.float64())
+    for phase in sorted({phase for record in records for phase in record.seconds}):
+        seconds = [r.seconds.get(phase) for r in records]
+        columns[f"seconds_{phase.replace(' ', '_')}"] = pa.array(seconds, pa.float64())
     return pa.table(columns)
 
 
 def _column(values: Sequence[JsonValue]) -> pa.Array:
-    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    if len(numbers) == len(values):
-        return pa.array([float(number) for number in numbers], pa.float64())
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        return pa.array(values, pa.float64())
     return pa.array([json.dumps(value) for value in values], pa.string())
-
-
-def _write_table(table: pa.Table, path: Path) -> None:
-    with file_when_whole(path) as file:
-        pq.write_table(table, file, compression="zstd")

@@ -6,31 +6,24 @@ import json
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import JsonValue
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
 
 from launch.sweep.space import Point, domain
 from launch.sweep.spec import Range, SweepSpec
 from launch.sweep.trial import ITERATIONS
 from launch.sweep.trial_records import TrialRecord
+from launch.sweep.tune_internals import POINT, NamedPbt, RememberingAsha
 from partner_rl.config.section import MAX_SEED
-
-POINT: Final = "trial"
-"""Key of the point in what Tune calls a trial's configuration."""
 
 ReadRecord = Callable[[str], TrialRecord | None]
 """A trial's name → what is known of it."""
@@ -45,15 +38,13 @@ class OptunaProposals(Searcher):
     def __init__(
         self, spec: SweepSpec, known: Sequence[TrialRecord], pending: Sequence[Point], read: ReadRecord
     ) -> None:
-        """Builds the study."""
+        """Builds the study of all `known` trials but the `pending` ones, which go on; `read` reads a trial's record."""
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._distributions = {key: distribution(values) for key, values in spec.space.items()}
         self._objectives = dict(spec.objectives)
-        directions = [
-            StudyDirection.MAXIMIZE if better == "max" else StudyDirection.MINIMIZE
-            for better in self._objectives.values()
-        ]
+        sides = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+        directions = [sides[better] for better in self._objectives.values()]
         # A sampler with the seed of the first start would draw the first start's trials again.
         sampler = optuna.samplers.TPESampler(seed=_seed(spec, known))
         self._study = optuna.create_study(directions=directions, sampler=sampler)
@@ -79,7 +70,7 @@ class OptunaProposals(Searcher):
             # Tune's signal for the end is a text where it promises a mapping.
             return cast(dict[str, Any], Searcher.FINISHED)
         asked = self._study.ask(self._distributions)
-        point = Point(point.number, {key: self._decoded(key, value) for key, value in asked.params.items()})
+        point = Point(point.number, self._decoded(asked.params))
         self._asked[trial_id] = (point.name, asked)
         return {POINT: point.as_config()}
 
@@ -117,16 +108,13 @@ class OptunaProposals(Searcher):
         )
 
     def _encoded(self, values: Mapping[str, JsonValue]) -> dict[str, Any]:
-        return {
-            key: json.dumps(value) if isinstance(self._distributions[key], CategoricalDistribution) else value
-            for key, value in values.items()
-        }
+        return {key: json.dumps(value) if self._is_listed(key) else value for key, value in values.items()}
 
-    def _decoded(self, key: str, value: Any) -> JsonValue:
-        decoded: JsonValue = (
-            json.loads(value) if isinstance(self._distributions[key], CategoricalDistribution) else value
-        )
-        return decoded
+    def _decoded(self, values: Mapping[str, Any]) -> dict[str, JsonValue]:
+        return {key: json.loads(value) if self._is_listed(key) else value for key, value in values.items()}
+
+    def _is_listed(self, key: str) -> bool:
+        return isinstance(self._distributions[key], CategoricalDistribution)
 
 
 def _seed(spec: SweepSpec, known: Sequence[TrialRecord]) -> int:
@@ -138,19 +126,12 @@ def distribution(values: Range) -> BaseDistribution:
     """A range as Optuna knows it; listed values are JSON texts, because Optuna takes neither lists nor mappings."""
     if values.values is not None:
         return CategoricalDistribution([json.dumps(value) for value in values.values])
-    if values.randint is not None:
-        return IntDistribution(*values.randint)
-    if values.quniform is not None:
-        low, high, step = values.quniform
-        return FloatDistribution(low, high, step=step)
-    if values.loguniform is not None:
-        return FloatDistribution(*values.loguniform, log=True)
-    assert values.uniform is not None
-    return FloatDistribution(*values.uniform)
+    converted: BaseDistribution = OptunaSearch.convert_search_space({"value": domain(values)})["value"]
+    return converted
 
 
 def scheduler(spec: SweepSpec, iterations: int, known: Sequence[TrialRecord]) -> TrialScheduler:
-    """The scheduler of a sweep, which remembers what earlier trials reached."""
+    """The scheduler of a sweep whose trials have so many iterations, which remembers what earlier trials reached."""
     metric, mode = spec.decisive
     if spec.scheduler == "none":
         return FIFOScheduler()
@@ -188,60 +169,3 @@ def bounds(values: Range) -> tuple[float, float]:
 
 def _mutation(values: Range) -> Any:
     return list(values.values) if values.values is not None else domain(values)
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    trial_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Rungs:
-    """A bracket's rungs as one trial sees them: entered under its own name instead of Tune's number of this start."""
-
-    bracket: Any
-    trial: _Named
-
-    def on_result(self, trial: Any, iterations: int, value: float) -> str:
-        return str(self.bracket.on_result(self.trial, iterations, value))
-
-
-class RememberingAsha(AsyncHyperBandScheduler):
-    """Tune's ASHA, with the rungs of trials that ran before the sweep was resumed."""
-
-    def remember(self, known: Sequence[TrialRecord], metric: str, mode: str) -> None:
-        """Enters the evaluations of earlier trials into the rungs.
-
-        Rungs go by the trials' own names, so that one that goes on stands in each rung once.
-        """
-        sign = 1.0 if mode == "max" else -1.0
-        for record in known:
-            rungs = _Rungs(self._brackets[0], _Named(record.name))
-            for found in record.history:
-                rungs.on_result(None, found.iterations, sign * found.metrics[metric])
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Tune's hook."""
-        super().on_trial_add(tune_controller, trial)
-        self._trial_info[trial.trial_id] = _Rungs(self._trial_info[trial.trial_id], _Named(trial.config[POINT]["name"]))
-
-
-class NamedPbt(PopulationBasedTraining):
-    """Tune's PBT, in which a trial that takes over another's configuration stays itself.
-
-    Attributes:
-        bounds: Configuration key → lowest and highest value; Tune's perturbation would leave the range.
-    """
-
-    def __init__(self, bounds: Mapping[str, tuple[float, float]], **settings: Any) -> None:
-        super().__init__(**settings)
-        self.bounds = dict(bounds)
-
-    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        changed, operations = super()._get_new_config(trial, trial_to_clone)
-        identity = {key: trial.config[POINT][key] for key in ("name", "number")}
-        values = {
-            key: min(max(float(value), self.bounds[key][0]), self.bounds[key][1])
-            for key, value in changed[POINT]["values"].items()
-        }
-        return {**changed, POINT: {**identity, "values": values}}, operations

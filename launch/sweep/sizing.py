@@ -1,47 +1,17 @@
-"""What a trial needs, how many fit beside each other, and what all trials can share."""
+"""What a trial reserves, and how many trials fit beside each other."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Final
 
 from launch.resources.memory import GIB, ProcessMemory
 from launch.resources.plan import DRIVER, Plan, resource_plan, reward_group_name
-from launch.sweep.space import ConfigOf
-from launch.sweep.spec import METRICS, SweepSpec
+from launch.sweep.spec import SweepSpec
 from partner_rl.config.reward_schema import RewardSection
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
-from rewards.coherence import NAME as COHERENCE
-from rewards.empathy import NAME as EMPATHY
-from rewards.fluency import NAME as FLUENCY
-from rewards.mutual_information import NAME as MUTUAL_INFORMATION
-from rewards.registry import all_components
-from rewards.scorer import ScorerBuilder
-
-REWARD_TRAINING_KEYS: Final = ("data", "seed", "device", "models.encoder", "models.cache_dir", "reward_training")
-"""Keys, or sections, that the trained reward models depend on."""
-
-SCORER_KEYS: Final = ("rewards", "models")
-"""Sections that scorers are made from."""
-
-WARM_START_KEYS: Final = (
-    *("data", "seed", "device", "models.policy", "models.cache_dir", "env", "warmstart"),
-    *("policy.max_seeker_tokens", "policy.max_sentence_tokens", "policy.max_new_tokens", "policy.lora", "policy.dtype"),
-)
-"""Keys, or sections, that the warm start depends on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shares:
-    """What is made once for all trials."""
-
-    reward_models: bool
-    warm_start: bool
-    pools: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,42 +56,8 @@ class Sizing:
         return replace(self.plan, groups=tuple(groups), machine_cores=self.machine_cores)
 
 
-def shares(spec: SweepSpec) -> Shares:
-    """What a sweep's keys leave alone.
-
-    Raises:
-        PartnerError: `share_rewards` is asked for, and a key changes a scorer.
-    """
-    reward_key = first_inside(spec.space, REWARD_TRAINING_KEYS) or next(
-        (key for key in spec.space if key in ("rewards.empathy.checkpoint", "rewards.coherence.checkpoint")), None
-    )
-    warm_key = first_inside(spec.space, WARM_START_KEYS)
-    if spec.share_rewards and reward_key is not None:
-        raise PartnerError(
-            f"share_rewards: the reward models depend on {reward_key}, which is swept: set share_rewards to false"
-        )
-    return Shares(reward_key is None, warm_key is None, spec.share_rewards)
-
-
-def check_scorers(spec: SweepSpec, config_of: ConfigOf) -> None:
-    """Checks that no swept key changes what the reward actors compute.
-
-    Raises:
-        PartnerError: One does.
-    """
-    expected = scorers(spec, config_of({}))
-    for key, values in spec.space.items():
-        for value in values.examples if first_inside([key], SCORER_KEYS) else ():
-            found = scorers(spec, config_of({key: value}))
-            different = [name for name, builder in found.items() if builder != expected.get(name)]
-            if different:
-                raise PartnerError(
-                    f"share_rewards: {key} changes the scorer {different[0]}: set share_rewards to false"
-                )
-
-
 def check_reservations(configs: Iterable[tuple[str, RunConfig]], base: RunConfig) -> None:
-    """Checks that every trial reserves what the sweep's base does: Tune places all of them alike.
+    """Checks that every trial, given with its name, reserves what the sweep's base does: Tune places all alike.
 
     Raises:
         PartnerError: A trial has other processes; it would wait in silence for room that nobody has set aside.
@@ -144,24 +80,10 @@ def _processes(config: RunConfig) -> object:
     return config.device, config.resources, config.rewards.replicas, config.rewards.num_cpus, pools, workers, gpus
 
 
-def scorers(spec: SweepSpec, config: RunConfig) -> dict[str, ScorerBuilder]:
-    """Component → how its scorer is built, with both directions of the mutual information where λ is swept."""
-    components = all_components(pooled_config(spec, config), Path("shared"))
-    return {name: component.builder for name, component in components.items()}
-
-
-def pooled_config(spec: SweepSpec, config: RunConfig) -> RunConfig:
-    """The configuration that a shared pool is made of: every number that a trial may ask for is computed."""
-    if f"rewards.{MUTUAL_INFORMATION}.lambda_mi" not in spec.space:
-        return config
-    both = config.rewards.mutual_information.model_copy(update={"lambda_mi": 0.5})
-    return config.model_copy(update={"rewards": config.rewards.model_copy(update={MUTUAL_INFORMATION: both})})
-
-
 def on_gpus(spec: SweepSpec, config: RunConfig, machine_gpus: int) -> RunConfig:
-    """Puts a trial's own process and its reward actors on fractions of a GPU when nothing is placed on one.
+    """Puts a trial's own process and its reward actors on the spec's fractions of a GPU.
 
-    A trial is left as it is on a cluster, with `device=cpu`, or when it names GPUs itself.
+    The configuration is left as it is on a cluster, with `device=cpu`, or when it names GPUs itself.
     """
     sections = {name: s for name, s in config.rewards.components().items() if isinstance(s, RewardSection)}
     named = [config.algorithm.num_gpus_per_env_runner, config.algorithm.num_gpus_per_learner]
@@ -180,10 +102,7 @@ def on_gpus(spec: SweepSpec, config: RunConfig, machine_gpus: int) -> RunConfig:
 
 
 def trials_in_memory(spec: SweepSpec, plan: Plan, needs: Iterable[ProcessMemory], free: int) -> int:
-    """Trials that a machine has the memory for, by the same estimate as in `partner-rl doctor`; at least one.
-
-    `free` is in bytes.
-    """
+    """Trials that `free` bytes are enough for, by the same estimate as in `partner-rl doctor`; at least one."""
     counts = {group.name: group.count for group in plan.groups}
     shared = each = 0
     for process in needs:
@@ -248,54 +167,3 @@ def _is_pool(group: str) -> bool:
 def _times(each: float, room: float) -> int:
     """How often `each` fits into `room`."""
     return math.floor(room / each + 1e-9) if each else 2**30
-
-
-def first_inside(keys: Iterable[str], sections: Sequence[str]) -> str | None:
-    """The first key that is one of those named or inside one of them."""
-    return next((key for key in keys if any(key == s or key.startswith(f"{s}.") for s in sections)), None)
-
-
-PAIR_KEYS: Final = ("data", "evaluation.max_pairs")
-"""Keys, or sections, that decide which pairs trials are evaluated on."""
-
-OTHER_DATA_KEYS: Final = ("data.max_train_pairs",)
-"""Keys of those sections that do not."""
-
-LEARNED: Final = (EMPATHY, COHERENCE)
-"""Rewards whose models are trained unless the configuration names a checkpoint."""
-
-METRIC_OF: Final = {
-    EMPATHY: "change_in_empathy",
-    FLUENCY: "perplexity",
-    COHERENCE: "coherence",
-    MUTUAL_INFORMATION: "mutual_information",
-}
-"""Reward → the metric that its scorer measures."""
-
-
-def incomparable_objectives(spec: SweepSpec, config_of: ConfigOf) -> dict[str, list[str]]:
-    """Objectives that are not measured alike in all trials, so that trials do not compare in them.
-
-    Returns:
-        Swept key → objectives that are measured with what it changes.
-    """
-    base = config_of({})
-    found = {key: _metrics_measured_with(spec, config_of, base, key) & set(spec.goals) for key in spec.space}
-    return {key: sorted(metrics) for key, metrics in found.items() if metrics}
-
-
-def _metrics_measured_with(spec: SweepSpec, config_of: ConfigOf, base: RunConfig, key: str) -> set[str]:
-    """Metrics that are measured with what a key changes."""
-    if first_inside([key], PAIR_KEYS) and key not in OTHER_DATA_KEYS:
-        return set(METRICS)
-    learned = {name for name in LEARNED if getattr(base.rewards, name).checkpoint is None}
-    found = {METRIC_OF[name] for name in learned} if first_inside([key], REWARD_TRAINING_KEYS) else set()
-    if first_inside([key], ("models.encoder",)):
-        found.add("specificity")
-    before = all_components(base, Path("run"))
-    for value in spec.space[key].examples if first_inside([key], SCORER_KEYS) else ():
-        after = all_components(config_of({key: value}), Path("run"))
-        found |= {metric for name, metric in METRIC_OF.items() if before[name].builder != after[name].builder}
-        if before[MUTUAL_INFORMATION].definition != after[MUTUAL_INFORMATION].definition:
-            found.add(METRIC_OF[MUTUAL_INFORMATION])
-    return found

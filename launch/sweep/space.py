@@ -22,15 +22,26 @@ from partner_rl.types import PartnerError
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A trial before it starts: its number, counted from 1, and the value of each swept key."""
+    """A trial before it starts.
+
+    Attributes:
+        number: Counted from 1.
+        values: Configuration key → value.
+        name: Name of the trial and of its run folder; `trial-NUMBER` where none is given.
+    """
 
     number: int
     values: Mapping[str, JsonValue]
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        """Name of the trial and of its run folder."""
-        return f"trial-{self.number:04d}"
+    def __post_init__(self) -> None:
+        """Names the trial."""
+        object.__setattr__(self, "name", self.name or f"trial-{self.number:04d}")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Point:
+        """The point that `as_config` was made of."""
+        return cls(config["number"], config["values"], config["name"])
 
     def as_config(self) -> dict[str, Any]:
         """The point as Tune hands it to a trial."""
@@ -85,9 +96,7 @@ def _plain(value: Any) -> JsonValue:
 
 
 def config_maker(spec: SweepSpec, overrides: Sequence[str]) -> ConfigOf:
-    """How the configurations of trials are made.
-
-    Overrides come after the spec's own.
+    """How the configurations of trials are made; `overrides` come after the spec's own.
 
     Raises:
         PartnerError: An override sets what is swept, or what is the sweep's own business.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
 import shutil
 import sys
 import tempfile
@@ -52,7 +51,7 @@ from partner_rl.evaluation.system_scores import score_pairs
 from partner_rl.policy.model import Policy
 from partner_rl.storage.atomic import folder_when_whole, write_json, write_text
 from partner_rl.types import PartnerError
-from rewards.pool import ClientSpec, PoolSpec, RewardClient, create_pools
+from rewards.pool import ClientSpec, PoolSpec, RewardClient
 from rewards.registry import all_components
 
 
@@ -117,23 +116,26 @@ class TrialSetup:
     """What all trials of a sweep have in common; plain data, to be sent to any process.
 
     Attributes:
-        fixed: Configuration keys that the sweep sets in all trials.
+        folder: The sweep's folder, by an absolute path.
+        shared: Configuration key → checkpoint that all trials share, unless a trial's values have another.
+        plan: The processes of a trial.
         client: The shared reward pool; None when each trial has its own.
         redact: Whether nothing that is written may quote a post.
+        evaluates: Whether a trial is evaluated at its end.
     """
 
-    folder: Path
+    folder: SweepFolder
     spec: SweepSpec
-    group: str
-    fixed: Mapping[str, JsonValue]
+    shared: Mapping[str, JsonValue]
     plan: Plan
     client: ClientSpec | None
     redact: bool = False
+    evaluates: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a trial's policy comes from when it goes on from another's (PBT)."""
+    """Another trial's checkpoint, by its iterations, that a trial's policy goes on from (PBT)."""
 
     trial: str
     iterations: int
@@ -143,9 +145,9 @@ def run_trial(setup: TrialSetup, config: Mapping[str, Any]) -> None:
     """Runs a trial in a process that Tune has started; what it reaches is written down before Tune hears of it.
 
     A trial that fails has the reason in its record, and has ended for Tune like any other: it is not tried again.
+    Tune's `config` has the point under `trial`.
     """
-    given = config["trial"]
-    point, sweep = Point(given["number"], given["values"]), SweepFolder(setup.folder)
+    point, sweep = Point.from_config(config["trial"]), setup.folder
     try:
         last = _train(setup, sweep, point, _report, _origin(point.name))
     except KeyboardInterrupt:
@@ -177,10 +179,7 @@ def is_transient(error: BaseException | None) -> bool:
 
 
 def failure_reason(error: Exception, *, redact: bool) -> str:
-    """Why a trial failed, in one line.
-
-    With `redact`, an error that is not meant for users is named by its type alone: its message may quote a post.
-    """
+    """Why a trial failed, in one line; with `redact` an error that may quote a post is named by its type alone."""
     cause = _cause(error)
     if isinstance(cause, PartnerError):
         text = str(cause)
@@ -204,7 +203,7 @@ def _train(
     setup: TrialSetup, sweep: SweepFolder, point: Point, report: Report, origin: Origin | None
 ) -> TrialEvaluation:
     """The phases of a run, from wherever the trial was stopped; returns the last evaluation."""
-    config, clock, began = trial_config(setup, sweep, point), PhaseClock(), time.perf_counter()
+    config, clock, began = trial_config(setup, point), PhaseClock(), time.perf_counter()
     with ExitStack() as stack:
         run, resume = _claim(stack, sweep, config)
         # From here on the record is this process's alone, up to the end of the block.
@@ -216,23 +215,28 @@ def _train(
             _adopt(sweep, run, config, origin)
         _set_threads(setup.plan)
         check_present(inputs_of(config, run_request(config, resumed=run).keys), sweep.resume_command)
-        prepared = prepare(config, run, clock, config, setup.spec.split)
+        evaluated_on = [setup.spec.split] if setup.evaluates else []
+        prepared = prepare(config, run, clock, config, *evaluated_on)
         with clock.phase("reward actors", "reward actors"):
             client, actors = stack.enter_context(_client(setup, config, run))
         sweep.write(_current(sweep, point.name).model_copy(update={"reward_actors": actors}))
-        evaluator = TrialEvaluator(setup.spec.split, config, run, prepared.splits, client, clock)
+        evaluator = None
+        if setup.evaluates:
+            evaluator = TrialEvaluator(setup.spec.split, config, run, prepared.splits, client, clock)
 
         def evaluate(step: int, algorithm: RewriteAlgorithm) -> None:
             interval = setup.spec.evaluation_interval
-            if interval is not None and step % interval == 0 and step < config.algorithm.iterations:
+            if evaluator and interval and step % interval == 0 and step < config.algorithm.iterations:
                 found = TrialEvaluation(iterations=step, metrics=evaluator.measure(algorithm.policy_in_driver()))
                 sweep.write(_current(sweep, point.name).evaluated(found))
                 _report_or_stop(report, found)
 
         prepared.reinforce(client, resume=resume, after_iteration=evaluate)
-        metrics = evaluator.measure(phases.exported_policy(run.export, config))
+        metrics = {}
+        if evaluator is not None:
+            metrics = evaluator.measure(phases.exported_policy(run.export, config))
+            log_evaluation(run.path, config, [{"system": TRAINED, **metrics}])
         last = TrialEvaluation(iterations=config.algorithm.iterations, metrics=metrics)
-        log_evaluation(run.path, config, [{"system": TRAINED, **last.metrics}])
         sweep.write(_current(sweep, point.name).evaluated(last).model_copy(update={"status": "finished"}))
         return last
 
@@ -250,22 +254,26 @@ def _write_seconds(sweep: SweepFolder, name: str, clock: PhaseClock, began: floa
     sweep.write(with_seconds(_current(sweep, name), seconds))
 
 
-def trial_config(setup: TrialSetup, sweep: SweepFolder, point: Point) -> RunConfig:
+def trial_config(setup: TrialSetup, point: Point) -> RunConfig:
     """A trial's whole configuration.
 
     Raises:
         PartnerError: The values contradict each other.
     """
-    spec, interval = setup.spec, setup.spec.evaluation_interval
-    config = load_config(str(sweep.base_file), assignments({**point.values, **setup.fixed}))
-    config = on_gpus(spec, config, setup.plan.machine_gpus)
+    config = load_config(str(setup.folder.base_file), assignments({**setup.shared, **point.values}))
+    return own_config(config, setup.spec, setup.folder, point.name, setup.plan.machine_gpus)
+
+
+def own_config(config: RunConfig, spec: SweepSpec, sweep: SweepFolder, name: str, machine_gpus: int) -> RunConfig:
+    """A trial's configuration with what every trial has of its own: place, GPUs, checkpoints, W&B group."""
+    config, interval = on_gpus(spec, config, machine_gpus), spec.evaluation_interval
     # A scheduler decides at evaluations, and goes back to them: each needs a checkpoint.
     every = config.checkpoint.every if interval is None else math.gcd(config.checkpoint.every, interval)
     # Another trial may go on from any of them until the sweep ends.
     keep_every = interval if spec.scheduler == "pbt" else config.checkpoint.keep_every
     checkpoint = config.checkpoint.model_copy(update={"every": every, "keep_every": keep_every})
-    tracking = config.tracking.model_copy(update={"group": setup.group})
-    own = {"name": point.name, "runs_dir": str(sweep.trials), "checkpoint": checkpoint, "tracking": tracking}
+    tracking = config.tracking.model_copy(update={"group": spec.group or sweep.path.name})
+    own = {"name": name, "runs_dir": str(sweep.trials), "checkpoint": checkpoint, "tracking": tracking}
     return config.model_copy(update=own)
 
 
@@ -303,30 +311,23 @@ def _client(setup: TrialSetup, config: RunConfig, run: RunFolder) -> Iterator[tu
     if setup.client is not None:
         yield RewardClient(client_of(setup.client, config, run)), 0
         return
-    group = next(group for group in setup.plan.groups if group.name.startswith("reward "))
-    # A trial that is started again may find the actors of its former process still dying.
-    run_id = f"{run.path.name}-{secrets.token_hex(4)}"
-    placed = config.resources.placement.share("rewards")
-    components = all_components(config, run.path)
-    with create_pools(components, config.rewards, run_id, group.threads, resources=placed) as pools:
-        yield pools.client(), sum(len(pool.actors) for pool in pools.spec.pools.values())
+    with phases.reward_pools(config, run, setup.plan) as pools:
+        yield pools.client(), pools.size
 
 
 def client_of(shared: ClientSpec, config: RunConfig, run: RunFolder) -> ClientSpec:
     """The shared pool as one trial asks it: the actors answer raw scores, which the trial combines."""
-    components = all_components(config, run.path)
-
-    def own(name: str, pool: PoolSpec) -> PoolSpec:
-        component = components[name]
-        section = component.settings
-        return replace(
-            pool,
-            definition=component.definition,
-            micro_batch=section.micro_batch,
-            is_active=section.is_active,
-        )
-
-    return replace(shared, pools={name: own(name, pool) for name, pool in shared.pools.items()})
+    components, pools = all_components(config, run.path), dict[str, PoolSpec]()
+    for name, component in components.items():
+        if name in shared.pools:
+            section = component.settings
+            pools[name] = replace(
+                shared.pools[name],
+                definition=component.definition,
+                micro_batch=section.micro_batch,
+                is_active=section.is_active,
+            )
+    return replace(shared, pools=pools)
 
 
 # --- Tune, and population-based training ------------------------------------------------------------------------------
@@ -364,13 +365,7 @@ def _with_weights(sweep: SweepFolder, record: TrialRecord, run: RunFolder, origi
 
 
 def lineage(before: Sequence[WeightsFrom], iterations: int, weights: Mapping[str, float]) -> tuple[WeightsFrom, ...]:
-    """The weights that a policy was trained with, when others follow after some iterations.
-
-    Args:
-        before: Those so far, oldest first.
-        iterations: Iterations that the policy has behind it.
-        weights: Those from then on.
-    """
+    """The weights that a policy was trained with: those of `before` up to some iterations, then `weights`."""
     kept = tuple(one for one in before if one.iteration <= iterations)
     return (*kept, _from(iterations + 1, weights))
 

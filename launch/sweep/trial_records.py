@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -25,11 +25,7 @@ Status = Literal["running", "finished", "stopped", "failed"]
 
 
 class TrialEvaluation(BaseModel):
-    """Metrics of a trial after some iterations.
-
-    Attributes:
-        metrics: Metric → value on the held-out pairs.
-    """
+    """A trial's metrics on the held-out pairs after some iterations."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,11 +34,7 @@ class TrialEvaluation(BaseModel):
 
 
 class WeightsFrom(BaseModel):
-    """Reward weights that hold from an iteration on.
-
-    Attributes:
-        iteration: The first iteration with them, counted from 1.
-    """
+    """Reward weights, by configuration key, that hold from an iteration on, counted from 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,9 +46,8 @@ class TrialRecord(BaseModel):
     """What is known of a trial.
 
     Attributes:
-        name: Its name and that of its run folder.
-        number: Counted from 1.
         values: Configuration key → value; with PBT the present ones.
+        history: Evaluations, oldest first.
         weights: With PBT the weights that the policy was trained with, over all trials that it came from.
         reason: Why it failed, in one line.
         transient: Whether it failed through what lies outside of it: a full disk, an input that is gone, a process that
@@ -82,7 +73,7 @@ class TrialRecord(BaseModel):
     @property
     def point(self) -> Point:
         """The trial's point in the space."""
-        return Point(self.number, self.values)
+        return Point(self.number, self.values, self.name)
 
     @property
     def last(self) -> TrialEvaluation | None:
@@ -102,6 +93,9 @@ class TrialRecord(BaseModel):
 @dataclass(frozen=True, slots=True)
 class SweepFolder:
     """Paths of a sweep."""
+
+    kind: ClassVar[str] = "sweep"
+    """What the folder says that it is."""
 
     path: Path
 

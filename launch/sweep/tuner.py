@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +13,13 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from launch.console import err
-from launch.sweep.search import POINT, OptunaProposals, scheduler
+from launch.sweep.remaining import RemainingTrials
+from launch.sweep.search import OptunaProposals, scheduler
 from launch.sweep.space import Point
 from launch.sweep.spec import SweepSpec
 from launch.sweep.trial import ENDED
 from launch.sweep.trial_records import SweepFolder, TrialRecord, known_or_new
+from launch.sweep.tune_internals import POINT
 from partner_rl.cluster.local_ray import own_handlers
 from partner_rl.progress import Progress
 
@@ -40,27 +41,6 @@ _TUNE: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What is left to do of a sweep.
-
-    Attributes:
-        pending: Trials to run whose values are known: interrupted ones, and those of a grid or random search.
-        proposals: Trials that Optuna is still to propose.
-    """
-
-    spec: SweepSpec
-    known: Sequence[TrialRecord]
-    pending: Sequence[Point]
-    proposals: int
-    iterations: int
-
-    @property
-    def trials(self) -> int:
-        """How many trials are left."""
-        return len(self.pending) + self.proposals
-
-
 def set_up_tune() -> None:
     """Sets Tune's environment; before Ray is started, so that its processes have it too."""
     for name, value in _TUNE.items():
@@ -72,7 +52,7 @@ def set_up_tune() -> None:
 
 def run_trials(
     folder: SweepFolder,
-    work: Work,
+    remaining: RemainingTrials,
     run: RunTrial,
     bundles: Sequence[Mapping[str, float]],
     concurrent: int | None,
@@ -80,23 +60,20 @@ def run_trials(
 ) -> Watcher:
     """Runs trials until none is left; one that fails does not take the others along.
 
-    Args:
-        folder: The sweep's folder.
-        work: What is left to do.
-        run: What a trial does.
-        bundles: What Ray reserves for a trial: its own process first.
-        concurrent: Most trials at a time; None for as many as Ray finds room for.
-        report: Told how many trials have ended.
+    `bundles` are what Ray reserves for a trial, its own process first; without `concurrent` as many run at a time
+    as Ray finds room for; `report` is told how many have ended.
 
     Returns:
         Who knows how the trials ended; to be settled when their processes are gone.
     """
-    spec = work.spec
+    spec = remaining.spec
     shutil.rmtree(folder.scratch, ignore_errors=True)
-    watcher = Watcher(folder, work, report)
-    decides: TrialScheduler = scheduler(spec, work.iterations, work.known)
-    points = [point.as_config() for point in work.pending]
-    proposals = OptunaProposals(spec, work.known, work.pending, folder.read) if spec.search == "optuna" else None
+    watcher = Watcher(folder, remaining, report)
+    decides: TrialScheduler = scheduler(spec, remaining.iterations, remaining.known)
+    points = [point.as_config() for point in remaining.pending]
+    proposals = (
+        OptunaProposals(spec, remaining.known, remaining.pending, folder.read) if spec.search == "optuna" else None
+    )
     factory = tune.PlacementGroupFactory([dict(bundle) for bundle in bundles])
     tuner = tune.Tuner(
         tune.with_resources(_named(run), factory),
@@ -104,7 +81,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             search_alg=proposals,
             scheduler=decides,
-            num_samples=work.trials if proposals is not None else 1,
+            num_samples=remaining.count if proposals is not None else 1,
             max_concurrent_trials=concurrent,
             # Starting a process with torch and RLlib takes longer than some trials.
             reuse_actors=True,
@@ -121,7 +98,7 @@ def run_trials(
             verbose=0,
         ),
     )
-    report(0, work.trials)
+    report(0, remaining.count)
     # Tune would take SIGUSR1 for a wish to end as if all trials had.
     with own_handlers():
         tuner.fit()
@@ -144,8 +121,8 @@ def _name(trial: Any) -> str:
 class Watcher(tune.Callback):
     """Writes down how trials ended that could not do it themselves, and says so on the terminal."""
 
-    def __init__(self, folder: SweepFolder, work: Work, report: Progress) -> None:
-        self._folder, self._work, self._report = folder, work, report
+    def __init__(self, folder: SweepFolder, remaining: RemainingTrials, report: Progress) -> None:
+        self._folder, self._remaining, self._report = folder, remaining, report
         # Name → point and why it failed, None for a trial that did not.
         self._ended: dict[str, tuple[Mapping[str, Any], str | None]] = {}
 
@@ -170,13 +147,13 @@ class Watcher(tune.Callback):
     def _end(self, point: Mapping[str, Any], reason: str | None) -> None:
         self._ended[point["name"]] = (point, reason)
         record = _write_end(self._folder, point, reason)
-        err.print(describe_end(record, self._work.spec), soft_wrap=True)
-        self._report(len(self._ended), self._work.trials)
+        err.print(describe_end(record, self._remaining.spec), soft_wrap=True)
+        self._report(len(self._ended), self._remaining.count)
 
 
 def _write_end(folder: SweepFolder, point: Mapping[str, Any], reason: str | None) -> TrialRecord:
     """The record of a trial that has ended; a process that was lost could not write it itself."""
-    record = known_or_new(folder, Point(point["number"], point["values"]))
+    record = known_or_new(folder, Point.from_config(point))
     if record.status != "running":
         return record
     if reason is None:
@@ -191,8 +168,11 @@ def describe_end(record: TrialRecord, spec: SweepSpec) -> str:
         return f"{record.name} failed: {record.reason}"
     if record.last is None:
         return f"{record.name} {record.status}"
-    metrics = ", ".join(f"{name} {record.last.metrics[name]:.4g}" for name in list(spec.objectives)[:SHOWN_METRICS])
-    return f"{record.name} {record.status} after {record.last.iterations} iterations: {metrics}"
+    ended, metrics = f"{record.name} {record.status} after {record.last.iterations} iterations", record.last.metrics
+    shown = ", ".join(
+        f"{name} {metrics[name]:.4g}" for name in list(spec.objectives)[:SHOWN_METRICS] if name in metrics
+    )
+    return f"{ended}: {shown}" if shown else ended
 
 
 def _last_line(path: str | None) -> str:

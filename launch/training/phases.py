@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
 from envs import text
@@ -166,7 +166,8 @@ def warm_start(config: RunConfig, run: RunFolder, examples: WarmStartExamples | 
 @contextmanager
 def reward_pools(config: RunConfig, run: RunFolder, plan: Plan) -> Iterator[RewardPools]:
     """The reward actors of the plan, for the time of a block."""
-    run_id = f"{run.path.name}-{ray.get_runtime_context().get_job_id()}"
+    # A run that is started again may find the actors of its former process still dying.
+    run_id = f"{run.path.name}-{secrets.token_hex(4)}"
     with progress("Starting the reward actors") as report:
         placed = config.resources.placement.share("rewards")
         groups = {name: plan.reward_group(name) for name in COMPONENTS}

@@ -35,6 +35,11 @@ class RewardPools:
         self.spec = spec
         self._actors = list(actors)
 
+    @property
+    def size(self) -> int:
+        """Number of actors."""
+        return len(self._actors)
+
     def client(self) -> RewardClient:
         """A client of these pools."""
         return RewardClient(self.spec)

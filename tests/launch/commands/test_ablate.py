@@ -3,19 +3,24 @@
 import json
 import signal
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from launch.cli import app
-from launch.commands.ablate import Outcome, _changes, _check_started, _is_finished, _train_all, _write_overview
+from launch.commands.ablate import _write_overview
 from launch.run_folder.fingerprints import Fingerprints, settings_of
-from launch.sweep.ablations import FULL, PlannedRun, ablations, choose, plan
+from launch.sweep.ablations import FULL, ablations, choose_ablations, open_ablation
+from launch.sweep.opening import Sweep
+from launch.sweep.remaining import remaining_trials
+from launch.sweep.sharing import shared_keys
+from launch.sweep.trial import own_config
+from launch.sweep.trial_records import TrialEvaluation, TrialRecord
 from partner_rl.config.load import load_config, save_config
+from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
-from tests.helpers.command_line import COMMAND, environment, partner
+from tests.helpers.command_line import COMMAND, environment, partner_process
 from tests.helpers.waiting import wait_until
 
 
@@ -50,10 +55,25 @@ def test_a_change_that_changes_nothing_is_left_out():
     assert not {"no_coherence", "end_position", "no_warm_start"} & set(without)
 
 
+def opened(*overrides: str, only: str | None = None, output: Path = Path("out")) -> Sweep:
+    return open_ablation("smoke", overrides, only, output)[0]
+
+
+def trial_configs(sweep: Sweep) -> dict[str, RunConfig]:
+    """Trial → the configuration that its process trains with."""
+    shared = shared_keys(sweep.config, sweep.folder, sweep.share)
+    return {
+        point.name: own_config(
+            sweep.config_of({**shared, **point.values}), sweep.spec, sweep.folder, point.name, machine_gpus=0
+        )
+        for point in sweep.points or ()
+    }
+
+
 def test_other_group_sizes_sample_as_many_episodes():
-    base = load_config("embedded")
-    for one in plan("embedded", [], None, Path("out")):
-        settings, full = one.config.algorithm, base.algorithm
+    full = load_config("embedded").algorithm
+    for config in open_ablation("embedded", [], None, Path("out"))[0].tried:
+        settings = config.algorithm
         assert (
             settings.groups_per_iteration * settings.samples_per_group
             == full.groups_per_iteration * full.samples_per_group
@@ -62,35 +82,33 @@ def test_other_group_sizes_sample_as_many_episodes():
     assert {name for name in names("smoke") if name.startswith("k_")} == {"k_4"}
 
 
-def test_the_runs_share_the_full_runs_models():
-    runs = {one.ablation.name: one.config for one in plan("smoke", ["seed=7"], None, Path("out"))}
-    full = Path("out").absolute() / FULL
-    assert runs[FULL].warmstart.checkpoint is None
-    assert runs[FULL].rewards.empathy.checkpoint is None
+def test_the_runs_share_reward_models_and_warm_start():
+    runs = trial_configs(opened("seed=7"))
+    shared = Path("out/shared").absolute()
     assert runs["no_warm_start"].warmstart.checkpoint is None
     assert runs["no_warm_start"].warmstart.epochs == 0
     assert runs["no_coherence"].rewards.coherence.weight == 0.0
     for name, config in runs.items():
-        assert (config.name, config.runs_dir, config.seed) == (name, str(Path("out").absolute()), 7)
-        if name != FULL:
-            assert config.rewards.empathy.checkpoint == str(full / "rewards/empathy")
-            assert config.rewards.coherence.checkpoint == str(full / "rewards/coherence")
-        if name not in (FULL, "no_warm_start"):
-            assert config.warmstart.checkpoint == str(full / "warm_start")
+        assert (config.name, config.runs_dir, config.seed) == (name, "out", 7)
+        assert config.rewards.empathy.checkpoint == str(shared / "rewards/empathy")
+        assert config.rewards.coherence.checkpoint == str(shared / "rewards/coherence")
+        if name != "no_warm_start":
+            assert config.warmstart.checkpoint == str(shared / "warm_start")
 
 
 def test_models_that_the_configuration_names_stay():
-    runs = plan("smoke", ["warmstart.checkpoint=warm", "rewards.empathy.checkpoint=judge"], "k_4", Path("out"))
+    runs = trial_configs(opened("warmstart.checkpoint=warm", "rewards.empathy.checkpoint=judge", only="k_4"))
     warm, classifier = (str(Path(name).absolute()) for name in ("warm", "judge"))
-    assert [one.config.warmstart.checkpoint for one in runs] == [warm, warm]
-    assert [one.config.rewards.empathy.checkpoint for one in runs] == [classifier, classifier]
+    assert list(runs) == [FULL, "k_4"]
+    assert [one.warmstart.checkpoint for one in runs.values()] == [warm, warm]
+    assert [one.rewards.empathy.checkpoint for one in runs.values()] == [classifier, classifier]
 
 
 def test_the_full_run_is_always_among_the_chosen():
     found = ablations(load_config("smoke"))
-    assert [one.name for one in choose(found, "no_fluency,k_4")] == [FULL, "no_fluency", "k_4"]
+    assert [one.name for one in choose_ablations(found, "no_fluency,k_4")] == [FULL, "no_fluency", "k_4"]
     with pytest.raises(PartnerError, match="did you mean no_fluency"):
-        choose(found, "no_fluenzy")
+        choose_ablations(found, "no_fluenzy")
 
 
 def test_a_dry_run_lists_runs_and_changes(tmp_path):
@@ -103,58 +121,78 @@ def test_a_dry_run_lists_runs_and_changes(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def started(runs: Sequence[PlannedRun], folder: Path) -> None:
-    """Run folders in which something has been computed."""
-    for planned in runs:
-        path = folder / planned.ablation.name
-        (path / "warm_start").mkdir(parents=True)
-        save_config(planned.config, path / "config.yaml")
-        Fingerprints(settings_of(planned.config), {}).save(path)
-    for name in ("empathy", "coherence"):
-        (folder / FULL / "rewards" / name).mkdir(parents=True)
+def finished(sweep: Sweep) -> None:
+    """Leaves behind what an ablation leaves whose runs have all finished."""
+    for name in ("rewards/empathy", "rewards/coherence", "warm_start"):
+        (sweep.folder.shared.path / name).mkdir(parents=True)
+    save_config(sweep.config, sweep.folder.base_file)
+    Fingerprints(settings_of(sweep.config), {}).save(sweep.folder.path)
+    for number, (name, config) in enumerate(trial_configs(sweep).items(), start=1):
+        save_config(config, sweep.folder.run(name).config_file)
+        last = TrialEvaluation(iterations=config.algorithm.iterations, metrics={})
+        values = next(point.values for point in sweep.points or () if point.name == name)
+        sweep.folder.write(
+            TrialRecord(name=name, number=number, values=dict(values), status="finished", history=(last,))
+        )
+
+
+def pending(sweep: Sweep) -> list[str]:
+    return [point.name for point in remaining_trials(sweep, retry_failed=True).pending]
 
 
 @pytest.mark.reported
 def test_runs_of_other_settings_are_refused(tmp_path):
-    runs = plan("smoke", [], "k_4", tmp_path)
-    started(runs, tmp_path)
-    _check_started(runs, tmp_path)
-    with pytest.raises(PartnerError, match=r"full cannot go on: .*seed=1: it began with 0"):
-        _check_started(plan("smoke", ["seed=1"], "k_4", tmp_path), tmp_path)
+    finished(opened(only="k_4", output=tmp_path))
+    with pytest.raises(PartnerError, match=r"seed=1: it began with 0 .* or name another --output"):
+        opened("seed=1", only="k_4", output=tmp_path)
 
 
 @pytest.mark.reported
-def test_what_may_change_holds_for_runs_that_were_started(tmp_path):
-    runs = plan("smoke", [], "k_4", tmp_path)
-    started(runs, tmp_path)
-    for planned in runs:
-        (tmp_path / planned.ablation.name / "export").mkdir()
-    assert all(_is_finished(planned, tmp_path / planned.ablation.name) for planned in runs)
-    longer = plan("smoke", ["algorithm.iterations=9", "baselines.seq2seq_lora=null"], "k_4", tmp_path)
-    _check_started(longer, tmp_path)
-    changes = ["algorithm.iterations=9", "baselines.seq2seq_lora=null"]
-    assert [_changes(planned, tmp_path / planned.ablation.name) for planned in longer] == [changes, changes]
-    assert not _is_finished(longer[0], tmp_path / FULL)
+def test_what_may_change_holds_for_runs_that_have_finished(tmp_path):
+    finished(opened(only="k_4", output=tmp_path))
+    assert pending(opened(only="k_4", output=tmp_path)) == []
+    assert pending(opened("algorithm.iterations=9", only="k_4", output=tmp_path)) == [FULL, "k_4"]
+    assert pending(opened("baselines.seq2seq_lora=null", only="k_4", output=tmp_path)) == [FULL, "k_4"]
+    # Those that were not there join the others.
+    assert pending(opened(only="k_4,no_fluency", output=tmp_path)) == ["no_fluency"]
+
+
+@pytest.mark.reported
+def test_fewer_iterations_than_there_are_is_refused(tmp_path):
+    sweep = opened(only="k_4", output=tmp_path)
+    finished(sweep)
+    sweep.folder.run("k_4").checkpoint(5).mkdir(parents=True)
+    with pytest.raises(PartnerError, match=r"algorithm\.iterations=2: .* have done 5 already"):
+        opened("algorithm.iterations=2", only="k_4", output=tmp_path)
 
 
 @pytest.mark.reported
 def test_an_ablation_that_was_moved_finds_what_its_runs_share(tmp_path):
-    started(plan("smoke", [], "k_4", tmp_path / "a"), tmp_path / "a")
+    finished(opened(only="k_4", output=tmp_path / "a"))
     (tmp_path / "a").rename(tmp_path / "b")
-    runs = plan("smoke", [], "k_4", tmp_path / "b")
-    _check_started(runs, tmp_path / "b")
-    changes = _changes(runs[1], tmp_path / "b" / "k_4")
-    assert changes[-1] == f'warmstart.checkpoint="{tmp_path / "b" / FULL / "warm_start"}"'
-    assert [change.partition("=")[0] for change in changes] == [
-        "rewards.coherence.checkpoint",
-        "rewards.empathy.checkpoint",
-        "warmstart.checkpoint",
-    ]
+    sweep = opened(only="k_4", output=tmp_path / "b")
+    # Their configurations name what they share by its old place.
+    assert pending(sweep) == [FULL, "k_4"]
+    assert trial_configs(sweep)["k_4"].warmstart.checkpoint == str(tmp_path / "b" / "shared" / "warm_start")
+
+
+def test_a_failed_run_is_tried_again(tmp_path):
+    sweep = opened(only="k_4,no_fluency", output=tmp_path)
+    finished(sweep)
+    record = sweep.folder.read("k_4")
+    assert record is not None
+    sweep.folder.write(record.model_copy(update={"status": "failed", "reason": "guard"}))
+    assert pending(sweep) == ["k_4"]
+
+
+def test_the_same_command_goes_on(tmp_path):
+    folder = opened("seed=1", only="k_4", output=tmp_path).folder
+    assert folder.resume_command == f"partner-rl ablate --preset smoke --only k_4 seed=1 --output {tmp_path}"
 
 
 def test_the_overview_names_changes_and_failures(tmp_path):
-    runs = plan("smoke", [], "k_4", tmp_path)
-    _write_overview([Outcome(runs[0], 0), Outcome(runs[1], 1)], tmp_path)
+    _, chosen = open_ablation("smoke", [], "k_4", tmp_path)
+    _write_overview(chosen, {FULL: True, "k_4": False}, tmp_path)
     rows = json.loads((tmp_path / "ablations.json").read_text())
     assert [(row["name"], row["finished"]) for row in rows] == [(FULL, True), ("k_4", False)]
     assert (
@@ -163,18 +201,9 @@ def test_the_overview_names_changes_and_failures(tmp_path):
     )
 
 
-def test_finished_runs_are_passed_over(tmp_path):
-    runs = plan("smoke", [], "k_4,no_fluency", tmp_path)
-    for planned in runs:
-        (tmp_path / planned.ablation.name / "export").mkdir(parents=True)
-    assert [outcome.finished for outcome in _train_all(runs, tmp_path)] == [True, True, True]
-    # Nothing was started.
-    assert not (tmp_path / "configs").exists()
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_ablate_trains_compares_and_goes_on_after_an_interruption(commands_share_ray, tmp_path):
+def test_ablate_trains_compares_and_goes_on_after_an_interruption(tmp_path):
     arguments = [
         "ablate",
         "--preset",
@@ -193,22 +222,22 @@ def test_ablate_trains_compares_and_goes_on_after_an_interruption(commands_share
     process = subprocess.Popen(
         [*COMMAND, *arguments], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
     )
-    # In the middle of the first run.
-    wait_until((tmp_path / "out" / FULL / "rewards").is_dir, "no reward model is trained", process=process)
+    # While what the runs share is trained.
+    wait_until((tmp_path / "out/shared/rewards").is_dir, "no reward model is trained", process=process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 130, stderr
-    assert "the same command goes on" in stderr
+    assert "go on with: partner-rl ablate --preset smoke --only end_position" in " ".join(stderr.split())
 
-    result = partner(*arguments, folder=tmp_path)
+    result = partner_process(*arguments, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "2 of 2 runs compared" in result.stdout
     runs = ("full", "end_position")
     for name in runs:
         assert (tmp_path / "out" / name / "export/model.safetensors").is_file()
-    # What is shared is made once.
-    assert not (tmp_path / "out/end_position/rewards").exists()
-    assert not (tmp_path / "out/end_position/warm_start").exists()
+        # What is shared is made once.
+        assert not (tmp_path / "out" / name / "rewards").exists()
+        assert not (tmp_path / "out" / name / "warm_start").exists()
     report = (tmp_path / "out/report/report.md").read_text()
     assert all(name in report for name in runs)
     assert list((tmp_path / "out/report").rglob("*.png"))

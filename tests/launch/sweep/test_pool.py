@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.sweep_pool import Case, Row, difference, settings_of, spec_of, table
 from launch.run_folder.folder import RunFolder
-from launch.sweep.session import new_sweep
+from launch.sweep.opening import new_sweep
 from launch.sweep.sizing import sizing
 from launch.sweep.space import planned_points
 from partner_rl.config.load import load_config, save_config

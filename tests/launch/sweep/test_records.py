@@ -16,12 +16,11 @@ from ray.tune.search import Searcher
 from launch.run_folder.folder import RunFolder
 from launch.run_folder.lock import alone
 from launch.sweep import trial as trial_module
+from launch.sweep.opening import checked_sweep, new_sweep
+from launch.sweep.remaining import remaining_trials
 from launch.sweep.report import chosen_config, schedule, sweep_result, write_report
 from launch.sweep.search import OptunaProposals
-from launch.sweep.session import Sweep, left_to_do, new_sweep
-from launch.sweep.sizing import (
-    sizing,
-)
+from launch.sweep.sizing import sizing
 from launch.sweep.space import Point
 from launch.sweep.spec import METRICS, SHIPPED, SweepSpec, checked_spec, read_spec, spec_yaml
 from launch.sweep.trial import Origin, TrialSetup, failure_reason, finite_metrics, lineage, trial_config
@@ -124,16 +123,16 @@ def test_a_second_sweep_in_the_folder_is_refused(tmp_path):
         pass
 
 
-def test_only_what_has_not_ended_is_left_to_do(tmp_path):
-    sweep = Sweep(SweepFolder(tmp_path), spec_of(), load_config("smoke"))
-    assert [point.number for point in left_to_do(sweep).pending] == [1, 2, 3, 4]
+def test_only_what_has_not_ended_is_remaining_trials(tmp_path):
+    sweep = checked_sweep(SweepFolder(tmp_path), spec_of())
+    assert [point.number for point in remaining_trials(sweep).pending] == [1, 2, 3, 4]
     moved = {"status": "running", "values": {EMPATHY: 0.7, LAMBDA: 0.2}}
     for record in (finished(1, 0.0, 0.0), finished(2, 0.0, 0.0, status="failed"), finished(3, 0.0, 0.0, **moved)):
         sweep.folder.write(record)
-    work = left_to_do(sweep)
+    work = remaining_trials(sweep)
     # With PBT an interrupted trial has weights that its point in the space had not.
     assert [(point.number, point.values[EMPATHY]) for point in work.pending] == [(3, 0.7), (4, 1.0)]
-    assert [point.number for point in left_to_do(sweep, retry_failed=True).pending] == [2, 3, 4]
+    assert [point.number for point in remaining_trials(sweep, retry_failed=True).pending] == [2, 3, 4]
 
 
 # --- population-based training ----------------------------------------------------------------------------------------
@@ -161,23 +160,23 @@ def test_weights_that_changed_become_a_schedule(tmp_path):
 
 def setup_of(sweep: SweepFolder, spec: SweepSpec) -> TrialSetup:
     plan = sizing(spec, load_config("smoke"), 1, 1, 0).plan
-    return TrialSetup(sweep.path, spec, "group", {"warmstart.checkpoint": "w"}, plan, None)
+    return TrialSetup(sweep, spec, {"warmstart.checkpoint": "w"}, plan, None)
 
 
 def test_a_scheduler_has_a_checkpoint_at_each_decision(tmp_path):
     sweep = SweepFolder(tmp_path)
     save_config(load_config("smoke", ["checkpoint.every=6"]), sweep.base_file)
     space = {EMPATHY: {"uniform": [0.0, 1.0]}}
-    plain = trial_config(setup_of(sweep, spec_of()), sweep, Point(1, {EMPATHY: 0.3}))
+    plain = trial_config(setup_of(sweep, spec_of()), Point(1, {EMPATHY: 0.3}))
     assert (plain.checkpoint.every, plain.checkpoint.keep_every) == (6, None)
     assert (plain.name, plain.tracking.group, plain.warmstart.checkpoint) == (
         "trial-0001",
-        "group",
+        tmp_path.name,
         str(Path("w").absolute()),
     )
     assert plain.rewards.empathy.weight == 0.3
     pbt = spec_of(search="random", space=space, scheduler="pbt", evaluate_every=4)
-    config = trial_config(setup_of(sweep, pbt), sweep, Point(1, {EMPATHY: 0.3}))
+    config = trial_config(setup_of(sweep, pbt), Point(1, {EMPATHY: 0.3}))
     assert (config.checkpoint.every, config.checkpoint.keep_every) == (2, 4)
 
 
@@ -210,7 +209,7 @@ def test_trials_that_did_not_finish_are_not_compared():
         finished(5, 0.5, 0.1),
     ]
     found = sweep_result(spec, records)
-    assert [found.finished[i].number for i in found.front] == [1, 5]
+    assert list(found.front) == ["trial-0001", "trial-0005"]
     assert sweep_result(spec, records[1:3]).chosen is None
 
 

@@ -11,8 +11,9 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from launch.commands.sweep import _print
 from launch.run_folder.fingerprints import InputError
+from launch.sweep.opening import Sweep, new_sweep, open_sweep, record_inputs
+from launch.sweep.remaining import remaining_trials
 from launch.sweep.report import write_report
-from launch.sweep.session import Sweep, left_to_do, new_sweep, open_sweep, settle
 from launch.sweep.spec import METRICS
 from launch.sweep.trial import is_transient
 from launch.sweep.trial_records import SweepFolder, TrialEvaluation, TrialRecord
@@ -40,7 +41,7 @@ def begun(tmp_path, monkeypatch) -> Sweep:
     Path("there/s.yaml").write_text(SPEC)
     sweep = new_sweep("there/s.yaml", (), Path("out"), None)
     Path("out").mkdir()
-    settle(sweep)
+    record_inputs(sweep)
     sweep.folder.write(record(1, "finished"))
     return sweep
 
@@ -57,8 +58,8 @@ def test_a_sweep_goes_on_from_another_folder(begun, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "there")
     sweep = open_sweep(Path("../moved"), None)
     assert sweep.config == begun.config
-    settle(sweep)
-    assert [point.number for point in left_to_do(sweep).pending] == [2]
+    record_inputs(sweep)
+    assert [point.number for point in remaining_trials(sweep).pending] == [2]
 
 
 def test_other_pairs_are_refused_and_the_same_elsewhere_taken(begun, tmp_path):
@@ -66,12 +67,12 @@ def test_other_pairs_are_refused_and_the_same_elsewhere_taken(begun, tmp_path):
     content = corpus.read_bytes()
     pq.write_table(pq.read_table(corpus)[1:], corpus)
     with pytest.raises(InputError, match="does not hold the pairs"):
-        settle(open_sweep(Path("out"), None))
+        record_inputs(open_sweep(Path("out"), None))
     corpus.unlink()
     with pytest.raises(InputError, match=r"is gone: .* partner-rl sweep --resume out data.source=PLACE"):
         open_sweep(Path("out"), None)
     (tmp_path / "here.parquet").write_bytes(content)
-    settle(open_sweep(Path("out"), None, ("data.source=here.parquet",)))
+    record_inputs(open_sweep(Path("out"), None, ("data.source=here.parquet",)))
     assert load_config("out/base.yaml").data.source == str(tmp_path / "here.parquet")
     assert open_sweep(Path("out"), None).config.data.source == str(tmp_path / "here.parquet")
 
@@ -87,7 +88,7 @@ def test_a_key_that_may_not_change_is_named(begun, capsys, override):
 
 
 def test_what_may_change_holds_for_the_trials_to_come(begun):
-    settle(open_sweep(Path("out"), None, ("faults.stall_s=7", "checkpoint.keep=5")))
+    record_inputs(open_sweep(Path("out"), None, ("faults.stall_s=7", "checkpoint.keep=5")))
     assert load_config("out/base.yaml").faults.stall_s == 7.0
 
 
@@ -145,10 +146,10 @@ def test_only_what_lies_outside_of_a_trial_is_no_fault_of_its_own(error, transie
 
 def test_a_blameless_failure_is_tried_again(begun):
     begun.folder.write(record(2, "failed", reason="full", transient=True))
-    assert [point.number for point in left_to_do(begun).pending] == [2]
+    assert [point.number for point in remaining_trials(begun).pending] == [2]
     begun.folder.write(record(2, "failed", reason="guard"))
-    assert not left_to_do(begun).pending
-    assert [point.number for point in left_to_do(begun, retry_failed=True).pending] == [2]
+    assert not remaining_trials(begun).pending
+    assert [point.number for point in remaining_trials(begun, retry_failed=True).pending] == [2]
 
 
 @pytest.mark.parametrize("ends", [("finished", "failed"), ("failed", "failed")])
@@ -167,9 +168,9 @@ def test_all_trials_that_ended_well_are_status_0(begun):
 
 def test_a_sweep_without_fingerprints_goes_on_with_a_warning_once(begun, caplog):
     Path("out/fingerprints.json").unlink()
-    settle(open_sweep(Path("out"), None))
+    record_inputs(open_sweep(Path("out"), None))
     assert caplog.text.count("does not say what it began with") == 1
-    settle(open_sweep(Path("out"), None))
+    record_inputs(open_sweep(Path("out"), None))
     assert caplog.text.count("does not say what it began with") == 1
 
 
@@ -182,6 +183,6 @@ def test_a_swept_corpus_is_each_trials_own(tmp_path, monkeypatch):
     )
     sweep = new_sweep("s.yaml", (), Path("out"), None)
     Path("out").mkdir()
-    settle(sweep)
+    record_inputs(sweep)
     Path("a.parquet").rename("c.parquet")
     assert open_sweep(Path("out"), None).config == sweep.config

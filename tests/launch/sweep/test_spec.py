@@ -18,16 +18,8 @@ from launch.resources.memory import GIB, ProcessMemory
 from launch.resources.plan import resource_plan
 from launch.run_folder.folder import RunFolder
 from launch.sweep.pareto import choose, losses, pareto_front, scaled
-from launch.sweep.session import shared_keys
-from launch.sweep.sizing import (
-    check_reservations,
-    check_scorers,
-    incomparable_objectives,
-    on_gpus,
-    shares,
-    sizing,
-    trials_in_memory,
-)
+from launch.sweep.sharing import check_scorers, incomparable_objectives, shared_keys, shares
+from launch.sweep.sizing import check_reservations, on_gpus, sizing, trials_in_memory
 from launch.sweep.space import Point, checked_configs, config_maker, planned_points
 from launch.sweep.spec import SweepSpec, read_spec, shipped_specs, spec_yaml
 from launch.sweep.trial import client_of

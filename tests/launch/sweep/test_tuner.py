@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import ray
 
+from launch.sweep.remaining import RemainingTrials
 from launch.sweep.space import Point, planned_points
 from launch.sweep.spec import METRICS, SweepSpec, checked_spec
 from launch.sweep.trial import _origin, _report
 from launch.sweep.trial_records import SweepFolder, TrialEvaluation, TrialRecord, started
-from launch.sweep.tuner import Work, run_trials, set_up_tune
+from launch.sweep.tuner import run_trials, set_up_tune
 from tests.helpers.waiting import wait_until
 
 KEY = "rewards.empathy.weight"
@@ -81,9 +82,9 @@ def run(folder: Path, spec: SweepSpec, interval: int = 1, concurrent: int = 2, t
     if planned is not None:
         pending = [point for point in planned if point.number not in ended]
     proposals = spec.num_samples - len(known) if planned is None else 0
-    work = Work(spec, known, pending, proposals, ITERATIONS)
+    remaining = RemainingTrials(spec, known, pending, proposals, ITERATIONS)
     trial = partial(formula, folder, interval, together)
-    run_trials(sweep, work, trial, [{"CPU": 1.0}], concurrent, lambda done, total: None).settle()
+    run_trials(sweep, remaining, trial, [{"CPU": 1.0}], concurrent, lambda done, total: None).settle()
     return sweep.records()
 
 
