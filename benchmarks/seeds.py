@@ -113,7 +113,7 @@ def table(reports: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[st
 
 
 def _format(key: str) -> str:
-    from partner_rl.evaluation.metrics import METRICS
+    from partner_rl.evaluation.metric_definitions import METRICS
 
     return next(metric.form for metric in METRICS if metric.key == key)
 

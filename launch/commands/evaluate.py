@@ -76,7 +76,7 @@ def command(
     from launch.preflight.command_plan import begin, evaluation_plan
     from launch.training.evaluation import EvaluationOptions, evaluate
     from partner_rl.config.inputs import input_paths
-    from partner_rl.evaluation.baselines.registry import baseline_names
+    from partner_rl.evaluation.baselines.make_baselines import baseline_names
     from partner_rl.evaluation.human_sheet import key_path
     from partner_rl.evaluation.report_files import KIND
 

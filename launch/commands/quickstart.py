@@ -59,11 +59,11 @@ def quickstart(config: RunConfig, run: RunFolder) -> None:
     from launch.training.held_out import evaluation_sources, held_out_pairs, rewrite_with, sampling_of
     from launch.training.phases import PhaseClock
     from launch.training.run import prepare
-    from partner_rl.evaluation.compare import measure_systems
+    from partner_rl.evaluation.evaluate_systems import originals
+    from partner_rl.evaluation.measure_systems import measure_systems
     from partner_rl.evaluation.report import print_rewrites, printed_table
     from partner_rl.evaluation.result import Group
     from partner_rl.evaluation.system import TRAINED, WARM_START, System
-    from partner_rl.evaluation.systems import originals
     from partner_rl.evaluation.tables import main_table
 
     clock = PhaseClock(planned=5)

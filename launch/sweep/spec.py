@@ -45,7 +45,7 @@ Metric = Literal[
     "unchanged",
     "length",
 ]
-"""Metrics of a trial on held-out pairs (`partner_rl.evaluation.metrics`)."""
+"""Metrics of a trial on held-out pairs (`partner_rl.evaluation.metric_definitions`)."""
 
 METRICS: Final[tuple[Metric, ...]] = get_args(Metric)
 """All metrics of a trial, in the order of the report."""

@@ -45,7 +45,7 @@ from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.config.load import assignments, load_config, save_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import Splits
-from partner_rl.evaluation.compare import measure_systems
+from partner_rl.evaluation.measure_systems import measure_systems
 from partner_rl.evaluation.system import TRAINED, System
 from partner_rl.evaluation.system_scores import score_pairs
 from partner_rl.policy.model import Policy

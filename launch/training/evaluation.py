@@ -29,7 +29,8 @@ from partner_rl.config.paths import short_name
 from partner_rl.config.schema import RunConfig
 from partner_rl.data.splits import select_pairs
 from partner_rl.evaluation.baselines.context import BaselineContext, ScoresRewrites
-from partner_rl.evaluation.baselines.registry import baseline_names, make_baselines
+from partner_rl.evaluation.baselines.make_baselines import baseline_names, make_baselines
+from partner_rl.evaluation.evaluate_systems import evaluate_systems, originals
 from partner_rl.evaluation.human_sheet import key_path, write_human_sheet
 from partner_rl.evaluation.judge import load_judge
 from partner_rl.evaluation.report import printed_table
@@ -38,7 +39,6 @@ from partner_rl.evaluation.resampling import Bools
 from partner_rl.evaluation.result import EvaluationResult
 from partner_rl.evaluation.system import ORIGINAL, System, at_temperature, policy_of
 from partner_rl.evaluation.system_scores import LevelJudge
-from partner_rl.evaluation.systems import evaluate_systems, originals
 from partner_rl.evaluation.tables import main_table, targets_table, values_by_system
 from partner_rl.evaluation.targets import check_targets
 from partner_rl.models.sources import resolve

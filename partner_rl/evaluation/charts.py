@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from partner_rl.evaluation.metrics import METRICS, Metric
+from partner_rl.evaluation.metric_definitions import METRICS, Metric
 from partner_rl.evaluation.resampling import Floats
-from partner_rl.evaluation.result import Estimate, EvaluationResult, Group, SystemMetrics
+from partner_rl.evaluation.result import EvaluationResult, Group, MetricEstimate, SystemMetrics
 from partner_rl.evaluation.system import policy_of
 from partner_rl.plotting import new_canvas, save_png
 
@@ -144,7 +144,7 @@ def _histogram(result: EvaluationResult) -> Canvas:
     return canvas
 
 
-def _error(estimate: Estimate) -> Floats:
+def _error(estimate: MetricEstimate) -> Floats:
     """Distances from a value to the ends of its interval, shape `[2, 1]`; 0 without one."""
     if estimate.interval is None:
         return np.zeros((2, 1))

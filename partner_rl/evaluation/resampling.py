@@ -4,7 +4,7 @@ All systems answer the same pairs, so that a pair is the unit of every resample,
 is resampled as a difference. Legend: `_N` pairs, `_B` resamples.
 
 Sources: BCa bootstrap (Efron 1987) by `scipy.stats.bootstrap`; Wilson's interval for shares; delete-half jackknife
-(Shao and Wu 1989) for figures of a whole corpus; sign-flip permutation test (Good 2005); Holm (1979).
+(Shao and Wu 1989) for metrics of a whole corpus; sign-flip permutation test (Good 2005); Holm (1979).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 Statistic = Callable[[Bools], Floats]
-"""Selections of rows `[B, N]` → the figure of each selection, `[B]`; NaN where it is not defined."""
+"""Selections of rows `[B, N]` → the metric of each selection, `[B]`; NaN where it is not defined."""
 
 CONFIDENCE: Final = 0.95
 """Coverage of every interval."""
 BOOTSTRAPS: Final = 2000
 """Resamples of a mean."""
 HALF_SAMPLES: Final = 400
-"""Half-samples of a corpus figure."""
+"""Half-samples of a corpus metric."""
 FLIPS: Final = 5000
 """Random sign flips of a test of means; the smallest p value is 1 over this plus 1."""
 CORPUS_FLIPS: Final = 1000
-"""Random exchanges of a test of corpus figures, each of which counts a corpus anew."""
+"""Random exchanges of a test of corpus metrics, each of which counts a corpus anew."""
 
 _FEWEST_PAIRS: Final = 2
 _FEWEST_HALVED: Final = 8
@@ -92,20 +92,20 @@ def half_samples(pairs: int, seed: int) -> Bools:
 
 
 def half_sample_interval(value: float, halves_B: Floats, pairs: int) -> Interval | None:
-    """Interval of a corpus figure from its values on half-samples, centred on the figure.
+    """Interval of a corpus metric from its values on half-samples, centred on its value.
 
     A bootstrap would draw pairs twice, and a response drawn twice is a repeat that the system never wrote: distinct-n
     would fall. Halves are drawn without replacement. Their spread is that of the whole corpus: half the pairs double
-    the variance, and drawing them without replacement halves it. Their mean is not, as such figures depend on the
+    the variance, and drawing them without replacement halves it. Their mean is not, as such metrics depend on the
     size, so only the deviations from it are used.
 
     Args:
-        value: The figure of the whole corpus, or a difference of two.
+        value: That of the whole corpus, or a difference of two.
         halves_B: The same on each half-sample; NaN ones are left out.
         pairs: Pairs of the corpus.
 
     Returns:
-        The interval; None where the corpus is too small to be halved or the figure is not defined.
+        The interval; None where the corpus is too small to be halved or the metric is not defined.
     """
     defined_B = halves_B[np.isfinite(halves_B)]
     if pairs < _FEWEST_HALVED or not np.isfinite(value) or len(defined_B) < HALF_SAMPLES // 2:
@@ -142,16 +142,16 @@ def mean_p_value(differences_N: Floats, seed: int) -> float:
 
 
 def corpus_p_value(statistic: Statistic, pairs: int, seed: int) -> float | None:
-    """Two-sided p value of the paired permutation test that two systems' corpus figures are the same.
+    """Two-sided p value of the paired permutation test that two systems' corpus metrics are the same.
 
     Args:
-        statistic: The figure of a selection of `2N` rows, which are the first system's answer to pair 0, the second
+        statistic: The metric of a selection of `2N` rows, which are the first system's answer to pair 0, the second
             system's answer to pair 0, the first's to pair 1, and so on.
         pairs: `N`.
         seed: Decides the permutations.
 
     Returns:
-        The p value; None where the figure of a system is not defined.
+        The p value; None where the metric of a system is not defined.
     """
     swapped_BN, exact = flips(pairs, CORPUS_FLIPS, seed)
     swapped_BN = np.concatenate([np.zeros((1, pairs), dtype=np.bool_), swapped_BN])

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from partner_rl.evaluation.metrics import METRICS, Metric
+from partner_rl.evaluation.metric_definitions import METRICS, Metric
 from partner_rl.evaluation.resampling import Bools, Interval
 from partner_rl.evaluation.system_scores import SystemScores
 from partner_rl.types import Example
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class MetricEstimate:
     """A metric's value and its 95 % interval over pairs; None where there are too few, or where none was asked for."""
 
     value: float
@@ -38,7 +38,7 @@ class Comparison:
         p_holm: The same, corrected by Holm's method for all systems that are compared on this metric.
     """
 
-    difference: Estimate
+    difference: MetricEstimate
     p: float
     p_holm: float
 
@@ -55,7 +55,7 @@ class SystemMetrics:
     """
 
     name: str
-    metrics: Mapping[str, Estimate]
+    metrics: Mapping[str, MetricEstimate]
     comparisons: Mapping[str, Comparison]
 
     def as_json(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Group:
         """A system's metrics, or None when it was not evaluated."""
         return next((system for system in self.systems if system.name == name), None)
 
-    def estimate(self, system: str, metric: str) -> Estimate | None:
+    def estimate(self, system: str, metric: str) -> MetricEstimate | None:
         """A system's metric, or None when there is none."""
         found = self.system(system)
         return None if found is None else found.metrics.get(metric)

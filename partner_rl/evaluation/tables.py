@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from partner_rl.evaluation.metrics import METRICS, MeanMetric, Metric
-from partner_rl.evaluation.result import Comparison, Estimate, EvaluationResult, Group
+from partner_rl.evaluation.metric_definitions import METRICS, MeanMetric, Metric
+from partner_rl.evaluation.result import Comparison, EvaluationResult, Group, MetricEstimate
 from partner_rl.evaluation.targets import TargetResult
 
 SIGNIFICANT: Final = 0.05
@@ -126,7 +126,7 @@ def values_by_system(result: EvaluationResult) -> list[Mapping[str, str | float 
     return records
 
 
-def _estimate(estimate: Estimate | None, form: str) -> str:
+def _estimate(estimate: MetricEstimate | None, form: str) -> str:
     if estimate is None:
         return _NOTHING
     value = format(estimate.value, form)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from partner_rl.evaluation.result import Estimate, EvaluationResult
+from partner_rl.evaluation.result import EvaluationResult, MetricEstimate
 from partner_rl.evaluation.system import ORIGINAL, TEMPLATE
 from partner_rl.types import MECHANISMS
 
@@ -65,7 +65,7 @@ class TargetResult:
     target: MetricTarget
     outcome: TargetOutcome
     certain: bool
-    estimate: Estimate | None
+    estimate: MetricEstimate | None
     bound: float | None
     pairs: int
 

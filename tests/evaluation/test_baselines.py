@@ -26,8 +26,8 @@ from partner_rl.evaluation.baselines.base_model import Cut, chat_prompt
 from partner_rl.evaluation.baselines.best_of_n import best
 from partner_rl.evaluation.baselines.context import BaselineContext
 from partner_rl.evaluation.baselines.generation import generate_answers, random_streams
+from partner_rl.evaluation.baselines.make_baselines import BASELINES, baseline_names, make_baselines
 from partner_rl.evaluation.baselines.prompted import SHOTS, rewriting_turns
-from partner_rl.evaluation.baselines.registry import BASELINES, baseline_names, make_baselines
 from partner_rl.evaluation.baselines.seq2seq import source_ids, target_ids
 from partner_rl.evaluation.baselines.seq2seq_training import WholeRewrite, train_seq2seq, whole_rewrite
 from partner_rl.evaluation.baselines.template import CLOSING, OPENING, with_template

@@ -15,7 +15,7 @@ from envs import rewriting
 from envs.rewriting import Edit
 from partner_rl.config.schema import EnvConfig
 from partner_rl.evaluation.report import INSERTED, STRUCK, marked_response, print_rewrites, printed_table
-from partner_rl.evaluation.result import Estimate, Group, SystemMetrics
+from partner_rl.evaluation.result import Group, MetricEstimate, SystemMetrics
 from partner_rl.evaluation.summary import circumstances
 from partner_rl.evaluation.tables import main_table
 from partner_rl.storage.atomic import write_json
@@ -23,8 +23,8 @@ from partner_rl.types import EditAction, Example, ScoreRequest
 
 NAMES = ("change_in_empathy", "distinct_sentences")
 SYSTEMS = (
-    SystemMetrics("original", {"change_in_empathy": Estimate(0.0, None)}, {}),
-    SystemMetrics("rl", {key: Estimate(value, None) for key, value in zip(NAMES, (1.25, 0.9), strict=True)}, {}),
+    SystemMetrics("original", {"change_in_empathy": MetricEstimate(0.0, None)}, {}),
+    SystemMetrics("rl", {key: MetricEstimate(value, None) for key, value in zip(NAMES, (1.25, 0.9), strict=True)}, {}),
 )
 ENV = EnvConfig(window=4, max_edits=2)
 

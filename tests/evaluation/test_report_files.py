@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from partner_rl.evaluation.evaluate_systems import evaluate_systems
 from partner_rl.evaluation.human_sheet import QUESTIONS, key_path, write_human_sheet
-from partner_rl.evaluation.metrics import METRICS
+from partner_rl.evaluation.metric_definitions import METRICS
 from partner_rl.evaluation.report_files import About, write_report
 from partner_rl.evaluation.result import EvaluationResult
 from partner_rl.evaluation.system import ORIGINAL, TEMPLATE
-from partner_rl.evaluation.systems import evaluate_systems
 from partner_rl.evaluation.targets import TARGETS, MetricTarget, check_targets
 from partner_rl.types import PartnerError
 from tests.evaluation.toy import HarshJudge, made_up_pairs, made_up_systems, sources

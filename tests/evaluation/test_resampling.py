@@ -61,28 +61,28 @@ def test_half_samples_are_halves_and_their_spread_is_that_of_the_mean():
         assert found.low < values.mean() < found.high
 
 
-def test_the_interval_of_distinct_2_holds_the_figure_of_other_corpora_of_the_same_size():
+def test_the_interval_of_distinct_2_holds_the_value_of_other_corpora_of_the_same_size():
     random = np.random.default_rng(4)
     words = [f"w{i}" for i in range(40)]
 
     def corpus() -> list[str]:
         return [" ".join(random.choice(words, 8)) for _ in range(60)]
 
-    def figure(texts: list[str]) -> float:
+    def value(texts: list[str]) -> float:
         return float(distinct_ngrams(texts, 2)(np.ones((1, 60), dtype=bool))[0])
 
-    truth = np.mean([figure(corpus()) for _ in range(100)])
+    truth = np.mean([value(corpus()) for _ in range(100)])
     covered = 0
     for trial in range(20):
         texts = corpus()
         halves = distinct_ngrams(texts, 2)(half_samples(60, seed=trial))
-        found = half_sample_interval(figure(texts), halves, 60)
+        found = half_sample_interval(value(texts), halves, 60)
         covered += found.low <= truth <= found.high
     # Half-samples of 60 texts have more distinct pairs than the whole: an interval that was not centred would miss all.
     assert covered >= 16
 
 
-def test_a_figure_that_is_not_defined_or_of_few_pairs_has_no_interval():
+def test_a_metric_that_is_not_defined_or_of_few_pairs_has_no_interval():
     assert half_sample_interval(0.5, np.full(400, np.nan), 20) is None
     assert half_sample_interval(0.5, np.full(400, 0.5), 7) is None
 

@@ -11,11 +11,11 @@ import pytest
 
 from partner_rl.config.reward_schema import RewardSection
 from partner_rl.config.schema import EnvConfig
-from partner_rl.evaluation.compare import measure_systems
 from partner_rl.evaluation.component_scores import RewardSource, whole_response_coherence
+from partner_rl.evaluation.evaluate_systems import originals
+from partner_rl.evaluation.measure_systems import measure_systems
 from partner_rl.evaluation.system import System
 from partner_rl.evaluation.system_scores import Sources, score_pairs
-from partner_rl.evaluation.systems import originals
 from partner_rl.types import Example, PartnerError, ScoreRequest
 from rewards.local import LocalRewards
 from rewards.scorer import RewardComponent

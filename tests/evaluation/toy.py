@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from partner_rl.config.reward_schema import RewardSection
 from partner_rl.config.schema import EnvConfig
+from partner_rl.evaluation.evaluate_systems import originals
 from partner_rl.evaluation.system import TEMPLATE, System
 from partner_rl.evaluation.system_scores import Sources
-from partner_rl.evaluation.systems import originals
 from partner_rl.types import Example, MechanismLabel, ScoreRequest
 from rewards.coherence import CoherenceReward
 from rewards.empathy import EmpathyReward

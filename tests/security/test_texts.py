@@ -15,8 +15,8 @@ import pytest
 
 from partner_rl.data.readers import read_examples
 from partner_rl.data.schema import write_parquet
+from partner_rl.evaluation.evaluate_systems import evaluate_systems
 from partner_rl.evaluation.report_files import About, write_report
-from partner_rl.evaluation.systems import evaluate_systems
 from tests.evaluation.toy import made_up_pairs, made_up_systems, sources
 from tests.helpers.command_line import partner, partner_process
 

@@ -1,7 +1,7 @@
 """The baseline `best_of_n`: of several rewrites of the warm start, the one that the rewards like best.
 
 It spends at every rewrite what reinforcement learning spends once, and knows the rewards at test time. Judge it by
-figures that the rewards do not contain.
+metrics that the rewards do not contain.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from partner_rl.evaluation.corpus_metrics import ngrams_a_response
-from partner_rl.evaluation.metrics import METRICS, CorpusMetric, MeanMetric
+from partner_rl.evaluation.metric_definitions import METRICS, CorpusMetric, MeanMetric
 from partner_rl.evaluation.resampling import (
     Floats,
     Interval,
@@ -21,7 +21,7 @@ from partner_rl.evaluation.resampling import (
     mean_p_value,
     share_interval,
 )
-from partner_rl.evaluation.result import Comparison, Estimate, SystemMetrics
+from partner_rl.evaluation.result import Comparison, MetricEstimate, SystemMetrics
 from partner_rl.evaluation.system import ORIGINAL
 from partner_rl.evaluation.system_scores import SystemScores
 
@@ -30,7 +30,7 @@ from partner_rl.evaluation.system_scores import SystemScores
 class _Cell:
     """A system's metric and its comparison, not yet corrected for the number of systems."""
 
-    estimate: Estimate
+    estimate: MetricEstimate
     comparison: Comparison | None = None
 
 
@@ -45,7 +45,7 @@ def measure_systems(
         seed: Decides all resamples.
         intervals: Whether to give every metric its interval: seconds a system, where values alone take milliseconds.
     """
-    resampled = _Columns(systems, reference, seed, intervals)
+    resampled = _MetricColumns(systems, reference, seed, intervals)
     columns = {metric.key: _corrected(resampled.of(metric)) for metric in METRICS}
     return tuple(
         SystemMetrics(
@@ -61,7 +61,7 @@ def measure_systems(
     )
 
 
-class _Columns:
+class _MetricColumns:
     """Estimates and comparisons of all systems, metric by metric."""
 
     def __init__(self, systems: Sequence[SystemScores], reference: str | None, seed: int, intervals: bool) -> None:
@@ -116,10 +116,12 @@ class _Columns:
             cells[scores.name] = _Cell(self._halved(values_B), comparison)
         return cells
 
-    def _halved(self, values_B: Floats) -> Estimate:
+    def _halved(self, values_B: Floats) -> MetricEstimate:
         """A metric whose first value is that of the whole corpus, the others, if any, those of half-samples."""
         value = float(values_B[0])
-        return Estimate(value, half_sample_interval(value, values_B[1:], self._pairs) if self._intervals else None)
+        return MetricEstimate(
+            value, half_sample_interval(value, values_B[1:], self._pairs) if self._intervals else None
+        )
 
 
 def _measured(values_N: Floats) -> Floats:
@@ -128,13 +130,13 @@ def _measured(values_N: Floats) -> Floats:
     return measured
 
 
-def _mean(metric: MeanMetric, values_N: Floats, interval: Interval | None) -> Estimate:
+def _mean(metric: MeanMetric, values_N: Floats, interval: Interval | None) -> MetricEstimate:
     """The mean and its interval on the metric's scale; summed exactly, so that the order of the pairs is nothing."""
     value = math.fsum(values_N) / len(values_N)
     if not metric.exponential:
-        return Estimate(value, interval)
+        return MetricEstimate(value, interval)
     ends = None if interval is None else Interval(math.exp(interval.low), math.exp(interval.high))
-    return Estimate(math.exp(value), ends)
+    return MetricEstimate(math.exp(value), ends)
 
 
 def _corrected(column: Mapping[str, _Cell]) -> dict[str, _Cell]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from envs import rewriting
 from partner_rl.config.schema import EnvConfig
-from partner_rl.evaluation.compare import measure_systems
+from partner_rl.evaluation.measure_systems import measure_systems
 from partner_rl.evaluation.resampling import Bools
 from partner_rl.evaluation.result import EvaluationResult, Group
 from partner_rl.evaluation.system import ORIGINAL, WARM_START, System
