@@ -23,6 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's workers give way to everybody; whoever tests waits for them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray asks once in a process whether there is a token, and the tests of a process share it.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.pop("WANDB_API_KEY", None)
