@@ -24,7 +24,7 @@ from typing import Final
 
 import psutil
 
-from partner_rl.data.generate import Recipe, generate
+from partner_rl.data.synthetic import Recipe, generate
 from partner_rl.text.markdown import markdown_table
 
 INTERVAL_S: Final = 0.2

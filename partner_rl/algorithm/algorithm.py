@@ -30,7 +30,7 @@ from partner_rl.algorithm.state import TrainingState
 from partner_rl.algorithm.trajectory import Iteration, Rollout, SampledGroup
 from partner_rl.algorithm.update_metrics import GAP_LIMITS, StepMetrics, update_metrics
 from partner_rl.algorithm.workers import EnvRunners, lost_learners, on_each_learner, weights_for_sampling
-from partner_rl.cluster import metrics as ray_metrics
+from partner_rl.cluster import ray_metrics
 from partner_rl.policy.model import Policy
 from partner_rl.policy.module import RewriteModule, load_trained_policy
 from partner_rl.types import Example, PartnerError

@@ -12,7 +12,7 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from partner_rl.algorithm.env_runner import SYNCS
 from partner_rl.algorithm.learner import RewriteLearner
 from partner_rl.algorithm.trajectory import Rollout
-from partner_rl.cluster import metrics as ray_metrics
+from partner_rl.cluster import ray_metrics
 from partner_rl.cluster.free_resources import free_resources
 from partner_rl.cluster.object_store import put
 from partner_rl.types import PartnerError

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
+from partner_rl.data.pair_schema import write_parquet
 from partner_rl.data.readers import Sieve, describe, no_pairs_message
 from partner_rl.data.records import Reject, Remark
-from partner_rl.data.schema import write_parquet
 from partner_rl.types import Example, PartnerError
 
 

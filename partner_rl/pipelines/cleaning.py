@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from partner_rl.curation import duplicates, pii
 from partner_rl.curation.usable import Limits, why_unusable
-from partner_rl.data.batches import parse_batch
 from partner_rl.data.columns import POSTS, rationales_column
-from partner_rl.data.schema import PAIR_SCHEMA, batch_from_examples
+from partner_rl.data.pair_schema import PAIR_SCHEMA, batch_from_examples
+from partner_rl.data.parquet_batches import parse_batch
 from partner_rl.pipelines.stage import Transform
 from partner_rl.types import MECHANISMS, Example
 

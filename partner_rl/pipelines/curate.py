@@ -20,9 +20,9 @@ from typing import Any, Final
 
 from partner_rl.curation import duplicates, pii
 from partner_rl.curation.usable import REASONS, Limits
-from partner_rl.data.batches import REJECTED, REMARKED, counts_under, pair_fields
 from partner_rl.data.folders import DONE
-from partner_rl.data.schema import PAIR_SCHEMA
+from partner_rl.data.pair_schema import PAIR_SCHEMA
+from partner_rl.data.parquet_batches import REJECTED, REMARKED, counts_under, pair_fields
 from partner_rl.pipelines.cleaning import CLEAN_SCHEMA, OFF_TOPIC, RATIONALES_DROPPED, CleanBuilder, TopicSettings
 from partner_rl.pipelines.deduplication import MARKS, KeepBuilder, mark_duplicates, offsets
 from partner_rl.pipelines.done_markers import (

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from partner_rl.data.batches import REJECTED, counts_under, none_usable, pair_fields, parse_batch
 from partner_rl.data.columns import level_column, rationales_column
-from partner_rl.data.schema import PAIR_SCHEMA, TEXT_COLUMNS
+from partner_rl.data.pair_schema import PAIR_SCHEMA, TEXT_COLUMNS
+from partner_rl.data.parquet_batches import REJECTED, counts_under, none_usable, pair_fields, parse_batch
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage, StageReport, run_stage
 from partner_rl.progress import Progress, no_progress

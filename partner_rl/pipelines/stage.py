@@ -101,7 +101,7 @@ class Stage:
     Attributes:
         build: Makes the transform, in the worker; must be picklable. Models are loaded here.
         columns: The columns of an input file that the transform reads, in this order; raises a `PartnerError` about a
-            file with the wrong ones (see `columns_of`, `batches.pair_fields`).
+            file with the wrong ones (see `columns_of`, `parquet_batches.pair_fields`).
         settings: All that changes the output, as JSON values; a folder made with others is refused.
     """
 

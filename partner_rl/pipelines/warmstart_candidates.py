@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from partner_rl.config.schema import EnvConfig, PolicyConfig
-from partner_rl.data.batches import pair_fields, parse_batch
 from partner_rl.data.columns import level_column, pair_column
 from partner_rl.data.parquet import READ_ERRORS, damaged
+from partner_rl.data.parquet_batches import pair_fields, parse_batch
 from partner_rl.pipelines.label import ClassifierSettings, Predict, labels_of, predict_checked
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.stage import Stage

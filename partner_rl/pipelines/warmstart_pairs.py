@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from partner_rl.config.schema import WarmStartConfig
-from partner_rl.data.batches import none_usable
 from partner_rl.data.folders import DONE, RUN
 from partner_rl.data.parquet import write_tables
+from partner_rl.data.parquet_batches import none_usable
 from partner_rl.pipelines.done_markers import locked, refuse_input_folder, run_record
 from partner_rl.pipelines.label import ClassifierSettings
 from partner_rl.pipelines.resources import Resources

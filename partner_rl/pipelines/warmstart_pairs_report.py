@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from partner_rl.data.batches import REJECTED, REMARKED, counts_under
+from partner_rl.data.parquet_batches import REJECTED, REMARKED, counts_under
 from partner_rl.plotting import new_canvas, save_png
 from partner_rl.positions import PositionKind, decode_position
 from partner_rl.storage.atomic import write_json, write_text

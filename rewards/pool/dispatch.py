@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from partner_rl.cluster import metrics, pending_calls
+from partner_rl.cluster import pending_calls, ray_metrics
 from partner_rl.types import PartnerError
 from rewards.actor import Reply
 from rewards.assembly import check_rows, name_rows
@@ -136,8 +136,8 @@ class Query:
         self.stats.seconds += reply.seconds
         self.stats.model_seconds += reply.phases.model
         self.stats.tokenizer_seconds += reply.phases.tokenizer
-        metrics.record(metrics.POOL_ITEMS, self.name, len(batch.items))
-        metrics.record(metrics.POOL_SECONDS, self.name, reply.seconds)
+        ray_metrics.record(ray_metrics.POOL_ITEMS, self.name, len(batch.items))
+        ray_metrics.record(ray_metrics.POOL_SECONDS, self.name, reply.seconds)
         return batch, values
 
     def _died(self, replica: Replica, error: Exception, spec: ClientSpec) -> None:
@@ -160,7 +160,7 @@ class Query:
             self.name, type(error).__name__, name_rows(batch.rows), batch.failures + 1, spec.max_retries + 1,
         )  # fmt: skip
         self.stats.retries += len(lost)
-        metrics.record(metrics.RESTARTS, f"reward {self.name}", 1)
+        ray_metrics.record(ray_metrics.RESTARTS, f"reward {self.name}", 1)
         self.queue.extendleft(reversed(lost))
 
     def _revived(self, replica: Replica, spec: ClientSpec) -> None:
@@ -188,7 +188,7 @@ def dispatch(queries: Sequence[Query], spec: ClientSpec) -> Iterator[tuple[Query
         while True:
             for query in queries:
                 query.submit()
-                metrics.record(metrics.POOL_QUEUE, query.name, query.waiting)
+                ray_metrics.record(ray_metrics.POOL_QUEUE, query.name, query.waiting)
             owners = {ref: query for query in queries for ref in query.refs()}
             if not owners:
                 return

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from partner_rl.data.pair_schema import PAIR_SCHEMA, batch_from_examples, write_parquet
 from partner_rl.data.parquet import BATCH_ROWS
 from partner_rl.data.readers import iter_rows
-from partner_rl.data.schema import PAIR_SCHEMA, batch_from_examples, write_parquet
 from partner_rl.types import Example, MechanismLabel, PartnerError
 
 TEXTS = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=40)

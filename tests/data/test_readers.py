@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import launch.commands.data.app
 from partner_rl.data import delimited
 from partner_rl.data.epitome import EPITOME_COLUMNS, EPITOME_FILES, REPEATED
+from partner_rl.data.pair_schema import write_parquet
 from partner_rl.data.readers import read_examples, write_rejects
 from partner_rl.data.records import Reject
 from partner_rl.data.rows import DROPPED_RATIONALE, LEVEL_ZERO_RATIONALE, ONE_MECHANISM, PARTLY_LABELLED, locate
-from partner_rl.data.schema import write_parquet
 from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"

@@ -14,11 +14,11 @@ import pytest
 from launch.cli import main
 from partner_rl.config.schema import DataConfig
 from partner_rl.data.folders import DONE, RUN
+from partner_rl.data.pair_schema import write_parquet
 from partner_rl.data.readers import ReadResult, read_examples
 from partner_rl.data.records import Reject
 from partner_rl.data.rewrites import RewrittenPair, iter_rewritten
 from partner_rl.data.rows import ONE_MECHANISM, PARTLY_LABELLED, response_hash, seeker_hash
-from partner_rl.data.schema import write_parquet
 from partner_rl.data.splits import split_examples
 from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
 from tests.data.dialects import LEVELS, RATIONALES

@@ -21,10 +21,10 @@ from launch.preflight.corpus import first_rows
 from partner_rl.config.schema import DataConfig, RunConfig
 from partner_rl.curation.topic import TopicFilter
 from partner_rl.curation.usable import Limits
-from partner_rl.data.generate import Generated, Recipe, generate
+from partner_rl.data.pair_schema import PAIR_SCHEMA, batch_from_examples, write_parquet
 from partner_rl.data.readers import read_examples
 from partner_rl.data.rows import PARTLY_LABELLED
-from partner_rl.data.schema import PAIR_SCHEMA, batch_from_examples, write_parquet
+from partner_rl.data.synthetic import Generated, Recipe, generate
 from partner_rl.pipelines.cleaning import CleanBuilder, TopicSettings
 from partner_rl.pipelines.curate import COUNTS, WORK, CurateSettings, curate
 from partner_rl.pipelines.deduplication import offsets

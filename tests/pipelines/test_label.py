@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from launch.cli import main
+from partner_rl.data.pair_schema import PAIR_SCHEMA, batch_from_examples, write_parquet
 from partner_rl.data.readers import read_examples
-from partner_rl.data.schema import PAIR_SCHEMA, batch_from_examples, write_parquet
 from partner_rl.models.loading import load_encoder, load_tokenizer
 from partner_rl.models.sources import resolve
 from partner_rl.pipelines.label import (

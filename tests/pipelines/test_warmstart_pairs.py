@@ -17,7 +17,7 @@ import pytest
 from envs import rewriting
 from launch.cli import main
 from partner_rl.config.schema import EnvConfig
-from partner_rl.data.schema import batch_from_examples, write_parquet
+from partner_rl.data.pair_schema import batch_from_examples, write_parquet
 from partner_rl.pipelines.warmstart_candidates import CandidateSettings, Extractor, refuse_unlabelled
 from partner_rl.pipelines.warmstart_pairs import CANDIDATES, Balance, choose
 from partner_rl.positions import PositionKind, decode_position, noop_position, num_positions

@@ -18,8 +18,8 @@ import torch
 from partner_rl.algorithm.state import WEIGHTS, TrainingState
 from partner_rl.config.load import load_config
 from partner_rl.config.schema import PolicyConfig
+from partner_rl.data.pair_schema import PAIR_SCHEMA
 from partner_rl.data.readers import read_examples
-from partner_rl.data.schema import PAIR_SCHEMA
 from partner_rl.evaluation.judge import load_judge
 from partner_rl.models.embedded import EmbeddedModel, copy_payload, pull
 from partner_rl.models.loading import load_causal_lm, load_encoder, load_tokenizer

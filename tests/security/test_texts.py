@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from partner_rl.data.pair_schema import write_parquet
 from partner_rl.data.readers import read_examples
 from partner_rl.data.schema import write_parquet
 from partner_rl.evaluation.evaluate_systems import evaluate_systems

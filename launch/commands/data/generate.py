@@ -11,7 +11,7 @@ from launch.console import out, progress
 from launch.options import with_dry_run
 from launch.preflight.command_plan import begin, stage_plan
 from partner_rl.config.section import MAX_SEED
-from partner_rl.data.generate import KIND, SUMMARY, Recipe, generate
+from partner_rl.data.synthetic import KIND, SUMMARY, Recipe, generate
 from partner_rl.storage.outputs import NewFolder, check_outputs
 
 

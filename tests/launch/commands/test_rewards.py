@@ -16,8 +16,8 @@ from launch.commands.rewards import score as score_command
 from launch.commands.rewards.bench import bench_requests, bench_table, measure_pool, pool_plan, replica_counts
 from partner_rl.config.load import assignments, load_config
 from partner_rl.config.schema import RunConfig
+from partner_rl.data.pair_schema import write_parquet
 from partner_rl.data.readers import read_examples
-from partner_rl.data.schema import write_parquet
 from partner_rl.types import MECHANISMS, PartnerError, ScoreRequest
 from rewards import timing
 from rewards.empathy_model import EmpathyClassifier

@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 from ray.dashboard.modules.reporter import reporter_agent
 
 from launch.tracking.nodes import NodeWatch, node_names, parse_gpus
-from partner_rl.cluster.metrics import METERS
+from partner_rl.cluster.ray_metrics import METERS
 from partner_rl.config.reward_schema import RewardsConfig, RewardSection
 from partner_rl.types import ScoreRequest
 from rewards.pool import create_pools

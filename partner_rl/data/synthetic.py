@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from partner_rl.config.paths import SAMPLE
+from partner_rl.data.pair_schema import PAIR_SCHEMA
 from partner_rl.data.parquet import write_tables
 from partner_rl.data.readers import read_examples
-from partner_rl.data.schema import PAIR_SCHEMA
 from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import folder_when_whole, write_json
 from partner_rl.types import PartnerError

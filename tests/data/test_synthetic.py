@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from partner_rl.data.generate import SUMMARY, Recipe, generate
 from partner_rl.data.readers import read_examples
+from partner_rl.data.synthetic import SUMMARY, Recipe, generate
 from partner_rl.types import Example, PartnerError
 
 
