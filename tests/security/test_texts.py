@@ -15,7 +15,6 @@ import pytest
 
 from partner_rl.data.pair_schema import write_parquet
 from partner_rl.data.readers import read_examples
-from partner_rl.data.schema import write_parquet
 from partner_rl.evaluation.evaluate_systems import evaluate_systems
 from partner_rl.evaluation.report_files import About, write_report
 from tests.evaluation.toy import made_up_pairs, made_up_systems, sources
