@@ -146,10 +146,6 @@ class LanguageModel:
         together = [tree for tree in trees if len(tree.rows) > 1]
         return _in_order([*self._score_alone(alone), *self._score_trees(together)], len(contexts))
 
-    def unshared_logprobs(self, contexts: Sequence[Tokens], targets: Sequence[Tokens]) -> list[FloatArray]:
-        """What `logprobs` returns, every row computed in full: the reference that sharing is tested against."""
-        return _in_order(self._score_alone(_rows(contexts, targets)), len(contexts))
-
     @torch.inference_mode()
     def _score_alone(self, rows: Sequence[_Row]) -> Iterator[tuple[_Row, FloatArray]]:
         for indices in length_batches([len(row.inputs) for row in rows], TOKENS_PER_PASS, self._most_padding):

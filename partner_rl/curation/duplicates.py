@@ -7,7 +7,7 @@ pairs: one agreeing side is not enough.
 A pair's signature is 16 numbers of 8 bytes. Each holds 4 minimum hashes of the seeker post and 4 of the response, the
 lowest byte of each, and is at the same time a band of locality-sensitive hashing (Broder 1997; Indyk, Motwani 1998):
 pairs with a band in common are compared, by the share of equal bytes of each side. For similarities s and r of the
-sides, the probability to be compared is about `1 − (1 − (s·r)⁴)¹⁶` (`chance_to_compare`), and the standard error of an
+sides, the probability to be compared is about `1 − (1 − (s·r)⁴)¹⁶`, and the standard error of an
 estimated similarity s is `√(s(1 − s)/64)`, 0.06 at 0.7. Minimum hashes are computed by rensa, 100 times as quickly as
 by datasketch.
 
@@ -126,12 +126,6 @@ def similarities(bands_DN: UInt64Array, first_M: Int64Array, second_M: Int64Arra
     share_2M = equal_2M / _HASHES
     # Lowest bytes agree by chance too.
     return np.clip((share_2M - 1 / 256) / (1 - 1 / 256), 0.0, 1.0)
-
-
-def chance_to_compare(seeker: float, response: float) -> float:
-    """Probability that two pairs with these similarities of their sides have a band in common."""
-    band = (seeker * response) ** ROWS_PER_BAND
-    return float(1.0 - (1.0 - band) ** BANDS)
 
 
 def _minimum_hashes(posts: Sequence[Sequence[str]]) -> npt.NDArray[np.uint8]:

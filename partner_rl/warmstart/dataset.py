@@ -64,11 +64,6 @@ def examples_table(rows: Sequence[Draft], window: int) -> pa.Table:
     return pa.Table.from_pydict(columns, schema=EXAMPLE_SCHEMA)
 
 
-def read_warmstart_examples(source: Path, window: int | None = None) -> list[WarmStartExample]:
-    """All examples of a file or folder (see `iter_warmstart_examples`)."""
-    return [example for _, example in iter_warmstart_examples(source, window)]
-
-
 def iter_warmstart_examples(source: Path, window: int | None = None) -> Iterator[tuple[str, WarmStartExample]]:
     """The examples of a Parquet file, or of a folder's Parquet files in the order of their names.
 

@@ -19,7 +19,8 @@ from partner_rl.models.loading import load_causal_lm, load_encoder, load_tokeniz
 from partner_rl.models.sources import resolve
 from partner_rl.policy.pretrained import load_policy, save_policy
 from partner_rl.types import MECHANISMS
-from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA
+from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA, iter_warmstart_examples
+from partner_rl.warmstart.pairs import WarmStartExample
 from rewards.coherence_model import CoherenceClassifier, CoherenceModel
 from rewards.empathy_ensemble import EmpathyEnsemble
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel
@@ -77,6 +78,11 @@ def write_encoder(folder: Path) -> Path:
     """A text encoder."""
     shutil.copytree(resolve("random:bert"), folder)
     return folder
+
+
+def read_warmstart_examples(source: Path, window: int | None = None) -> list[WarmStartExample]:
+    """All examples of a file or folder, without their seekers."""
+    return [example for _, example in iter_warmstart_examples(source, window)]
 
 
 def write_warm_start_examples(path: Path, window: int = 3) -> Path:

@@ -22,9 +22,9 @@ from partner_rl.pipelines.warmstart_candidates import CandidateSettings, Extract
 from partner_rl.pipelines.warmstart_pairs import CANDIDATES, Balance, choose
 from partner_rl.positions import PositionKind, decode_position, noop_position, num_positions
 from partner_rl.types import MECHANISMS, EditAction, Example, MechanismLabel, PartnerError, RewriteState
-from partner_rl.warmstart.dataset import read_warmstart_examples
 from partner_rl.warmstart.pairs import WarmStartExample
 from rewards.empathy_model import EmpathyPrediction, MechanismPrediction
+from tests.helpers.artefacts import read_warmstart_examples
 
 WINDOW = 3
 RECIPE = CandidateSettings(window=WINDOW)

@@ -17,9 +17,9 @@ from partner_rl.warmstart.dataset import (
     EXAMPLE_SCHEMA,
     examples_table,
     iter_warmstart_examples,
-    read_warmstart_examples,
 )
 from partner_rl.warmstart.pairs import Draft, WarmStartExample
+from tests.helpers.artefacts import read_warmstart_examples
 
 WINDOW = 3
 TEXTS = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=30)
