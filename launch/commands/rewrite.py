@@ -14,6 +14,7 @@ from launch.options import with_dry_run
 from launch.preflight.command_plan import begin, stage_plan
 from launch.preflight.inputs import option_fact
 from launch.run_folder.folder import RunFolder
+from launch.run_folder.record import CONFIG_FILE
 from partner_rl.config.paths import Kind
 from partner_rl.config.schema import EnvConfig, RunConfig
 from partner_rl.config.section import MAX_SEED
@@ -74,7 +75,7 @@ def _find_model(path: Path) -> _Model:
     from partner_rl.policy.pretrained import read_metadata
     from partner_rl.storage.artefact import MARK
 
-    if (path / "config.yaml").is_file():
+    if (path / CONFIG_FILE).is_file():
         run, config = RunFolder.open(path)
         if not run.export.is_dir():
             raise PartnerError(f"{path} has no export/: finish its training with `{run.resume_command}`")

@@ -19,14 +19,13 @@ import typer
 from launch.console import err, out, progress, typed_command
 from launch.interrupt import stop_on_request
 from launch.options import with_dry_run
-from launch.run_folder.lock import LOCK_FILE, alone
-from launch.run_folder.record import FINGERPRINTS_FILE
+from launch.run_folder.lock import alone
+from launch.run_folder.record import CONFIG_FILE, has_begun
 from partner_rl.config.inputs import NamedInput, input_paths
 from partner_rl.config.load import Assignment, load_config, save_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.storage.atomic import folder_when_whole
 from partner_rl.storage.outputs import NewFolder, check_outputs
-from partner_rl.storage.temporary import is_temporary
 from partner_rl.types import Example, PartnerError
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.yaml"
 KIND = "policy"
 
 
@@ -79,7 +77,7 @@ def command(
         if data or rewards:
             raise PartnerError("--resume goes on with the training's own inputs: name another place of one by its key")
         config = _to_resume(output, overrides or [])
-    elif _has_begun(work):
+    elif has_begun(work):
         raise PartnerError(f"{work} is an unfinished training: go on with `{_resume_command(output)}`, or remove it")
     else:
         config = load_config(preset, [*(overrides or []), *_given(data, rewards)])
@@ -102,12 +100,6 @@ def _resume_command(output: Path) -> str:
     return typed_command("warmstart", "--output", output, "--resume")
 
 
-def _has_begun(work: Path) -> bool:
-    """Whether there is something to go on with; what a start left that trained nothing is not."""
-    left = (CONFIG_FILE, FINGERPRINTS_FILE, LOCK_FILE, f"{CONFIG_FILE}.part")
-    return work.is_dir() and any(path.name not in left and not is_temporary(path.name) for path in work.iterdir())
-
-
 def _to_resume(output: Path, overrides: Sequence[str]) -> RunConfig:
     """The configuration that an unfinished training goes on with.
 
@@ -120,7 +112,7 @@ def _to_resume(output: Path, overrides: Sequence[str]) -> RunConfig:
     work = work_folder(output)
     if not (work / CONFIG_FILE).is_file():
         raise PartnerError(f"there is no unfinished training at {work}: start one without --resume")
-    config, _ = configuration_to_resume(work / CONFIG_FILE, overrides, has_begun=_has_begun(work))
+    config, _ = configuration_to_resume(work / CONFIG_FILE, overrides)
     check_present(_inputs(config), _resume_command(output))
     return config
 
@@ -139,12 +131,9 @@ def _record_inputs(config: RunConfig, work: Path, splits: Splits | None) -> None
     Raises:
         InputError: An input holds something else than at the beginning.
     """
-    from launch.run_folder.fingerprints import Fingerprints, read_fingerprints, settings_of
+    from launch.run_folder.fingerprints import fingerprints_at_start
 
-    began = read_fingerprints(work) if _has_begun(work) else None
-    if began is None and _has_begun(work):
-        logger.warning("%s does not say what it began with: its data and models are taken as they are now", work)
-    noted = (began or Fingerprints(settings_of(config), {})).followed_by(config, _inputs(config), splits)
+    noted = fingerprints_at_start(work, config).followed_by(config, _inputs(config), splits)
     save_config(config, work / CONFIG_FILE)
     noted.save(work)
 

@@ -21,7 +21,6 @@ from rich.text import Text
 
 from launch.console import out
 from launch.run_folder.reader import (
-    CONFIG_FILE,
     JsonlTail,
     Row,
     RunInfo,
@@ -31,7 +30,7 @@ from launch.run_folder.reader import (
     recent_mean,
     series,
 )
-from launch.run_folder.record import METRICS_FILE, SAMPLES_FILE, TEXT_COLUMNS, read_record, run_state
+from launch.run_folder.record import CONFIG_FILE, METRICS_FILE, SAMPLES_FILE, TEXT_COLUMNS, read_record, run_state
 from partner_rl import metric_names as names
 from partner_rl.algorithm.guard_limits import LIMITS
 from partner_rl.types import PartnerError

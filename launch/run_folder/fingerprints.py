@@ -7,13 +7,14 @@ change when the schema calls it adjustable, and an input may lie elsewhere as lo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from launch.run_folder.reader import dotted
-from launch.run_folder.record import FINGERPRINTS_FILE
+from launch.run_folder.record import FINGERPRINTS_FILE, has_begun
 from partner_rl.config.describe import describe_fields
 from partner_rl.config.inputs import NamedInput, kinds_by_key, named_inputs
 from partner_rl.config.paths import Kind
@@ -24,6 +25,8 @@ from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
     from partner_rl.data.splits import Splits
+
+logger = logging.getLogger(__name__)
 
 _PLACES: Final = frozenset({"name", "runs_dir"})
 """Keys that say where a training lies, which its folder says itself."""
@@ -121,6 +124,15 @@ def read_fingerprints(folder: Path) -> Fingerprints | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PartnerError(f"{path} is damaged: remove it to go on without comparing data and models") from error
+
+
+def fingerprints_at_start(folder: Path, config: RunConfig) -> Fingerprints:
+    """What a training began with; the given settings where it has not begun, or not noted it, which is said."""
+    has_to_know = has_begun(folder)
+    found = read_fingerprints(folder) if has_to_know else None
+    if has_to_know and (found is None or not found.inputs):
+        logger.warning("%s does not say what it began with: its data and models are taken as they are now", folder)
+    return found or Fingerprints(settings_of(config), {})
 
 
 def allowed_changes(

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from launch.console import typed_command
 from launch.run_folder.lock import LOCK_FILE, alone
-from launch.run_folder.record import FINGERPRINTS_FILE, RUN_FILE, recorded
+from launch.run_folder.record import CONFIG_FILE, LEFT_BY_A_START, has_begun, recorded
 from partner_rl.config.load import load_config, save_config
 from partner_rl.config.schema import RunConfig
-from partner_rl.storage.artefact import MARK
 from partner_rl.storage.atomic import growing_folder
 from partner_rl.storage.file_names import is_plain_name
 from partner_rl.storage.manifest import has_whole_size
-from partner_rl.storage.temporary import is_temporary, remove_unfinished
+from partner_rl.storage.temporary import remove_unfinished
 from partner_rl.types import PartnerError
 
 logger = logging.getLogger(__name__)
@@ -30,8 +29,6 @@ KIND = "run"
 
 _CHECKPOINT = re.compile(r"iteration-(\d+)")
 _DISCARDED = ".discarded"
-_LEFT_BY_A_START = frozenset({LOCK_FILE, MARK, "config.yaml", RUN_FILE, FINGERPRINTS_FILE})
-"""Files of a run that has computed nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +62,7 @@ class RunFolder:
                 known = run.config_file.is_file()
                 how = f"resume it with `{run.resume_command}`" if known else "it is none of our runs; move it away"
                 raise PartnerError(f"{run.path} exists: {how}, or set another name=…")
-            for left in _LEFT_BY_A_START - {LOCK_FILE}:
+            for left in LEFT_BY_A_START - {LOCK_FILE}:
                 (run.path / left).unlink(missing_ok=True)
             growing_folder(run.path, KIND)
             save_config(config.model_copy(update={"name": name}), run.config_file)
@@ -80,15 +77,13 @@ class RunFolder:
         """
         run = cls(path)
         if not run.config_file.is_file():
-            raise PartnerError(f"{path} is no run folder: it holds no config.yaml")
+            raise PartnerError(f"{path} is no run folder: it holds no {CONFIG_FILE}")
         return run, load_config(str(run.config_file), [])
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is something to go on with: whatever a start leaves that has computed nothing is not."""
-        return self.path.is_dir() and any(
-            path.name not in _LEFT_BY_A_START and not is_temporary(path.name) for path in self.path.iterdir()
-        )
+        """Whether there is something to go on with."""
+        return has_begun(self.path)
 
     @property
     def iterations(self) -> int:
@@ -126,7 +121,7 @@ class RunFolder:
     @property
     def config_file(self) -> Path:
         """The resolved configuration."""
-        return self.path / "config.yaml"
+        return self.path / CONFIG_FILE
 
     @property
     def rewards(self) -> Path:

@@ -11,12 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from launch.run_folder.record import METRICS_FILE, RUN_FILE, STALL_FILE, RunState, read_record, run_state
+from launch.run_folder.record import CONFIG_FILE, METRICS_FILE, RUN_FILE, STALL_FILE, RunState, read_record, run_state
 from partner_rl import metric_names
 from partner_rl.config.load import load_config
 from partner_rl.types import PartnerError
 
-CONFIG_FILE: Final = "config.yaml"
 RECENT: Final = 10
 """Logged steps that a recent mean is taken over: one step's metrics depend on its few examples."""
 _DEPTH: Final = 3

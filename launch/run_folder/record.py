@@ -17,22 +17,35 @@ from typing import Any, Final, Literal
 import psutil
 
 from launch.interrupt import received
+from launch.run_folder.lock import LOCK_FILE
 from launch.run_folder.provenance import provenance
+from partner_rl.storage.artefact import MARK
 from partner_rl.storage.atomic import WriteError, write_json
+from partner_rl.storage.temporary import is_temporary
 from partner_rl.types import PartnerError
 
 logger = logging.getLogger(__name__)
 
+CONFIG_FILE: Final = "config.yaml"
 RUN_FILE: Final = "run.json"
 FINGERPRINTS_FILE: Final = "fingerprints.json"
 METRICS_FILE: Final = "metrics.jsonl"
 SAMPLES_FILE: Final = "samples.jsonl"
 STALL_FILE: Final = "stall.json"
+LEFT_BY_A_START: Final = frozenset({LOCK_FILE, MARK, CONFIG_FILE, RUN_FILE, FINGERPRINTS_FILE})
+"""Files of a training that has computed nothing yet."""
 TEXT_COLUMNS: Final = ("seeker_post", "response_post", "rewritten_response")
 """The texts of a line of `samples.jsonl`; its other columns are metrics."""
 
 RunState = Literal["new", "running", "finished", "interrupted", "failed", "killed"]
 """`new`: nobody has trained there. `killed`: the process is gone without having said how it ended."""
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a training's folder holds something to go on with, more than a start that has computed nothing leaves."""
+    return folder.is_dir() and any(
+        path.name not in LEFT_BY_A_START and not is_temporary(path.name) for path in folder.iterdir()
+    )
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:

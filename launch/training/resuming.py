@@ -15,12 +15,13 @@ from launch.run_folder.fingerprints import (
     Fingerprints,
     allowed_changes,
     check_present,
+    fingerprints_at_start,
     inputs_of,
     read_fingerprints,
     settings_of,
 )
 from launch.run_folder.folder import RunFolder
-from launch.run_folder.record import now, read_record, update_record
+from launch.run_folder.record import has_begun, now, read_record, update_record
 from partner_rl.config.inputs import NamedInput
 from partner_rl.config.load import load_config, save_config
 from partner_rl.config.paths import Kind
@@ -52,7 +53,7 @@ def open_to_resume(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, Run
             iterations behind it than it is to have.
     """
     run, stored = RunFolder.open(path)
-    config, changes = configuration_to_resume(run.config_file, overrides, has_begun=run.has_begun)
+    config, changes = configuration_to_resume(run.config_file, overrides)
     if (config.name, config.runs_dir) != (stored.name, stored.runs_dir):
         raise PartnerError("name and runs_dir say where a new run lies: rename or move the folder instead")
     if config.algorithm.iterations < run.iterations:
@@ -64,18 +65,16 @@ def open_to_resume(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, Run
     return run, config
 
 
-def configuration_to_resume(
-    file: Path, overrides: Sequence[str], *, has_begun: bool
-) -> tuple[RunConfig, tuple[ChangedKey, ...]]:
+def configuration_to_resume(file: Path, overrides: Sequence[str]) -> tuple[RunConfig, tuple[ChangedKey, ...]]:
     """The configuration that a training goes on with, and the keys in which it differs from that at its beginning.
 
-    `has_begun` says whether something has been computed that depends on the configuration.
+    As long as nothing has been computed, any key may change.
 
     Raises:
         PartnerError: A key has changed that may not.
     """
     stored, config = load_config(str(file)), load_config(str(file), overrides)
-    if not has_begun:
+    if not has_begun(file.parent):
         return config, ()
     began = read_fingerprints(file.parent) or Fingerprints(settings_of(stored), {})
     allowed_changes(began, stored, str(file))
@@ -90,11 +89,6 @@ def _inputs(run: RunFolder, config: RunConfig, changes: Sequence[ChangedKey]) ->
     return inputs_of(config, run_request(config, resumed=run).keys, changes)
 
 
-def _beginning(run: RunFolder, stored: RunConfig) -> Fingerprints:
-    """What the run began with; of one that has not noted it, what its `config.yaml` says."""
-    return read_fingerprints(run.path) or Fingerprints(settings_of(stored), {})
-
-
 def record_inputs(run: RunFolder, config: RunConfig, splits: Splits) -> None:
     """Compares the inputs of a run with those that it began with, and notes what it goes on with.
 
@@ -103,9 +97,7 @@ def record_inputs(run: RunFolder, config: RunConfig, splits: Splits) -> None:
     Raises:
         InputError: An input holds something else than at the beginning.
     """
-    began = _beginning(run, RunFolder.open(run.path)[1]) if run.has_begun else Fingerprints(settings_of(config), {})
-    if run.has_begun and not began.inputs:
-        logger.warning("%s does not say what it began with: its data and models are taken as they are now", run.path)
+    began = fingerprints_at_start(run.path, RunFolder.open(run.path)[1] if run.has_begun else config)
     changes = began.changes(config)
     noted = began.followed_by(config, _inputs(run, config, changes), splits)
     if changes or not run.has_begun:
@@ -121,7 +113,7 @@ def check_unfetched(run: RunFolder, config: RunConfig, splits: Splits) -> None:
         InputError: An input holds something else than at the beginning.
     """
     if run.has_begun:
-        began = _beginning(run, RunFolder.open(run.path)[1])
+        began = fingerprints_at_start(run.path, RunFolder.open(run.path)[1])
         inputs = _inputs(run, config, began.changes(config))
         here = [one for one in inputs if one.kind is Kind.CORPUS or one.path is not None]
         began.followed_by(config, here, splits)
