@@ -4,9 +4,8 @@ Only the driver tracks; Ray's workers never see a tracker. Texts (the before/aft
 and to W&B, at most `tracking.sample_rows` a step; none at 0 or with `tracking.redact`.
 """
 
-from launch.run_folder.record import METRICS_FILE, RUN_FILE, SAMPLES_FILE
 from launch.tracking.sink import SampleRow
 from launch.tracking.tracker import Tracker
 from launch.tracking.wandb_sink import log_evaluation
 
-__all__ = ["METRICS_FILE", "RUN_FILE", "SAMPLES_FILE", "SampleRow", "Tracker", "log_evaluation"]
+__all__ = ["SampleRow", "Tracker", "log_evaluation"]

@@ -25,7 +25,8 @@ SCRIPT = """
 import json, logging, sys, threading, time
 from pathlib import Path
 import torch
-from launch.tracking import METRICS_FILE, SAMPLES_FILE, SampleRow, Tracker
+from launch.run_folder.record import METRICS_FILE, SAMPLES_FILE
+from launch.tracking import SampleRow, Tracker
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.config.load import load_config
 from partner_rl.types import PartnerError

@@ -14,7 +14,8 @@ from statistics import median
 import psutil
 import pytest
 
-from launch.tracking import METRICS_FILE, RUN_FILE, SampleRow, Tracker
+from launch.run_folder.record import METRICS_FILE, RUN_FILE
+from launch.tracking import SampleRow, Tracker
 from launch.tracking.uploading import unsent
 from partner_rl import metric_names
 from partner_rl.config.load import load_config, save_config

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from launch.tracking import METRICS_FILE, RUN_FILE, SAMPLES_FILE, SampleRow, Tracker
+from launch.run_folder.record import METRICS_FILE, RUN_FILE, SAMPLES_FILE
+from launch.tracking import SampleRow, Tracker
 from launch.tracking.mode import wandb_mode
 from launch.tracking.tracker import is_best
 from partner_rl import metric_names
