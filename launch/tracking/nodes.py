@@ -91,7 +91,6 @@ class NodeWatch:
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
-        self._lock = threading.Lock()
         self._latest: dict[str, float] = {}
         self._probes: dict[str, _Probe] = {}
         self._stopping = threading.Event()
@@ -102,8 +101,8 @@ class NodeWatch:
 
     def latest(self) -> dict[str, float]:
         """The last round's metrics, `system/NODE/METRIC`; empty before the first one has ended."""
-        with self._lock:
-            return dict(self._latest)
+        # Replaced whole by the thread.
+        return dict(self._latest)
 
     def stop(self) -> None:
         """Ends the thread and the actors."""
@@ -122,8 +121,7 @@ class NodeWatch:
                 # Ray may be shut down at any moment; metrics of machines are no reason to disturb a run.
                 _logger.debug("metrics of the nodes: %s: %s", type(error).__name__, error)
             else:
-                with self._lock:
-                    self._latest = metrics
+                self._latest = metrics
             if self._stopping.wait(self._interval_s):
                 return
 
