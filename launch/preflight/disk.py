@@ -13,6 +13,7 @@ from launch.preflight.facts import Facts
 from launch.resources.memory import ENCODER, GIB, POLICY, Shapes, checkpoint_bytes, export_bytes
 from launch.resources.model_shape import ModelShape
 from partner_rl.config.schema import RunConfig
+from partner_rl.storage.full_disk import existing_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,7 @@ def check_disk(facts: Facts) -> Iterator[CheckResult]:
 
 def disk_of(folder: Path) -> Disk:
     """The disk on which a folder is or would be made."""
-    there = folder.expanduser().absolute()
-    while not there.exists():
-        there = there.parent
+    there = existing_folder(folder.expanduser().absolute())
     writable = os.access(there, os.W_OK | os.X_OK) and there.is_dir()
     return Disk(str(folder), shutil.disk_usage(there).free, writable)
 

@@ -12,7 +12,6 @@ import errno
 import io
 import json
 import os
-import re
 import shutil
 import stat
 import sys
@@ -23,13 +22,13 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from partner_rl.storage.artefact import FORMAT, MARK, refuse_foreign, seal
+from partner_rl.storage.full_disk import FULL_DISK, error_number
 from partner_rl.storage.temporary import locked, name_of_replaced, new_file, new_folder
 from partner_rl.types import PartnerError
 
 _MAX_LINKS: Final = 40
 _MOMENT_S: Final = 0.01
-_OF_WRITING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-_RUST_ERROR: Final = re.compile(r"\(os error (\d+)\)")
+_OF_WRITING: Final = (*FULL_DISK, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 class WriteError(PartnerError):
@@ -38,7 +37,7 @@ class WriteError(PartnerError):
     def __init__(self, path: Path, number: int) -> None:
         """Says what cannot be written and why."""
         reason = os.strerror(number)
-        if number in (errno.ENOSPC, errno.EDQUOT):
+        if number in FULL_DISK:
             text = f"the disk of {path} is full ({reason}): make room, and start or resume the command"
         else:
             text = f"cannot write {path}: {reason}; name another place, or change its permissions"
@@ -265,7 +264,7 @@ def _write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        number = _number_of(error)
+        number = error_number(error)
         hidden = isinstance(error, OSError) and _is_beside(error.filename, path)
         if isinstance(error, WriteError) or number is None or not (hidden or number in _OF_WRITING):
             raise
@@ -278,11 +277,3 @@ def _is_beside(name: Any, path: Path) -> bool:
         return False
     found, target = Path(os.fsdecode(name)), real_path(path)
     return found == target or found in target.parents or found.name.startswith(f".{target.name}.")
-
-
-def _number_of(error: Exception) -> int | None:
-    """The operating system's number of an error, which what is written in Rust has in its text alone."""
-    if isinstance(error, OSError):
-        return error.errno
-    match = _RUST_ERROR.search(str(error))
-    return None if match is None else int(match[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,24 +19,35 @@ RETRY_S: Final = 1.0
 """Seconds between two tries."""
 
 _TOLD_S: Final = 60.0
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors of a full disk or quota."""
+_RUST_ERROR: Final = re.compile(r"\(os error (\d+)\)")
+
+
+def error_number(error: BaseException) -> int | None:
+    """The operating system's number of an error, which what is written in Rust has in its text alone."""
+    if (number := getattr(error, "errno", None)) is not None:
+        return int(number)
+    match = _RUST_ERROR.search(str(error))
+    return None if match is None else int(match[1])
 
 
 def is_full_disk(error: BaseException) -> bool:
     """Whether an error says that a disk or a quota is full."""
-    if (number := getattr(error, "errno", None)) is not None:
-        return number in _FULL
-    # What libraries written in Rust raise has the number in its text alone.
-    return any(f"(os error {number})" in str(error) for number in _FULL)
+    return error_number(error) in FULL_DISK
+
+
+def existing_folder(folder: Path) -> Path:
+    """The folder or, where there is none yet, the nearest one above it that is there."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def can_be_written(folder: Path) -> bool:
     """Whether files can be made in a folder or, where there is none yet, the folder itself; nothing is left there."""
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing_folder(folder)):
             return True
     except OSError:
         return False

@@ -20,10 +20,10 @@ from partner_rl.evaluation.judge import load_judge
 from partner_rl.models.loading import load_causal_lm, load_encoder, load_tokenizer
 from partner_rl.policy.pretrained import load_policy
 from partner_rl.types import PartnerError
-from partner_rl.warmstart.dataset import read_warmstart_examples
 from rewards.coherence_model import CoherenceClassifier
 from rewards.empathy import EmpathyBuilder
 from tests.helpers import artefacts
+from tests.helpers.artefacts import read_warmstart_examples
 
 CONFIG = load_config("smoke")
 
