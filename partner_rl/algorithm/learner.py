@@ -14,7 +14,7 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from partner_rl import metric_names as names
-from partner_rl.algorithm.batch import EPISODES, TrainingGroup, from_rllib, micro_batches
+from partner_rl.algorithm.batch import EPISODES, GROUPS, TrainingGroup, micro_batches
 from partner_rl.algorithm.losses import (
     Surrogate,
     kl_estimate,
@@ -91,7 +91,7 @@ class RewriteLearner(WholeStepLearner):
         Raises:
             PartnerError: The gradient is not finite.
         """
-        groups = from_rllib(columns)
+        groups: list[TrainingGroup] = list(columns[GROUPS])
         counts = _Counts(episodes=int(columns[EPISODES][0]), prompts=len(groups))
         # With several learners it is wrapped for data parallelism, which adds `no_sync`.
         module: Any = self.module[DEFAULT_MODULE_ID]
