@@ -5,7 +5,7 @@ written (`rewards.sentence_style`). The paper reads the pair in one pass of a la
 once however many pairs it is part of, in training (every pair of a batch is an example) and in use (every candidate
 meets all other sentences of its response). The head sees only what does not change when the two sentences swap places.
 
-Shapes: `_B` pair, `_D` hidden unit, `_F` figure of style.
+Shapes: `_B` pair, `_D` hidden unit, `_F` feature of style.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SIMILARITY_WEIGHT = 4.0
 class PairHead(nn.Module):
     """Reads vectors and style of two sentences and gives the log-odds that they belong together.
 
-    Linear in the cosine and in the figures of style: what is to be learnt about topics goes into the encoder. A network
+    Linear in the cosine and the features of style: what is to be learnt about topics goes into the encoder. A network
     over the vectors fits the training responses and does worse on others.
     """
 

@@ -1,7 +1,7 @@
 """How a sentence is written, whatever it is about: case, punctuation, contractions, length, who is spoken of.
 
 Two sentences of one writer agree in these more often than two of different writers, and an uncased encoder sees few of
-them. All figures lie between 0 and about 2, so that they need no fitted scale.
+them. All features lie between 0 and about 2, so that they need no fitted scale.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _FIRST_PERSON: Final = re.compile(r"\b(?:i|me|my|mine|myself)\b", re.IGNORECASE)
 _SECOND_PERSON: Final = re.compile(r"\byou", re.IGNORECASE)
 
 NUM_FEATURES: Final = 19
-"""Figures of a sentence."""
+"""Features of a sentence."""
 
 
 def style_features(sentence: str) -> tuple[float, ...]:
-    """The sentence's `NUM_FEATURES` figures."""
+    """The sentence's `NUM_FEATURES` features."""
     text = sentence.strip()
     letters = [character for character in text if character.isalpha()]
     words = max(1, len(text.split()))
@@ -56,6 +56,6 @@ def style_features(sentence: str) -> tuple[float, ...]:
 
 
 def style_matrix(sentences: Sequence[str], device: torch.device) -> Tensor:
-    """The figures of several sentences, `[B, NUM_FEATURES]`."""
+    """The features of several sentences, `[B, NUM_FEATURES]`."""
     rows = [style_features(sentence) for sentence in sentences]
     return torch.tensor(rows, dtype=torch.float32, device=device).reshape(len(rows), NUM_FEATURES)

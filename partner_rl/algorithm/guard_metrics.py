@@ -61,7 +61,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class GuardMetrics:
-    """An iteration's figures; counts of 0 where there was nothing to count.
+    """An iteration's metrics; counts of 0 where there was nothing to count.
 
     Attributes:
         judged: What the judge says; None in iterations that it did not read.
@@ -94,7 +94,7 @@ class GuardMetrics:
     squared_overlap: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """The figures as JSON-able values."""
+        """The metrics as JSON-able values."""
         return asdict(self) | {
             "sentences": [[key, count] for key, count in self.sentences.items()],
             "openings": [[key, count] for key, count in self.openings.items()],
@@ -118,7 +118,7 @@ class GuardMetrics:
 def guard_metrics(
     requests: Sequence[ScoreRequest], measured: Measured, judged: JudgedGain | None = None
 ) -> GuardMetrics:
-    """The figures of an iteration."""
+    """The metrics of an iteration."""
     written = [words for request in requests for candidate in request.candidates if (words := words_of(candidate))]
     triples = [ngrams(words, _REPEAT_WORDS) for words in written]
     sentences, openings = sentence_counts(requests)

@@ -1,10 +1,10 @@
-"""Guards against reward hacking and collapse: figures over iterations, limits, alarms; pure.
+"""Guards against reward hacking and collapse: metrics over iterations, limits, alarms; pure.
 
 A policy that has found a weakness of its rewards shows it elsewhere: it drifts from the policy it started from, says
 the same to everybody, opens every sentence alike, repeats itself, writes at length, or pleases a judge that it was not
 trained against less and less while its reward rises.
 
-Each figure is looked at twice: as a mean over the last iterations whose weights halve every `guards.half_life`, and of
+Each metric is looked at twice: as a mean over the last iterations whose weights halve every `guards.half_life`, and of
 the newest iteration alone. A limit is passed when both are on its wrong side, so that one odd batch passes none; it is
 kept again when neither is, so that one good batch does not silence an alarm.
 """
@@ -35,7 +35,7 @@ from partner_rl.config.guard_schema import GuardsConfig
 FORMAT: Final = 2
 """Format of `Guards.state`."""
 START: Final = 3
-"""Iterations at a run's start that `…_kept` figures are relative to."""
+"""Iterations at a run's start that `…_kept` metrics are relative to."""
 MIN_JUDGED: Final = 4
 """Judged iterations that a divergence needs: two in each half."""
 
@@ -46,7 +46,7 @@ class Alarm:
 
     Attributes:
         value: Its mean over the last iterations.
-        last: Its figure of the newest iteration.
+        last: Its metric of the newest iteration.
         iterations: For how many iterations it has been passed, this one included.
         age: How often this alarm was raised before.
     """
@@ -59,9 +59,8 @@ class Alarm:
     age: int = 0
 
     def __str__(self) -> str:
-        side = "above" if self.guard.is_upper else "below"
         return (
-            f"{self.guard.name} {self.value:.3g} (last {self.last:.3g}) is {side} guards.{self.guard.key} "
+            f"{self.guard.name} {self.value:.3g} (last {self.last:.3g}) is {self.guard.side} guards.{self.guard.key} "
             f"{self.limit:.3g}, for {self.iterations} iterations now: {self.guard.advice}"
         )
 
@@ -71,7 +70,7 @@ class _Streak:
     """How long a limit has been passed.
 
     Attributes:
-        readings: New figures that passed it, by mean and by themselves.
+        readings: New metrics that passed it, by mean and by themselves.
         iterations: Iterations since the first of them, that one included.
         alarms: How often the alarm was raised.
     """
@@ -85,7 +84,7 @@ class Guards:
     """Watches a run, iteration by iteration.
 
     Attributes:
-        values: Guard or further figure → its present mean; those that cannot be told yet are missing.
+        values: Guard or further metric → its present mean; those that cannot be told yet are missing.
     """
 
     def __init__(self, settings: GuardsConfig) -> None:
@@ -103,27 +102,27 @@ class Guards:
         """Whether a limit of the policy is passed at present, be it long enough for an alarm or not."""
         return any(not guard.of_machine and guard.name in self._streaks for guard in LIMITS)
 
-    def check(self, figures: GuardMetrics, machine: MachineReading | None = None) -> tuple[Alarm, ...]:
-        """Takes an iteration's figures.
+    def check(self, metrics: GuardMetrics, machine: MachineReading | None = None) -> tuple[Alarm, ...]:
+        """Takes an iteration's metrics.
 
         Returns:
             The alarms: limits that `guards.patience` iterations have passed, with none between that kept them.
         """
         size = self._settings.window
-        self._window = [*self._window, figures][-size:]
-        self._start = [*self._start, figures.measured][:START]
-        if figures.judged is not None:
-            self._judged = [*self._judged, figures.judged][-size:]
+        self._window = [*self._window, metrics][-size:]
+        self._start = [*self._start, metrics.measured][:START]
+        if metrics.judged is not None:
+            self._judged = [*self._judged, metrics.judged][-size:]
         if machine is not None:
             self._machine = [*self._machine, machine][-size:]
         weights = [0.5 ** (age / self._settings.half_life) for age in range(len(self._window))][::-1]
         others = {**judged_values(self._judged), **machine_values(self._machine)}
-        newest = {**others, **self._relative(window_values([figures], [1.0]))}
+        newest = {**others, **self._relative(window_values([metrics], [1.0]))}
         self.values = {
             **others,
             **self._relative(window_values(self._window, weights, self._settings.min_rewrites)),
         }
-        alarms = [self._follow(guard, newest, not guard.of_judge or figures.judged is not None) for guard in LIMITS]
+        alarms = [self._follow(guard, newest, not guard.of_judge or metrics.judged is not None) for guard in LIMITS]
         return tuple(alarm for alarm in alarms if alarm is not None)
 
     def _relative(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -137,7 +136,7 @@ class Guards:
         return result
 
     def _follow(self, guard: Limit, newest: Mapping[str, float], is_new: bool) -> Alarm | None:
-        """Counts how long a limit has been passed; an alarm when that is long enough and the figure is new."""
+        """Counts how long a limit has been passed; an alarm when that is long enough and the metric is new."""
         limit: float | None = getattr(self._settings, guard.key)
         mean = self.values.get(guard.name)
         before = self._streaks.get(guard.name)
@@ -162,7 +161,7 @@ class Guards:
         of_machine = {guard.name for guard in LIMITS if guard.of_machine}
         return {
             "format": FORMAT,
-            "window": [figures.as_json() for figures in self._window],
+            "window": [metrics.as_json() for metrics in self._window],
             "start": [asdict(measured) for measured in self._start],
             "judged": [[judged.judge, judged.reward, judged.correlation] for judged in self._judged],
             "streaks": {
@@ -184,7 +183,7 @@ class Guards:
 def replay(
     rows: Sequence[Mapping[str, float | None]], settings: GuardsConfig
 ) -> Iterator[tuple[int, tuple[Alarm, ...]]]:
-    """What the guards say of a recorded run; those whose figures were not recorded say nothing.
+    """What the guards say of a recorded run; those whose metrics were not recorded say nothing.
 
     Rows are those of its `metrics.jsonl`, one an iteration, oldest first.
 
@@ -200,12 +199,12 @@ def replay(
 def window_values(
     window: Sequence[GuardMetrics], weights: Sequence[float], min_rewrites: float = 0
 ) -> dict[str, float]:
-    """The figures of a window of iterations; those that have nothing to stand on are missing.
+    """The metrics of a window of iterations; those that have nothing to stand on are missing.
 
     Args:
         window: The iterations, at least one.
         weights: What each counts, the newest 1.
-        min_rewrites: Inserted sentences that figures of sentences and openings need. Where fewer remain by weight, the
+        min_rewrites: Inserted sentences that metrics of sentences and openings need. Where fewer remain by weight, the
             window's iterations count alike in these.
     """
 
@@ -233,7 +232,7 @@ def window_values(
 
 
 def _sentence_values(window: Sequence[GuardMetrics], weights: Sequence[float]) -> dict[str, float | None]:
-    """The figures of what was inserted; there must be a sentence."""
+    """The metrics of what was inserted; there must be a sentence."""
     sentences = weighted_counts((it.sentences for it in window), weights)
     openings = weighted_counts((it.openings for it in window), weights)
     return {
@@ -247,7 +246,7 @@ def _sentence_values(window: Sequence[GuardMetrics], weights: Sequence[float]) -
 def specificity(window: Sequence[GuardMetrics], weights: Sequence[float]) -> float | None:
     """Mean of `own_overlaps` plus its standard error; None with fewer than two posts.
 
-    A handful of posts tells little. With the error added, the figure is small only where it is certain to be: a
+    A handful of posts tells little. With the error added, the metric is small only where it is certain to be: a
     sentence that is said to all has 0, and no error.
     """
     pairs = list(zip(window, weights, strict=True))

@@ -1,6 +1,6 @@
 """A reward for saying to this seeker what is not said to everybody.
 
-Empathy alone is cheapest with one warm sentence for all posts. Variety is the weighted mean of two figures, both of
+Empathy alone is cheapest with one warm sentence for all posts. Variety is the weighted mean of two metrics, both of
 what stands in the inserted text, compared with this iteration's and the last `window` rewrites:
 
 - **word pairs**: the rewrite's share in distinct-2 (Li et al., NAACL 2016). With `n(b)` the times that pair `b` was

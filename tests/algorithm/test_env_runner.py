@@ -45,7 +45,7 @@ class SlowScorer:
     """Counts a letter after a while, and remembers whom it was asked about and by how many at once.
 
     The while is over when the next chunk has been generated, and with the last chunk when the policy waits for the
-    answer. Each of these takes a second of a clock that nothing else moves on, so that no figure depends on how busy
+    answer. Each of these takes a second of a clock that nothing else moves on, so that no metric depends on how busy
     the machine is. A policy that does not generate meanwhile is noticed: then it never is over.
     """
 

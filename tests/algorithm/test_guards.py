@@ -1,4 +1,4 @@
-"""The guards: each figure in closed form, each alarm on a made-up collapse, recorded runs, silence on a healthy one."""
+"""The guards: each metric in closed form, each alarm on a made-up collapse, recorded runs, silence on a healthy one."""
 
 from __future__ import annotations
 
@@ -311,7 +311,7 @@ def test_a_figure_that_is_no_number_raises_the_alarm() -> None:
 
 
 def followed(guards: Guards, *kl: float) -> list[Alarm | None]:
-    """The alarm, if there is one, after each figure."""
+    """The alarm, if there is one, after each metric."""
     return [next(iter(guards.check(healthy(0, kl_sentence=value))), None) for value in kl]
 
 
@@ -350,16 +350,16 @@ def test_an_old_reading_of_the_judge_does_not_use_up_the_patience() -> None:
 def test_a_restored_guard_goes_on_exactly() -> None:
     settings = GuardsConfig(window=3, patience=4, min_rewrites=20)
 
-    def figures(i: int) -> GuardMetrics:
+    def metrics(i: int) -> GuardMetrics:
         return COLLAPSES["commonest_share"](i) if i > 2 else healthy(i, judged(2.0, 0.5))
 
     whole, first, second = Guards(settings), Guards(settings), Guards(settings)
     for i in range(5):
-        whole.check(figures(i))
-        first.check(figures(i))
+        whole.check(metrics(i))
+        first.check(metrics(i))
     second.restore(json.loads(json.dumps(first.state())))
     for i in range(5, 9):
-        assert second.check(figures(i)) == whole.check(figures(i))
+        assert second.check(metrics(i)) == whole.check(metrics(i))
         assert second.values == whole.values
     assert second.state() == whole.state()
     assert "sorry" not in json.dumps(second.state())

@@ -1,4 +1,4 @@
-"""The figures of an iteration in closed form: groups without spread, the commonest sentence and opening."""
+"""The metrics of an iteration in closed form: groups without spread, the commonest sentence and opening."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def test_the_estimate_of_a_policy_that_has_moved_weighs_by_importance():
     ours, theirs = policy.log()[drawn][None, None], sampler.log()[drawn][None, None]
     found = kl_estimate(ours, theirs, mask, sampled_GKT=theirs).item() / len(drawn)
     assert found == pytest.approx((policy * (policy / sampler).log()).sum().item(), rel=0.02)
-    # Without the ratio the word that the policy has all but left rules the figure.
+    # Without the ratio the word that the policy has all but left rules the metric.
     assert kl_estimate(ours, theirs, mask).item() / len(drawn) > 100 * found
 
 

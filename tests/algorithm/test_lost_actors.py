@@ -1,4 +1,4 @@
-"""Actors that are killed in the middle of an iteration: the run goes on, and its figures are those of a quiet run."""
+"""Actors that are killed in the middle of an iteration: the run goes on, and its metrics are those of a quiet run."""
 
 from __future__ import annotations
 
@@ -95,22 +95,22 @@ def kill_when_scoring(hold: Path, pids: Sequence[int]) -> None:
     hold.rename(hold.with_name(f"{hold.name}-over"))
 
 
-def figures(metrics: dict[str, float]) -> dict[str, float]:
+def of_training(metrics: dict[str, float]) -> dict[str, float]:
     return {k: v for k, v in metrics.items() if not k.startswith(OF_THE_MACHINE)}
 
 
 @pytest.mark.slow
-def test_killed_reward_actors_change_no_figure(local_ray, tmp_path, caplog):
+def test_killed_reward_actors_change_no_metric(local_ray, tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     quiet = train("quiet", tmp_path / "quiet", kill=False)
     assert "lost an actor" not in caplog.text
     disturbed = train("disturbed", tmp_path / "disturbed", kill=True)
     assert "lost an actor" in caplog.text
-    assert [figures(m) for m in disturbed] == [figures(m) for m in quiet]
+    assert [of_training(m) for m in disturbed] == [of_training(m) for m in quiet]
 
 
 @pytest.mark.slow
-def test_a_killed_env_runner_is_replaced_and_changes_no_figure(local_ray):
+def test_a_killed_env_runner_is_replaced_and_changes_no_metric(local_ray):
     def run(kill: bool) -> list[dict[str, float]]:
         algorithm = build_toy(toy_config(num_env_runners=2))
         try:
@@ -123,7 +123,7 @@ def test_a_killed_env_runner_is_replaced_and_changes_no_figure(local_ray):
         finally:
             algorithm.stop()
 
-    assert [figures(m) for m in run(kill=True)] == [figures(m) for m in run(kill=False)]
+    assert [of_training(m) for m in run(kill=True)] == [of_training(m) for m in run(kill=False)]
 
 
 @ray.remote

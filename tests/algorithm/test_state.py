@@ -155,7 +155,7 @@ def test_a_kill_while_saving_leaves_the_checkpoint_whole_or_absent(tmp_path, own
     assert TrainingState.load(tmp_path / names[-1]).iterations == (4 if whole else 2)
 
 
-def figures(algorithm: RewriteAlgorithm, window: int) -> dict[str, float]:
+def metrics(algorithm: RewriteAlgorithm, window: int) -> dict[str, float]:
     metrics = iteration_metrics(algorithm.last, window)
     return {key: value for key, value in metrics.items() if not key.startswith(OF_THE_MACHINE)}
 
@@ -164,7 +164,7 @@ def train(algorithm: RewriteAlgorithm, iterations: int, window: int) -> list[dic
     found = []
     for _ in range(iterations):
         algorithm.train()
-        found.append(figures(algorithm, window))
+        found.append(metrics(algorithm, window))
     return found
 
 
