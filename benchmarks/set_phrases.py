@@ -39,9 +39,9 @@ from torch import Tensor
 
 from benchmarks.command import aligned_table, run_command, where
 from launch.console import out
-from partner_rl.types import MECHANISMS, PartnerError
+from partner_rl.types import MECHANISMS, NUM_LEVELS, PartnerError
 from rewards.empathy_ensemble import EmpathyEnsemble, lower_bound
-from rewards.empathy_model import NUM_LEVELS, EmpathyClassifier
+from rewards.empathy_model import EmpathyClassifier
 from rewards.training.intervals import bootstrap_interval
 
 NAME: Final = "python -m benchmarks.set_phrases"

@@ -16,6 +16,8 @@ MECHANISMS: Final = ("emotional_reactions", "interpretations", "explorations")
 MAX_LEVEL: Final = 2
 """The highest level of one mechanism: 0 none, 1 weak, 2 strong."""
 
+NUM_LEVELS: Final = MAX_LEVEL + 1
+
 
 class PartnerError(Exception):
     """An error whose message is written for the user: what went wrong, where, and what to do about it.

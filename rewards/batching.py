@@ -37,3 +37,9 @@ def length_batches(lengths: Sequence[int], budget: int, most_padding: int | None
         batch.append(index)
     if batch:
         yield batch
+
+
+def common_prefix(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many elements two sequences have in common at their beginnings."""
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))

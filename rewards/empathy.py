@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -99,15 +100,9 @@ def decided_levels(ensemble: EmpathyEnsemble, pairs: Sequence[tuple[str, str]]) 
     return ensemble.members[0].level_logits(pairs).argmax(-1).float()
 
 
-@dataclass(frozen=True, slots=True)
-class LowerLevels:
-    """The lower confidence bound of the members' expected levels."""
-
-    deviations: float
-
-    def __call__(self, ensemble: EmpathyEnsemble, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
-        """The bound, `[n_pairs, 3]`; the ensemble has at least two members."""
-        return lower_bound(ensemble.expected_levels(pairs), self.deviations)
+def lower_levels(ensemble: EmpathyEnsemble, pairs: Sequence[tuple[str, str]], deviations: float) -> torch.Tensor:
+    """The lower confidence bound of the members' expected levels, so many standard deviations below their mean."""
+    return lower_bound(ensemble.expected_levels(pairs), deviations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +150,7 @@ class EmpathyBuilder:
         if self.score == "conservative":
             ensemble = EmpathyEnsemble.load(self.folder, self.max_tokens, self.device)
             self._check_members(len(ensemble.members))
-            return EmpathyScorer(ensemble, LowerLevels(self.deviations))
-        if self.max_tokens is None:
-            classifier = EmpathyClassifier.from_pretrained(self.folder, self.device)
-        else:
-            classifier = EmpathyClassifier.load(self.folder, self.max_tokens, self.device)
+            return EmpathyScorer(ensemble, partial(lower_levels, deviations=self.deviations))
+        classifier = EmpathyClassifier.from_pretrained(self.folder, self.max_tokens, self.device)
         levels = expected_levels if self.score == "expected" else decided_levels
         return EmpathyScorer(EmpathyEnsemble((classifier,)), levels)

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from partner_rl.storage.artefact import write_mark
-from partner_rl.types import MAX_LEVEL, PartnerError
+from partner_rl.types import MAX_LEVEL, NUM_LEVELS, PartnerError
 from rewards.checkpoint import MEMBERS
-from rewards.empathy_model import KIND, NUM_LEVELS, EmpathyClassifier
+from rewards.empathy_model import KIND, EmpathyClassifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,7 @@ class EmpathyEnsemble:
             PartnerError: There is no classifier, or a member is missing.
         """
         folders = (folder, *_further_members(folder))
-        if max_tokens is None:
-            return cls(tuple(EmpathyClassifier.from_pretrained(path, device) for path in folders))
-        return cls(tuple(EmpathyClassifier.load(path, max_tokens, device) for path in folders))
+        return cls(tuple(EmpathyClassifier.from_pretrained(path, max_tokens, device) for path in folders))
 
 
 def lower_bound(levels_ENM: Tensor, deviations: float) -> Tensor:

@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from partner_rl.models.loading import load_registered, load_tokenizer, quiet_transformers
 from partner_rl.models.text_tokens import token_limit
-from partner_rl.types import MAX_LEVEL, MECHANISMS, PartnerError
+from partner_rl.types import MECHANISMS, NUM_LEVELS, PartnerError
 from rewards.encoder import (
     EncodedText,
     encode_states,
@@ -39,7 +39,6 @@ from rewards.encoder import (
 from rewards.ngrams import NgramLevels
 
 KIND = "empathy"
-NUM_LEVELS = MAX_LEVEL + 1
 ATTENTION_WIDTH = 128
 """Width of the attention's single head. Full-width projections of all tokens, once per mechanism, would cost more than
 the rest of a small encoder."""
@@ -316,8 +315,15 @@ class EmpathyClassifier:
         load_tokenizer(folder)
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, device: str = "cpu") -> EmpathyClassifier:
-        """Read what `save` wrote; posts are cut to as many tokens as in training.
+    def from_pretrained(
+        cls, folder: Path | str, max_tokens: int | None = None, device: str = "cpu"
+    ) -> EmpathyClassifier:
+        """Read what `save` wrote.
+
+        Args:
+            folder: The classifier's folder.
+            max_tokens: Each post is cut to its first this many tokens; None for as many as in training.
+            device: `cpu` or `cuda`.
 
         Raises:
             PartnerError: The folder does not hold an empathy classifier.
@@ -327,13 +333,7 @@ class EmpathyClassifier:
         with torch.random.fork_rng(devices=[]):
             model = load_registered(EmpathyModel, path)
         nn.Module.to(model, device)
-        return cls(model, load_tokenizer(path), model.config.max_tokens)
-
-    @classmethod
-    def load(cls, folder: Path, max_tokens: int, device: str = "cpu") -> EmpathyClassifier:
-        """As `from_pretrained`, with posts cut to their first `max_tokens` tokens."""
-        classifier = cls.from_pretrained(folder, device)
-        return cls(classifier.model, classifier.tokenizer, max_tokens)
+        return cls(model, load_tokenizer(path), max_tokens or model.config.max_tokens)
 
 
 def _with_classifier(folder: Path) -> Path:

@@ -79,21 +79,20 @@ def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def pad_ids(encoded: Sequence[EncodedText], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids and mask of a batch, each `[B, T]`, padded on the right; the mask is True on tokens."""
-    longest = max(len(text.ids) for text in encoded)
-    ids_BT = torch.full((len(encoded), longest), pad_id, dtype=torch.long)
-    mask_BT = torch.zeros((len(encoded), longest), dtype=torch.bool)
-    for row, text in enumerate(encoded):
-        ids_BT[row, : len(text.ids)] = torch.tensor(text.ids)
-        mask_BT[row, : len(text.ids)] = True
+    ids_BT, mask_BT = padded([torch.tensor(text.ids, dtype=torch.long) for text in encoded], pad_id)
     return ids_BT.to(device), mask_BT.to(device)
 
 
 def pad_states(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """States of several texts, each `[T, D]`, as one `[B, T, D]` with its mask `[B, T]`."""
-    states_BTD = nn.utils.rnn.pad_sequence(list(states), batch_first=True)
-    lengths = torch.tensor([len(state) for state in states], device=states_BTD.device)
-    mask_BT = torch.arange(states_BTD.shape[1], device=states_BTD.device)[None, :] < lengths[:, None]
-    return states_BTD, mask_BT
+    return padded(states)
+
+
+def padded(sequences: Sequence[Tensor], padding: int = 0) -> tuple[Tensor, Tensor]:
+    """Sequences, each `[T, …]`, as one `[B, T, …]`, padded on the right, and its mask `[B, T]`: True on what exists."""
+    found = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True, padding_value=padding)
+    lengths = torch.tensor([len(sequence) for sequence in sequences], device=found.device)
+    return found, torch.arange(found.shape[1], device=found.device)[None, :] < lengths[:, None]
 
 
 def mean_pool(states_BTD: Tensor, mask_BT: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from partner_rl.models.text_tokens import text_ids
 from partner_rl.types import PartnerError
-from rewards.batching import length_batches
+from rewards.batching import common_prefix, length_batches
+from rewards.encoder import padded
 from rewards.scorer import FloatArray
 
 TOKENS_PER_PASS = 4096
@@ -232,13 +233,8 @@ def _rows(contexts: Sequence[Tokens], targets: Sequence[Tokens]) -> list[_Row]:
 
 def _pad(sequences: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids and mask, each `[B, T]`, padded on the right with token 0, which the mask hides."""
-    longest = max(len(sequence) for sequence in sequences)
-    ids_BT = torch.zeros((len(sequences), longest), dtype=torch.long)
-    mask_BT = torch.zeros((len(sequences), longest), dtype=torch.long)
-    for i, sequence in enumerate(sequences):
-        ids_BT[i, : len(sequence)] = torch.tensor(sequence)
-        mask_BT[i, : len(sequence)] = 1
-    return ids_BT.to(device), mask_BT.to(device)
+    ids_BT, mask_BT = padded([torch.tensor(sequence, dtype=torch.long) for sequence in sequences])
+    return ids_BT.to(device), mask_BT.long().to(device)
 
 
 def _trees(rows: Sequence[_Row]) -> list[_Tree]:
@@ -247,7 +243,7 @@ def _trees(rows: Sequence[_Row]) -> list[_Tree]:
     last: Tokens = ()
     # In this order, what a row shares with any row before it, it shares with the last one.
     for row in sorted(rows, key=lambda row: row.inputs):
-        shared = _common_prefix(last, row.inputs)
+        shared = common_prefix(last, row.inputs)
         pays = shared >= LEAST_SHARED * len(row.inputs)
         if trees and pays and len(trees[-1].tokens) + len(row.inputs) - shared <= TREE_TOKENS:
             trees[-1].add(row, shared)
@@ -256,16 +252,6 @@ def _trees(rows: Sequence[_Row]) -> list[_Tree]:
             trees[-1].add(row, 0)
         last = row.inputs
     return trees
-
-
-def _common_prefix(first: Tokens, second: Tokens) -> int:
-    """How many tokens two sequences have in common at their beginnings."""
-    length = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        length += 1
-    return length
 
 
 def _in_order(scored: Iterable[tuple[_Row, FloatArray]], rows: int) -> list[FloatArray]:

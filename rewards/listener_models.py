@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import torch
@@ -76,16 +76,8 @@ class BackwardListener:
         return [float(x.sum(dtype=np.float64)) for x in self._model.logprobs(contexts, targets)]
 
 
-class LoadListener(Protocol):
-    """Loads a listener's model by name (see `partner_rl.models.sources`)."""
-
-    def __call__(self, name: str, cache_dir: Path | None, max_tokens: int, device: str) -> Relate:
-        """The listener; `max_tokens` is where it cuts each text, `cache_dir` None for the default cache.
-
-        Raises:
-            PartnerError: The model cannot be found or loaded.
-        """
-        ...
+LoadListener = Callable[[str, Path | None, int, str], Relate]
+"""From a model's name (see `partner_rl.models.sources`), its cache, the tokens a text is cut to, and the device."""
 
 
 def load_encoder_listener(name: str, cache_dir: Path | None, max_tokens: int, device: str) -> EncoderListener:

@@ -23,7 +23,7 @@ from sklearn.preprocessing import normalize
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from partner_rl.types import MAX_LEVEL, MECHANISMS
+from partner_rl.types import MECHANISMS, NUM_LEVELS
 
 NUM_FEATURES: Final = 2**17
 """Places for hashed n-grams: some ten thousand occur more than once in a corpus of a few thousand responses."""
@@ -33,7 +33,6 @@ MIN_TEXTS: Final = 2
 """N-grams of fewer training texts are ignored."""
 INVERSE_PENALTY: Final = 3.0
 """`C` of the regression."""
-NUM_LEVELS: Final = MAX_LEVEL + 1
 _NEVER: Final = -10.0
 """Logit of a level that training has not shown."""
 

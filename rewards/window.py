@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
-from itertools import takewhile
 from typing import Final
+
+from rewards.batching import common_prefix
 
 Fits = Callable[[str], bool]
 """Whether a text is short enough to be read whole."""
@@ -71,8 +72,8 @@ def _hull(first: Sequence[str], second: Sequence[str]) -> Edit:
     Where it could stand in several places ("no no" with a "no" more) it covers them all, so that the sentence which was
     really written is inside.
     """
-    before = _common(first, second)
-    after = _common(first[::-1], second[::-1])
+    before = common_prefix(first, second)
+    after = common_prefix(first[::-1], second[::-1])
     shared_twice = max(0, before + after - min(len(first), len(second)))
     start, rest = before - shared_twice, after - shared_twice
     return range(start, len(first) - rest), range(start, len(second) - rest)
@@ -113,11 +114,6 @@ def _near(units: Sequence[str], distances: Sequence[int], radius: int) -> str:
             passages.append(unit)
             open_passage = True
     return _OMISSION.join(passage.strip() for passage in passages)
-
-
-def _common(first: Sequence[str], second: Sequence[str]) -> int:
-    """How many words two texts have in common at their beginnings."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def _beginning(text: str, fits: Fits) -> str:

@@ -171,7 +171,7 @@ class Chunk:
 
 
 @dataclass(slots=True)
-class _Clock:
+class _Seconds:
     """Seconds in which the policy computed, waited, and the environment stepped (which is to wait for the rewards)."""
 
     generate: float = 0.0
@@ -183,7 +183,7 @@ def roll(policy: Policy, chunks: Sequence[Chunk]) -> Rollout:
     """Rolls all chunks to their ends, one turn each in a circle; one thread makes all environment steps, in order."""
     settings = policy.settings
     sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
-    clock = _Clock()
+    spent = _Seconds()
     turns: deque[tuple[Chunk, Future[tuple[VectorStep, float]] | None]] = deque((chunk, None) for chunk in chunks)
     with _env_thread() as thread:
         while turns:
@@ -191,17 +191,17 @@ def roll(policy: Policy, chunks: Sequence[Chunk]) -> Rollout:
             if pending is not None:
                 started = time.perf_counter()
                 step, seconds = pending.result()
-                clock.wait += time.perf_counter() - started
-                clock.env += seconds
+                spent.wait += time.perf_counter() - started
+                spent.env += seconds
                 chunk.take(step)
                 if chunk.is_over:
                     continue
             started = time.perf_counter()
             actions = chunk.act(policy, sampling)
-            clock.generate += time.perf_counter() - started
+            spent.generate += time.perf_counter() - started
             turns.append((chunk, thread.submit(_timed_step, chunk.env, actions)))
     groups = tuple(group for chunk in chunks for group in chunk.groups())
-    return Rollout(groups, clock.generate, clock.wait, max(0.0, clock.env - clock.wait))
+    return Rollout(groups, spent.generate, spent.wait, max(0.0, spent.env - spent.wait))
 
 
 @contextmanager

@@ -24,13 +24,12 @@ from partner_rl.pipelines.stage import Stage, StageReport, run_stage
 from partner_rl.progress import Progress, no_progress
 from partner_rl.storage.atomic import growing_folder
 from partner_rl.storage.fingerprint import fingerprint_of_files
-from partner_rl.types import MAX_LEVEL, MECHANISMS, Example, MechanismLabel, PartnerError
+from partner_rl.types import MAX_LEVEL, MECHANISMS, NUM_LEVELS, Example, MechanismLabel, PartnerError
 from rewards.empathy_model import EmpathyClassifier, EmpathyPrediction, MechanismPrediction
 
 KIND: Final = "labelled pairs"
 """What the output folder says that it is."""
 
-NUM_LEVELS: Final = MAX_LEVEL + 1
 
 PROBABILITY_TOLERANCE: Final = 1e-3
 """Probabilities add up to 1 within this much, in every precision that models run in."""
@@ -97,9 +96,7 @@ class ClassifierSettings:
         torch.set_num_threads(self.threads)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise PartnerError("a worker was given a GPU, but torch sees none: set --num-gpus 0, or mend the driver")
-        if self.max_tokens is None:
-            return EmpathyClassifier.from_pretrained(self.folder, self.device)
-        return EmpathyClassifier.load(self.folder, self.max_tokens, self.device)
+        return EmpathyClassifier.from_pretrained(self.folder, self.max_tokens, self.device)
 
     def record(self) -> dict[str, Any]:
         """What of it changes the labels, as JSON values: a copy of a model is the same model.

@@ -9,8 +9,7 @@ import numpy.typing as npt
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from partner_rl.types import MECHANISMS, Example
-from rewards.empathy_model import NUM_LEVELS
+from partner_rl.types import MECHANISMS, NUM_LEVELS, Example
 from rewards.ngrams import TOKEN_PATTERN
 from rewards.training.empathy_targets import level_matrix
 

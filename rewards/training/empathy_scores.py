@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from partner_rl.types import MECHANISMS, Example
-from rewards.empathy_model import NUM_LEVELS, EmpathyClassifier
+from partner_rl.types import MECHANISMS, NUM_LEVELS, Example
+from rewards.empathy_model import EmpathyClassifier
 from rewards.encoder import EncodedText, tokenize
 from rewards.training.calibration import expected_calibration_error, probabilities
 from rewards.training.empathy_targets import level_matrix, rationale_passages, rationale_tokens

@@ -11,8 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from partner_rl.types import Example, MechanismLabel
-from rewards.empathy_model import NUM_LEVELS
+from partner_rl.types import NUM_LEVELS, Example, MechanismLabel
 from rewards.encoder import EncodedText
 
 IGNORED: Final = -100

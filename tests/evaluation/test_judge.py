@@ -12,14 +12,14 @@ import torch
 
 from launch import cli
 from partner_rl.evaluation.judge import Judge, load_judge
-from partner_rl.evaluation.judge.head import NUM_LEVELS, expected_levels, fit_head, log_loss
+from partner_rl.evaluation.judge.head import expected_levels, fit_head, log_loss
 from partner_rl.evaluation.judge.scores import rank_correlation
 from partner_rl.evaluation.judge.states import ResponseStates, candidate_layers, layer_columns
 from partner_rl.evaluation.judge.training import JudgeReport, LayerChoice, choose_layers, train_judge
 from partner_rl.models.loading import load_causal_lm, load_tokenizer
 from partner_rl.models.sources import resolve
 from partner_rl.storage.artefact import MARK
-from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
+from partner_rl.types import MECHANISMS, NUM_LEVELS, Example, MechanismLabel, PartnerError
 
 LLAMA = "random:llama"
 WORDS = ("walk", "tea", "books", "sleep", "rain", "work", "music", "food", "friends", "buses")

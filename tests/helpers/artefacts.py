@@ -13,12 +13,12 @@ from partner_rl.config.load import load_config
 from partner_rl.curation.topic import train_topic
 from partner_rl.data.parquet import write_tables
 from partner_rl.evaluation.judge import Judge
-from partner_rl.evaluation.judge.head import NUM_LEVELS, JudgeHead
+from partner_rl.evaluation.judge.head import JudgeHead
 from partner_rl.evaluation.judge.states import ResponseStates
 from partner_rl.models.loading import load_causal_lm, load_encoder, load_tokenizer
 from partner_rl.models.sources import resolve
 from partner_rl.policy.pretrained import load_policy, save_policy
-from partner_rl.types import MECHANISMS
+from partner_rl.types import MECHANISMS, NUM_LEVELS
 from partner_rl.warmstart.dataset import EXAMPLE_SCHEMA, iter_warmstart_examples
 from partner_rl.warmstart.pairs import WarmStartExample
 from rewards.coherence_model import CoherenceClassifier, CoherenceModel

@@ -102,7 +102,7 @@ def test_every_row_is_labelled_as_the_classifier_says_in_the_input_s_order(
 ) -> None:
     rows, examples = rows_of(labelled), usable_pairs()
     assert [row["response_id"] for row in rows] == [example.response_id for example in examples]
-    classifier = EmpathyClassifier.load(empathy_checkpoint, 64)
+    classifier = EmpathyClassifier.from_pretrained(empathy_checkpoint, 64)
     for row, example in zip(rows, examples, strict=True):
         (prediction,) = classifier.predict([(example.seeker_post, example.response_post)])
         for mechanism, part in zip(MECHANISMS, prediction, strict=True):

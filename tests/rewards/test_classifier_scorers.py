@@ -24,7 +24,7 @@ MAX_TOKENS = 48
 
 @pytest.fixture(scope="module")
 def classifier(empathy_checkpoint: Path) -> EmpathyClassifier:
-    return EmpathyClassifier.load(empathy_checkpoint, MAX_TOKENS)
+    return EmpathyClassifier.from_pretrained(empathy_checkpoint, MAX_TOKENS)
 
 
 def naive_levels(classifier: EmpathyClassifier, seeker: str, response: str) -> list[list[float]]:
@@ -58,7 +58,7 @@ def test_levels_equal_the_naive_ones(classifier: EmpathyClassifier, texts: tuple
 
 def test_expected_and_argmax_levels(empathy_checkpoint: Path, texts: tuple[str, ...]):
     items = [(texts[0], text) for text in texts]
-    classifier = EmpathyClassifier.load(empathy_checkpoint, MAX_TOKENS)
+    classifier = EmpathyClassifier.from_pretrained(empathy_checkpoint, MAX_TOKENS)
     # Offsets that make the decision another level than the likeliest one.
     classifier.model.config.level_offsets = [[0.0, 1.0, 2.0]] * 3
     classifier.save(empathy_checkpoint.with_name("skewed"))
@@ -151,26 +151,26 @@ def test_a_saved_classifier_comes_back(coherence_checkpoint: Path, tmp_path: Pat
 
 def test_loading_leaves_the_random_stream_alone(empathy_checkpoint: Path):
     before = torch.random.get_rng_state()
-    EmpathyClassifier.load(empathy_checkpoint, MAX_TOKENS)
+    EmpathyClassifier.from_pretrained(empathy_checkpoint, MAX_TOKENS)
     state = torch.random.get_rng_state()
     assert torch.equal(before, state)
 
 
 def test_wrong_folders_are_explained(empathy_checkpoint: Path, coherence_checkpoint: Path, tmp_path: Path):
     with pytest.raises(PartnerError, match="no empathy classifier in"):
-        EmpathyClassifier.load(tmp_path / "nowhere", 8)
+        EmpathyClassifier.from_pretrained(tmp_path / "nowhere", 8)
     with pytest.raises(PartnerError, match="holds a bert model, not one of ours"):
-        EmpathyClassifier.load(coherence_checkpoint, 8)
+        EmpathyClassifier.from_pretrained(coherence_checkpoint, 8)
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for path in empathy_checkpoint.iterdir():
         (damaged / path.name).write_bytes(path.read_bytes())
     (damaged / "model.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(PartnerError, match="cannot load the model in"):
-        EmpathyClassifier.load(damaged, 8)
+        EmpathyClassifier.from_pretrained(damaged, 8)
     (damaged / "config.json").write_text("{")
     with pytest.raises(PartnerError, match="cannot read"):
-        EmpathyClassifier.load(damaged, 8)
+        EmpathyClassifier.from_pretrained(damaged, 8)
     damaged = tmp_path / "coherence"
     damaged.mkdir()
     for path in coherence_checkpoint.iterdir():

@@ -86,7 +86,7 @@ def test_a_text_of_no_known_words_is_no_evidence():
 
 
 def test_mixing_reaches_from_the_encoders_alone_to_the_ngrams_alone(empathy_checkpoint: Path):
-    classifier = EmpathyClassifier.load(empathy_checkpoint, 48)
+    classifier = EmpathyClassifier.from_pretrained(empathy_checkpoint, 48)
     classifier.model.ngrams.fit(TEXTS, LEVELS)
     pairs = [("I am tired.", text) for text in TEXTS]
     alone = classifier.level_logits(pairs)
@@ -98,7 +98,7 @@ def test_mixing_reaches_from_the_encoders_alone_to_the_ngrams_alone(empathy_chec
 
 
 def test_the_decision_is_the_largest_logit_and_probabilities_are_calibrated(empathy_checkpoint: Path):
-    classifier = EmpathyClassifier.load(empathy_checkpoint, 48)
+    classifier = EmpathyClassifier.from_pretrained(empathy_checkpoint, 48)
     pairs = [("I am tired.", text) for text in TEXTS]
     logits = classifier.level_logits(pairs)
     classifier.model.config.level_offsets = [[0.0, 0.0, 50.0]] * 3
@@ -146,7 +146,7 @@ def test_rationales_match_by_their_overlap_in_tokens(bert: Path):
 
 
 def test_a_classifier_is_judged_by_what_it_predicts(empathy_checkpoint: Path):
-    classifier = EmpathyClassifier.load(empathy_checkpoint, 48)
+    classifier = EmpathyClassifier.from_pretrained(empathy_checkpoint, 48)
     examples = [pair(f"s{i}", text, (i % 3, 2, 0), text[:6]) for i, text in enumerate(TEXTS)]
     scores = score_classifier(classifier, examples, seed=0)
     found = np.array(

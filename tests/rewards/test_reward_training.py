@@ -84,7 +84,7 @@ def test_empathy_levels_are_learnt(trained):
 
 def test_rationales_are_learnt(trained):
     _, folder, _ = trained
-    classifier = EmpathyClassifier.load(folder, 48)
+    classifier = EmpathyClassifier.from_pretrained(folder, 48)
     text = f"{FILLERS[1]} {SORRY}"
     ((first, _, _),) = classifier.predict([(SEEKERS[0], text)])
     assert first.level == 2
@@ -203,7 +203,7 @@ def test_the_best_epoch_by_dev_loss_is_kept_and_training_stops_early(bert: Path)
 def test_a_checkpoint_is_a_transformers_model(trained):
     _, folder, _ = trained
     assert isinstance(AutoModel.from_pretrained(folder), EmpathyModel)
-    first, second = EmpathyClassifier.from_pretrained(folder), EmpathyClassifier.load(folder, 48)
+    first, second = EmpathyClassifier.from_pretrained(folder), EmpathyClassifier.from_pretrained(folder, 48)
     pair = [(SEEKERS[0], f"{FILLERS[0]} {BEEN}")]
     assert torch.equal(first.level_logits(pair), second.level_logits(pair))
     assert not list(folder.glob("*.bin"))

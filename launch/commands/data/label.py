@@ -17,10 +17,11 @@ from launch.preflight.inputs import option_fact
 from partner_rl.config.paths import Kind
 from partner_rl.config.section import MAX_PROCESSES
 from partner_rl.data.readers import DEFAULT_MAX_CHARACTERS
-from partner_rl.pipelines.label import KIND, NUM_LEVELS, ClassifierSettings, LabelReport, label
+from partner_rl.pipelines.label import KIND, ClassifierSettings, LabelReport, label
 from partner_rl.pipelines.resources import MODEL_UNIT_ROWS, Resources
 from partner_rl.storage.atomic import write_json
 from partner_rl.storage.outputs import GrowingFolder, check_outputs
+from partner_rl.types import NUM_LEVELS
 
 COUNTS = "counts.json"
 """File of the counts in the output folder."""

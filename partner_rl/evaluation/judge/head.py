@@ -17,9 +17,8 @@ import numpy.typing as npt
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from partner_rl.types import MAX_LEVEL, MECHANISMS
+from partner_rl.types import MECHANISMS, NUM_LEVELS
 
-NUM_LEVELS: Final = MAX_LEVEL + 1
 _NEVER: Final = -30.0
 """Logit of a level that training has not shown."""
 _ITERATIONS: Final = 500
