@@ -126,15 +126,10 @@ def local_ray() -> None:
 @pytest.fixture(scope="module")
 def commands_share_ray(local_ray: None) -> Iterator[None]:
     """Commands of a file that run in this process use its local Ray, and leave it running, with equal scorers in it."""
-    import ray
-
-    from launch.resources import session
     from launch.training import phases
     from tests.helpers.shared_pools import SharedPools
 
     with pytest.MonkeyPatch.context() as patch, SharedPools() as pools:
-        patch.setattr(session, "start_ray", lambda **options: None)
-        patch.setattr(ray, "shutdown", lambda: None)
         patch.setattr(phases, "create_pools", pools.create)
         yield
 

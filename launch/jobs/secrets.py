@@ -14,12 +14,13 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from partner_rl.cluster.ray_internals import take_package, upload_package
 from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-_PROTOCOL: Final = "gcs"
+_PROTOCOL: Final = "gcs://"
 _OK: Final = 200
 
 
@@ -30,32 +31,22 @@ def store_variables(client: JobSubmissionClient, variables: Mapping[str, str]) -
         PartnerError: The cluster does not take them.
     """
     name = f"partner_rl_{secrets.token_hex(16)}.zip"
-    path = f"/api/packages/{_PROTOCOL}/{name}"
-    # Asking for a package pins it for the next minutes, after which Ray deletes it.
-    client._do_request("GET", path)
     # Ray's message about a package that cannot be stored quotes its first 15 bytes: here they are no value.
     content = json.dumps({"format": "variables of a job", "variables": dict(variables)})
-    response = client._do_request("PUT", path, data=content.encode())
-    if response.status_code != _OK:
-        raise PartnerError(f"the cluster did not take the job's variables (HTTP {response.status_code}): see its logs")
+    status = upload_package(client, _PROTOCOL + name, content.encode())
+    if status != _OK:
+        raise PartnerError(f"the cluster did not take the job's variables (HTTP {status}): see its logs")
     return name
 
 
 def take_variables(name: str) -> dict[str, str]:
-    """Takes variables out of the store of the cluster that this job runs on; a second time they are gone.
-
-    The name is what `store_variables` returned.
+    """Takes what `store_variables` has put into the store of this job's cluster; a second time it is gone.
 
     Raises:
-        PartnerError: They are not there.
+        PartnerError: It is not there.
     """
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-    key = f"{_PROTOCOL}://{name}".encode()
-    store = GcsClient(address=os.environ["RAY_ADDRESS"])
-    content = store.internal_kv_get(key, None)
+    content = take_package(_PROTOCOL + name, os.environ["RAY_ADDRESS"])
     if content is None:
         raise PartnerError("the job's variables were taken out before or have expired: submit the job again")
-    store.internal_kv_del(key, False, None)
     loaded: Any = json.loads(content)
     return {str(variable): str(value) for variable, value in loaded["variables"].items()}

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Final
 
 from launch.search_path import PACKAGES
+from partner_rl.cluster.ray_internals import visit_packed_files
 from partner_rl.types import PartnerError
-
-_packing = logging.getLogger(f"{__name__}.packing")
-# Ray tells at each packing which ignore files it has found, and which path it came to a stop at.
-_packing.setLevel(logging.CRITICAL)
 
 _OURS: Final = Path("launch", "commands", "job_entry.py")
 """Tells a working directory that brings our packages along."""
@@ -94,8 +89,6 @@ def _check_names(sent: Set[Path], folder: Path) -> None:
 
 def _sent_files(folder: Path, excludes: Sequence[str]) -> Iterable[Path]:
     """The files that Ray will pack, by its own rules."""
-    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
-
     files: list[Path] = []
     root = folder.resolve()
 
@@ -104,9 +97,7 @@ def _sent_files(folder: Path, excludes: Sequence[str]) -> Iterable[Path]:
             _check_link(path, root)
         files.append(path)
 
-    keeps_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
-    match = _get_excludes(folder, list(excludes))
-    _dir_travel(folder, [match], take, include_gitignore=keeps_gitignore, logger=_packing)
+    visit_packed_files(folder, excludes, take)
     return [path for path in files if path.is_file()]
 
 

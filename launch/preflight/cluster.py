@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.preflight.check_result import CheckResult
-from launch.resources.placement import Node, this_machine, what_is_missing
 from launch.resources.plan import Plan
+from partner_rl.cluster.placement import Node
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
 
@@ -45,11 +44,12 @@ def cluster_state(config: RunConfig, plan: Plan | None) -> ClusterState:
     if address is None:
         # Ray turns it on for one that it starts, unless it is told otherwise.
         asks = _auth_mode() in ("", "token")
-        return ClusterState(None, () if plan is None else (this_machine(plan),), asks, open_token=_open_token())
-    from launch.resources.wait_for_nodes import cluster_nodes
+        return ClusterState(None, () if plan is None else (plan.local_node,), asks, open_token=_open_token())
+    from partner_rl.cluster.local_ray import connected
+    from partner_rl.cluster.nodes import cluster_nodes
 
     try:
-        with _joined(address):
+        with connected(address):
             # Joining may have turned it on.
             return ClusterState(address, cluster_nodes(), _auth_mode() == "token", open_token=_open_token())
     except PartnerError as error:
@@ -75,23 +75,6 @@ def _open_token() -> str | None:
     return str(path) if readable and enters else None
 
 
-@contextmanager
-def _joined(address: str) -> Iterator[None]:
-    """This process in the cluster, for the time of a block; a process that is in one already stays there."""
-    import ray
-
-    from launch.resources.session import join
-
-    if ray.is_initialized():
-        yield
-        return
-    join(address)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 def check_cluster(facts: Facts) -> Iterator[CheckResult]:
     """Whether the cluster can be joined, and every actor finds a node."""
     cluster = facts.cluster
@@ -105,6 +88,9 @@ def check_cluster(facts: Facts) -> Iterator[CheckResult]:
     if facts.plan is None:
         yield CheckResult("plan", "problem", facts.plan_problem)
         return
+    # Here, because Ray takes a second to import.
+    from launch.resources.capacity import what_is_missing
+
     placement = facts.placement
     wait = facts.config.resources.wait_for_nodes_s
     if placement.fits:
@@ -112,7 +98,7 @@ def check_cluster(facts: Facts) -> Iterator[CheckResult]:
         where = "on this machine" if cluster.address is None else "on the cluster"
         yield CheckResult("plan", "ok", f"{actors} actors find room {where}")
     elif wait and cluster.address is not None:
-        message = f"{what_is_missing(facts.plan, placement)}"
+        message = what_is_missing(facts.plan, placement)
         yield CheckResult("plan", "warning", message, f"train would wait {wait:g} s for nodes, and then fail")
     else:
         yield CheckResult("plan", "problem", what_is_missing(facts.plan, placement))

@@ -34,8 +34,9 @@ from launch.resources.memory import (
     run_memory,
     scoring_memory,
 )
-from launch.resources.plan import DRIVER, ActorGroup, Plan, machine_cores
+from launch.resources.plan import DRIVER, Plan, machine_cores
 from launch.run_folder.folder import RunFolder
+from partner_rl.cluster.placement import ActorGroup
 from partner_rl.config.load import config_yaml
 from partner_rl.config.schema import ResourcesConfig, RunConfig
 from partner_rl.config.yaml_text import dump_yaml

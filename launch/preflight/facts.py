@@ -10,8 +10,8 @@ from launch.preflight.cluster import ClusterState, cluster_state
 from launch.preflight.inputs import ModelFact, input_fact
 from launch.preflight.machine import Machine, local_machine
 from launch.resources.memory import ENCODER, POLICY, REWARD_LM, ProcessMemory, Shapes, run_memory
-from launch.resources.placement import Placement, place
 from launch.resources.plan import Plan, resource_plan, share_local_gpu
+from partner_rl.cluster.placement import Placement, place
 from partner_rl.config.inputs import named_inputs
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
@@ -45,7 +45,7 @@ class Facts:
     @property
     def placement(self) -> Placement:
         """Which node each process finds room on; nothing where there is no plan."""
-        return Placement((), (), {}) if self.plan is None else place(self.plan, self.cluster.nodes)
+        return Placement((), (), {}) if self.plan is None else place(self.plan.groups, self.cluster.nodes)
 
 
 def gather(

@@ -9,8 +9,8 @@ from typing import Final
 from launch.preflight.check_result import CheckResult, Status, compared
 from launch.preflight.facts import Facts
 from launch.resources.memory import GIB, ProcessMemory
-from launch.resources.placement import Placement
 from launch.resources.plan import DRIVER
+from partner_rl.cluster.placement import Placement
 
 ACCELERATOR_GIB: Final[Mapping[str, int]] = MappingProxyType(
     {

@@ -14,8 +14,8 @@ from launch.console import plain_console
 from launch.preflight.check_result import CheckResult
 from launch.preflight.facts import Facts
 from launch.resources.memory import GIB, ProcessMemory
-from launch.resources.placement import Placement
-from launch.resources.plan import DRIVER, ActorGroup, Plan
+from launch.resources.plan import DRIVER, Plan
+from partner_rl.cluster.placement import ActorGroup, Placement
 
 _STYLES: Final = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 _FILE_WIDTH: Final = 160

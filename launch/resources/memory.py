@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import Final
 
 from launch.resources.model_shape import ModelShape
-from launch.resources.plan import DRIVER, ENV_RUNNERS, LEARNERS, ActorGroup, Plan, reward_group_name
+from launch.resources.plan import DRIVER, ENV_RUNNERS, LEARNERS, Plan, reward_group_name
+from partner_rl.cluster.placement import ActorGroup
 from partner_rl.config.schema import PolicyConfig, RunConfig
 from partner_rl.config.section import LoraSection
 from partner_rl.positions import num_positions

@@ -15,42 +15,18 @@ from typing import Final
 
 from rich.table import Table
 
+from partner_rl.cluster.placement import ActorGroup, Node, take_gpus
 from partner_rl.config.reward_schema import RewardSection
 from partner_rl.config.schema import RunConfig
 from partner_rl.types import PartnerError
 
+THIS_MACHINE: Final = "this machine"
+"""Name of the only node of a Ray that a run starts for itself."""
 DRIVER: Final = "driver"
 ENV_RUNNERS: Final = "env runners"
 LEARNERS: Final = "learners"
 _WORKER_CPUS: Final = 1.0
-_ROUNDING: Final = 1e-6
-"""Sums of fractions of a GPU are as exact as Ray's own, which counts in ten-thousandths."""
 _CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")
-
-
-@dataclass(frozen=True, slots=True)
-class ActorGroup:
-    """Processes of one kind that share their resources' shape.
-
-    Attributes:
-        name: `driver`, `env runners`, `learners` or `reward NAME`.
-        cpus: Logical CPUs that each reserves in Ray; the driver reserves none.
-        gpus: GPUs, or a fraction of one, that each reserves in Ray.
-        custom: Other resources that each reserves in Ray, as (name, amount).
-    """
-
-    name: str
-    count: int
-    cpus: float
-    gpus: float
-    threads: int
-    custom: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def bundle(self) -> dict[str, float]:
-        """What Ray reserves for one of them, by Ray's names of resources; empty for the driver."""
-        asked = {"CPU": self.cpus, "GPU": self.gpus, **dict(self.custom)}
-        return {name: amount for name, amount in asked.items() if amount > 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +55,13 @@ class Plan:
     def local_ray_cpus(self) -> int:
         """The `num_cpus` to start a local Ray with: at least the machine's cores, and room for every actor."""
         return max(self.machine_cores, math.ceil(self.total_cpus))
+
+    @property
+    def local_node(self) -> Node:
+        """The node of the Ray that a run starts for itself; it is of every kind that actors ask for."""
+        kinds = {name: 1.0 for group in self.groups for name, _ in group.custom}
+        resources = {"CPU": float(self.local_ray_cpus), "GPU": float(self.machine_gpus), **kinds}
+        return Node("", THIS_MACHINE, resources, resources)
 
     def group(self, name: str) -> ActorGroup | None:
         """The group of a name, or None when the run has no such actors."""
@@ -240,25 +223,6 @@ def _check_gpus(groups: Sequence[ActorGroup], machine_gpus: int) -> None:
                     "algorithm.num_gpus_per_env_runner, algorithm.num_gpus_per_learner or rewards.*.num_gpus, "
                     "or join a cluster with resources.address=auto"
                 )
-
-
-def take_gpus(free: list[float], gpus: float) -> tuple[int, ...] | None:
-    """Takes an actor's share from the first devices that have room.
-
-    A fraction must fit one device; from 1 on, an actor gets whole devices.
-
-    `free` is the share of each device that nobody has reserved; it is lowered in place.
-
-    Returns:
-        The devices, or None when there is no room.
-    """
-    share, count = min(gpus, 1.0), math.ceil(gpus)
-    devices = tuple(index for index, room in enumerate(free) if room >= share - _ROUNDING)[:count]
-    if len(devices) < count:
-        return None
-    for index in devices:
-        free[index] -= share
-    return devices
 
 
 def machine_cores() -> int:

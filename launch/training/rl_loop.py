@@ -25,7 +25,7 @@ from partner_rl.algorithm.iteration_metrics import iteration_metrics
 from partner_rl.algorithm.phase_tracker import CHECKPOINT, EVALUATE, EXPORT, LOG, STOP, PhaseTracker
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.algorithm.trajectory import Iteration
-from partner_rl.cluster.free_resources import free_resources
+from partner_rl.cluster.nodes import free_resources
 from partner_rl.cluster.object_store import full_store, is_full_store
 from partner_rl.config.schema import RunConfig
 from partner_rl.storage.full_disk import disk_of, when_there_is_room

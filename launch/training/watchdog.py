@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from launch.run_folder.record import STALL_FILE
 from partner_rl.algorithm.phase_tracker import Phase, PhaseTracker
 from partner_rl.cluster.pending_calls import PendingCalls, read_pending_calls
+from partner_rl.cluster.ray_internals import actor_record
 from partner_rl.config.schema import FaultsConfig
 from partner_rl.storage.atomic import write_json
 from rewards.pool import NAMESPACE, ClientSpec
@@ -201,12 +202,10 @@ def locate(handles: Sequence[Any], answer_s: float = ANSWER_S) -> list[ActorLoca
 
 
 def _record(handle: Any) -> ActorLocation:
-    # Ray's public interface to this needs its dashboard, which a local Ray does not start.
-    actor = handle._actor_id.hex()
-    record: Mapping[str, Any] = ray._private.state.actors(actor)
+    record = actor_record(handle)
     address = record.get("Address", {})
     return ActorLocation(
-        actor,
+        handle._actor_id.hex(),
         record.get("State", "DEAD"),
         str(address.get("IPAddress", "")),
         int(record.get("Pid", 0)),

@@ -13,7 +13,7 @@ from partner_rl.algorithm.env_runner import SYNCS
 from partner_rl.algorithm.learner import RewriteLearner
 from partner_rl.algorithm.trajectory import Rollout
 from partner_rl.cluster import ray_metrics
-from partner_rl.cluster.free_resources import free_resources
+from partner_rl.cluster.nodes import free_resources
 from partner_rl.cluster.object_store import put
 from partner_rl.types import PartnerError
 

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -22,11 +23,20 @@ from typing import Any, Final
 import psutil
 import ray
 from ray._private import ray_constants, services
+from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
 from partner_rl.storage.full_disk import can_be_written
-from partner_rl.types import PartnerError
+from partner_rl.types import PartnerError, first_line
 
+_ANSWER_S: Final = 5.0
+_SHOWN: Final = 300
+_QUIET: Final = {
+    "RAY_DEDUP_LOGS": "1",
+    # RLlib's own advice about deprecated keys is not for our users.
+    "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 _OWNER_ENTERS: Final = 0o700
 _OWN_TOKEN: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _BYTES: Final = 32
@@ -37,6 +47,42 @@ _IN_SESSION: Final = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma
 """The longest that Ray appends to its folder."""
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _INSTALLED: Final = ("site-packages", "dist-packages")
+
+
+@contextmanager
+def connected(address: str | None, *, shows_workers: bool = True, **sizes: Any) -> Iterator[None]:
+    """This process in a Ray cluster, or in a Ray that is started for it, for the time of a block.
+
+    A process that is in one already stays there, and stays connected.
+
+    Args:
+        address: `auto`, or HOST:PORT of a cluster; None starts a Ray on this machine.
+        shows_workers: Whether what the workers of a cluster print is shown here.
+        sizes: What the Ray that is started has, as in `ray.init`: `num_cpus`, `object_store_memory` …
+
+    Raises:
+        PartnerError: The cluster cannot be joined, or Ray cannot be started.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        if address is None:
+            start_ray(**sizes)
+        else:
+            join_ray(address, log_to_driver=shows_workers)
+    except PartnerError:
+        raise
+    # Where a node does not come up in time, Ray raises a bare Exception.
+    except Exception as error:
+        raise PartnerError(f"Ray cannot be started on this machine: {first_line(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def start_ray(**options: Any) -> None:
@@ -61,9 +107,31 @@ def start_ray(**options: Any) -> None:
 
 
 def join_ray(address: str, **options: Any) -> None:
-    """Joins a cluster; `options` as of `ray.init`, which says what it raises."""
-    with _gone_unless_whole(), _own_sigterm():
-        ray.init(address=address, logging_level=logging.ERROR, job_config=_job(), **options)
+    """Joins a cluster; `options` as of `ray.init`.
+
+    Raises:
+        PartnerError: There is no cluster at the address, or it turns this process away.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        # Ray itself would try for a minute.
+        try:
+            socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+        except OSError as error:
+            reason = error.strerror or error
+            raise PartnerError(f"no Ray cluster answers at {address} (resources.address): {reason}") from error
+    try:
+        with _gone_unless_whole(), _own_sigterm():
+            ray.init(address=address, logging_level=logging.ERROR, job_config=_job(), **options)
+    except AuthenticationError as error:
+        raise PartnerError(
+            f"the Ray cluster at {address} turns this process away: set RAY_AUTH_MODE=token, and put its token "
+            "into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from error
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        # Of versions that differ, Ray tells in several lines.
+        reason = " ".join(str(error).split())[:_SHOWN]
+        raise PartnerError(f"Ray cannot be joined at {address} (resources.address): {reason}") from error
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import ray
 from ray.exceptions import RayError
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list, _internal_kv_put
+
+from partner_rl.cluster.ray_internals import put_value, read_values, remove_value
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class PendingCallsEntry:
             "calls": {actor: count for actor, count in calls.items() if count},
         }
         try:
-            _internal_kv_put(context.get_worker_id(), json.dumps(record), namespace=_NAMESPACE)
+            put_value(context.get_worker_id(), json.dumps(record), _NAMESPACE)
             self._stands = True
         except _STORE_ERRORS as error:
             logger.warning("Ray's store takes no entry of pending calls (%s)", type(error).__name__)
@@ -83,7 +84,7 @@ class PendingCallsEntry:
             return
         self._stands = False
         try:
-            _internal_kv_del(ray.get_runtime_context().get_worker_id(), namespace=_NAMESPACE)
+            remove_value(ray.get_runtime_context().get_worker_id(), _NAMESPACE)
         except _STORE_ERRORS as error:
             logger.warning("Ray's store keeps an old entry of pending calls (%s)", type(error).__name__)
 
@@ -91,11 +92,7 @@ class PendingCallsEntry:
 def read_pending_calls() -> list[PendingCalls]:
     """The entries of the cluster's processes that wait now, those of other runs among them."""
     found = []
-    for key in _internal_kv_list("", namespace=_NAMESPACE):
-        content = _internal_kv_get(key, namespace=_NAMESPACE)
-        if content is None:
-            # Withdrawn in between.
-            continue
+    for content in read_values(_NAMESPACE):
         record: dict[str, Any] = json.loads(content)
         age = time.time() - record["written"]
         if age < _FRESH_S:

@@ -6,8 +6,9 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -15,10 +16,12 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from partner_rl.cluster.local_ray import join_ray, start_ray
+from partner_rl.cluster.local_ray import connected
+from partner_rl.cluster.nodes import cluster_nodes
+from partner_rl.cluster.placement import ActorGroup, place
 from partner_rl.pipelines.resources import Resources
 from partner_rl.pipelines.units import Unit
-from partner_rl.types import PartnerError, first_line
+from partner_rl.types import PartnerError
 
 OBJECT_STORE_BYTES: Final = 80 * 2**20
 """Object store of a Ray that is started for a stage; only units and markers pass through it."""
@@ -35,31 +38,14 @@ def local_ray(resources: Resources, address: str | None = None) -> Iterator[None
     Raises:
         PartnerError: The cluster cannot be reached or has too few CPUs or GPUs.
     """
-    if ray.is_initialized():
-        _check_room(resources)
-        yield
-        return
     _keep_quiet()
-    try:
-        if address is None:
-            with _without_stderr():
-                start_ray(
-                    num_cpus=math.ceil(resources.workers * resources.num_cpus) + 1,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                )
-        else:
-            join_ray(address, log_to_driver=False)
-    except PartnerError:
-        raise
-    # Where a node does not come up in time, Ray raises a bare Exception.
-    except Exception as error:
-        where = "locally" if address is None else f"at {address}"
-        raise PartnerError(f"Ray cannot be started or joined {where}: {first_line(error)}") from error
-    try:
-        _check_room(resources)
+    cpus = math.ceil(resources.workers * resources.num_cpus) + 1
+    connection = connected(address, shows_workers=False, num_cpus=cpus, object_store_memory=OBJECT_STORE_BYTES)
+    with ExitStack() as stack:
+        with _without_stderr():
+            stack.enter_context(connection)
+        _check_capacity(resources)
         yield
-    finally:
-        ray.shutdown()
 
 
 def map_units(work: Callable[[Unit], str], units: Sequence[Unit], resources: Resources) -> Iterator[str]:
@@ -110,47 +96,28 @@ class _Worker:
         return {"answer": [self._work(self._units[int(index)]) for index in batch["index"]]}
 
 
-def _check_room(resources: Resources) -> None:
+def _check_capacity(resources: Resources) -> None:
     """Workers that find no place would be waited for in silence.
 
     Raises:
         PartnerError: They would not all find room, were the cluster theirs alone.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, each in (("CPU", resources.num_cpus), ("GPU", resources.num_gpus)):
-        needed, there = resources.workers * each, sum(node.get(name, 0.0) for node in nodes)
+    nodes = [replace(node, free=node.total) for node in cluster_nodes()]
+    workers = ActorGroup("workers", resources.workers, resources.num_cpus, resources.num_gpus, 1)
+    for name, each in workers.bundle.items():
+        needed, there = workers.count * each, sum(node.total.get(name, 0.0) for node in nodes)
         if needed > there:
             raise PartnerError(
-                f"{resources.workers} workers with {each:g} {name}s each need {needed:g}, Ray has {there:g}: "
+                f"{workers.count} workers with {each:g} {name}s each need {needed:g}, Ray has {there:g}: "
                 "give fewer workers"
             )
     # A worker is on one node, and its fraction of a GPU on one device.
-    room = sum(workers_on(node, resources) for node in nodes)
-    if room < resources.workers:
+    placed = len(place([workers], nodes).placed)
+    if workers.bundle and placed < workers.count:
         raise PartnerError(
-            f"{resources.workers} workers with {resources.num_cpus:g} CPUs and {resources.num_gpus:g} GPUs each: the "
-            f"{len(nodes)} nodes of the cluster have room for {room}; give fewer workers, or less to each"
+            f"{workers.count} workers with {workers.cpus:g} CPUs and {workers.gpus:g} GPUs each: the {len(nodes)} "
+            f"nodes of the cluster have room for {placed}; give fewer workers, or less to each"
         )
-
-
-def workers_on(node: Mapping[str, float], resources: Resources) -> int:
-    """How many workers a node has room for.
-
-    Args:
-        node: Resource → how much of it the node has.
-        resources: What a worker reserves.
-    """
-    cpus, gpus = resources.num_cpus, resources.num_gpus
-    by_cpu = _times(cpus, node.get("CPU", 0.0)) if cpus else resources.workers
-    if not gpus:
-        return by_cpu
-    devices = math.floor(node.get("GPU", 0.0))
-    return min(by_cpu, devices * _times(gpus, 1.0) if gpus <= 1 else _times(gpus, devices))
-
-
-def _times(part: float, whole: float) -> int:
-    """How often a part goes into a whole, as exactly as Ray counts."""
-    return math.floor(whole / part + 1e-6)
 
 
 @contextmanager
@@ -169,10 +136,8 @@ def _without_stderr() -> Iterator[None]:
 
 def _keep_quiet() -> None:
     """Ray Data's own progress bars and advice off; stages show theirs."""
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     # Its core warns of actors that Ray Data itself makes.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()

@@ -10,7 +10,7 @@ from typing import Any, Self
 import ray
 from ray.exceptions import RayTaskError
 
-from partner_rl.cluster.free_resources import free_resources
+from partner_rl.cluster.nodes import free_resources
 from partner_rl.config.reward_schema import RewardsConfig
 from partner_rl.progress import Progress, no_progress
 from partner_rl.types import PartnerError

@@ -179,7 +179,8 @@ def _measure_all(
 
 def pool_plan(config: RunConfig, replicas: int, cores: int, gpus: int) -> Plan:
     """The resources of one pool that has the machine for itself."""
-    from launch.resources.plan import DRIVER, ActorGroup, Plan, threads_each
+    from launch.resources.plan import DRIVER, Plan, threads_each
+    from partner_rl.cluster.placement import ActorGroup
 
     threads = threads_each(config, cores, replicas)
     pool = ActorGroup("reward pool", replicas, config.rewards.num_cpus, 0.0, threads)

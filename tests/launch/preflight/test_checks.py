@@ -30,8 +30,8 @@ from launch.preflight.show import (
 )
 from launch.preflight.wandb_access import WandbAccess, wandb_result
 from launch.resources.memory import GIB, ProcessMemory
-from launch.resources.placement import Node, this_machine
 from launch.resources.plan import DRIVER, resource_plan
+from partner_rl.cluster.placement import Node
 from partner_rl.config.load import load_config
 
 CONFIG = load_config("smoke")
@@ -40,7 +40,7 @@ GOOD = Facts(
     config=CONFIG,
     request=CheckRequest(frozenset({DATA}), is_run=True),
     machine=Machine(4, 16 * GIB, 12 * GIB, 4 * GIB),
-    cluster=ClusterState(None, (this_machine(PLAN),), has_token=True),
+    cluster=ClusterState(None, (PLAN.local_node,), has_token=True),
     plan=PLAN,
     plan_problem="",
     models=(ModelFact("models.policy", "random:llama", "on use"),),
@@ -170,7 +170,7 @@ def test_processes_that_share_a_gpu_are_summed(pool, status):
         config=config,
         machine=replace(GOOD.machine, gpus=(Gpu("X", 14 * GIB, 14 * GIB),)),
         plan=plan,
-        cluster=ClusterState(None, (this_machine(plan),)),
+        cluster=ClusterState(None, (plan.local_node,)),
         memory=(gpu_process(DRIVER, 4), *(gpu_process(f"reward {n}", pool) for n in ("empathy", "fluency"))),
     )
     row = only(check_gpu_memory(facts))

@@ -25,12 +25,14 @@ from launch.preflight.facts import gather
 from launch.preflight.machine import local_machine
 from launch.preflight.packages import installed_packages
 from launch.preflight.wandb_access import wandb_access
-from launch.resources import session as session_module
-from launch.resources.placement import place
+from launch.resources.capacity import require_capacity
 from launch.resources.plan import resource_plan
-from launch.resources.session import join, ray_session
-from launch.resources.wait_for_nodes import cluster_nodes, require_capacity
+from launch.resources.session import ray_session
 from launch.training.smoke import smoke_config
+from partner_rl.cluster import local_ray
+from partner_rl.cluster.local_ray import join_ray
+from partner_rl.cluster.nodes import cluster_nodes
+from partner_rl.cluster.placement import place
 from partner_rl.config.load import load_config, preset_names, save_config
 from partner_rl.config.schema import RunConfig, TrackingConfig
 from partner_rl.types import PartnerError
@@ -325,7 +327,7 @@ def cluster(no_ray):
 
 @pytest.fixture
 def joined(cluster):
-    join(cluster.address)
+    join_ray(cluster.address)
     yield cluster
     ray.shutdown()
 
@@ -356,7 +358,7 @@ def test_nodes_of_a_real_cluster(joined):
     # Nodes tell of what is reserved a moment later.
     wait_until(lambda: free() == (1.0, 0.5), "nothing is reserved")
     plan = resource_plan(load_config("smoke", ["resources.address=auto", *IMPOSSIBLE]), 2, 0)
-    assert place(plan, cluster_nodes()).missing == {"env runners": 2}
+    assert place(plan.groups, cluster_nodes()).missing == {"env runners": 2}
     # And of what is given back: the next test finds the nodes empty.
     ray.kill(holder)
     wait_until(lambda: free() == (2.0, 1.0), "nothing is given back")
@@ -368,13 +370,13 @@ def test_train_is_refused_within_ten_seconds_and_writes_nothing(cluster, tmp_pat
     given = ["--preset", "smoke", f"resources.address={cluster.address}", *IMPOSSIBLE]
     joining = []
 
-    def timed_join(address: str) -> None:
+    def timed_join(address: str, **options: Any) -> None:
         began = time.monotonic()
-        join(address)
+        join_ray(address, **options)
         joining.append(time.monotonic() - began)
 
     # How long Ray takes to let a process in depends on what else the machine does; the rest is ours.
-    monkeypatch.setattr(session_module, "join", timed_join)
+    monkeypatch.setattr(local_ray, "join_ray", timed_join)
     started = time.monotonic()
     config = load_config("smoke", given[2:])
     with pytest.raises(PartnerError) as refused, ray_session(config, resource_plan(config, 2, 0)):

@@ -13,13 +13,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.resources import wait_for_nodes
-from launch.resources.placement import Node, amounts, bundles, place, this_machine, what_is_missing
-from launch.resources.plan import DRIVER, ENV_RUNNERS, LEARNERS, ActorGroup, Plan, resource_plan, take_gpus
-from launch.resources.wait_for_nodes import require_capacity
+from launch.resources import capacity
+from launch.resources.capacity import require_capacity, what_is_missing
+from launch.resources.plan import DRIVER, ENV_RUNNERS, LEARNERS, Plan, resource_plan
+from partner_rl.cluster.placement import ActorGroup, Node, amounts, bundles, place, take_gpus
 from partner_rl.config.load import load_config
-from partner_rl.pipelines.ray_data import workers_on
-from partner_rl.pipelines.resources import Resources
 from partner_rl.types import PartnerError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,7 +36,7 @@ def node(name: str, cpus: float, gpus: float = 0.0, used: dict[str, float] | Non
 def test_what_has_a_gpu_comes_first_and_the_rest_leaves_gpu_nodes_alone():
     runners = ActorGroup(ENV_RUNNERS, 2, 1.0, 0.0, 1)
     learners = ActorGroup(LEARNERS, 1, 0.0, 1.0, 1)
-    placement = place(plan(runners, learners), [node("gpu", 4, 1), node("cpu", 2)])
+    placement = place([runners, learners], [node("gpu", 4, 1), node("cpu", 2)])
     assert placement.fits
     assert placement.placed[0].group == LEARNERS
     assert placement.on_node(0) == {LEARNERS: 1}
@@ -48,67 +46,67 @@ def test_what_has_a_gpu_comes_first_and_the_rest_leaves_gpu_nodes_alone():
 def test_a_fraction_must_fit_one_device():
     # 2.4 of 3 GPUs in sum, and the fourth finds no device.
     pool = ActorGroup("reward empathy", 4, 0.0, 0.6, 1)
-    placement = place(plan(pool), [node("a", 4, 3)])
+    placement = place([pool], [node("a", 4, 3)])
     assert placement.missing == {"reward empathy": 1}
     assert sorted(actor.devices for actor in placement.placed) == [(0,), (1,), (2,)]
 
 
 def test_several_gpus_are_whole_ones_of_one_node():
     learners = ActorGroup(LEARNERS, 1, 0.0, 2.0, 1)
-    assert place(plan(learners), [node("a", 4, 1), node("b", 4, 1)]).missing == {LEARNERS: 1}
-    placement = place(plan(learners), [node("a", 4, 1), node("b", 4, 2)])
+    assert place([learners], [node("a", 4, 1), node("b", 4, 1)]).missing == {LEARNERS: 1}
+    placement = place([learners], [node("a", 4, 1), node("b", 4, 2)])
     assert [(actor.node, actor.devices) for actor in placement.placed] == [(1, (0, 1))]
 
 
 def test_an_order_that_leaves_somebody_out_is_not_the_last_word():
     # The two large shares fill one device together, and then four small ones do not fit the other.
     groups = [ActorGroup("large", 2, 0.0, 0.44, 1), ActorGroup("small", 4, 0.0, 0.28, 1)]
-    assert place(plan(*groups), [node("a", 1, 2)]).fits
+    assert place(groups, [node("a", 1, 2)]).fits
 
 
 def test_who_must_be_on_a_kind_of_node_comes_before_who_may_be_anywhere():
     runner = ActorGroup(ENV_RUNNERS, 1, 0.0, 1.0, 1)
     marked = ActorGroup("reward empathy", 2, 0.0, 0.5, 1, (("reward", 0.001),))
     nodes = [node("a", 1, 1, reward=1.0), node("b", 1, 1)]
-    assert place(plan(runner, marked), nodes).fits
+    assert place([runner, marked], nodes).fits
 
 
 def test_a_large_cluster_is_packed_in_a_moment():
     # Processor time of this thread, because other tests may hold the cores.
     started = time.thread_time()
     groups = [ActorGroup(ENV_RUNNERS, 400, 1.0, 0.5, 1), ActorGroup(LEARNERS, 65, 1.0, 1.0, 1)]
-    assert not place(plan(*groups), [node(f"n{i}", 8, 8) for i in range(33)]).fits
+    assert not place(groups, [node(f"n{i}", 8, 8) for i in range(33)]).fits
     assert time.thread_time() - started < 2.0
 
 
 def test_what_others_use_is_not_there():
     runners = ActorGroup(ENV_RUNNERS, 2, 1.0, 0.0, 1)
-    assert place(plan(runners), [node("a", 4, used={"CPU": 3.0})]).missing == {ENV_RUNNERS: 1}
+    assert place([runners], [node("a", 4, used={"CPU": 3.0})]).missing == {ENV_RUNNERS: 1}
     half = ActorGroup("reward fluency", 1, 0.0, 0.75, 1)
-    assert place(plan(half), [node("a", 4, 1, used={"GPU": 0.5})]).missing == {"reward fluency": 1}
+    assert place([half], [node("a", 4, 1, used={"GPU": 0.5})]).missing == {"reward fluency": 1}
 
 
 def test_a_mark_keeps_actors_to_their_kind_of_node():
     config = load_config("smoke", ["resources.placement.rewards=reward", "algorithm.num_env_runners=1"])
     marked = resource_plan(config, 2, 0)
-    assert place(marked, [node("a", 8), node("b", 8, reward=1.0)]).on_node(0) == {ENV_RUNNERS: 1}
-    missing = place(marked, [node("a", 8)])
+    assert place(marked.groups, [node("a", 8), node("b", 8, reward=1.0)]).on_node(0) == {ENV_RUNNERS: 1}
+    missing = place(marked.groups, [node("a", 8)])
     assert sum(missing.missing.values()) == 4
     assert "a node with 'reward'" in what_is_missing(marked, missing)
-    assert place(marked, [this_machine(marked)]).fits
+    assert place(marked.groups, [marked.local_node]).fits
 
 
 def test_the_message_says_what_is_missing():
     runners = ActorGroup(ENV_RUNNERS, 4, 1.0, 1.0, 1)
     asked = plan(runners)
     nodes = [node("a", 8, 1), node("b", 8, 1), node("c", 64)]
-    text = what_is_missing(asked, place(asked, nodes))
+    text = what_is_missing(asked, place(asked.groups, nodes))
     assert "env runners 4 × 1 GPU and 1 CPU: 2 of them find no node" in text
     assert "the largest node has 1 GPU and 8 CPUs" in text
     assert "3 nodes together have 80 of 80 CPUs and 2 of 2 GPUs free" in text
     assert "algorithm.num_env_runners" in text
     assert "\n" not in text
-    assert "no node" in what_is_missing(asked, place(asked, []))
+    assert "no node" in what_is_missing(asked, place(asked.groups, []))
 
 
 def test_amounts_read_like_a_sentence():
@@ -132,8 +130,8 @@ def test_the_cluster_preset_fits_the_nodes_of_the_cluster_file():
         for kind, settings in kinds.items()
         for i in range(settings.get("max_workers", 1))
     ]
-    assert place(asked, nodes).fits
-    assert not place(asked, nodes[:-1]).fits
+    assert place(asked.groups, nodes).fits
+    assert not place(asked.groups, nodes[:-1]).fits
 
 
 FRACTIONS = st.sampled_from([0.0, 0.2, 0.25, 0.3, 0.5, 0.6, 1.0, 2.0])
@@ -156,7 +154,7 @@ NODES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), min_size=1, ma
 @given(groups=GROUPS, sizes=NODES)
 def test_no_node_and_no_device_is_promised_twice(groups, sizes):
     nodes = [node(f"n{i}", cpus, gpus) for i, (cpus, gpus) in enumerate(sizes)]
-    placement = place(plan(*groups), nodes)
+    placement = place(groups, nodes)
     by_name = {group.name: group for group in groups}
     cpus, devices = Counter(), Counter()
     for actor in placement.placed:
@@ -177,7 +175,7 @@ def test_no_node_and_no_device_is_promised_twice(groups, sizes):
 @given(shares=st.lists(st.sampled_from([0.25, 0.5, 1.0]), max_size=8))
 def test_fractions_that_divide_each_other_fit_whenever_their_sum_does(shares):
     groups = [ActorGroup(str(i), 1, 0.0, share, 1) for i, share in enumerate(shares)]
-    assert place(plan(*groups), [node("a", 1, 2), node("b", 1, 1)]).fits == (sum(shares) <= 3)
+    assert place(groups, [node("a", 1, 2), node("b", 1, 1)]).fits == (sum(shares) <= 3)
 
 
 def test_devices_are_left_as_they_were_without_room():
@@ -189,7 +187,7 @@ def test_devices_are_left_as_they_were_without_room():
 
 
 def test_without_waiting_the_refusal_comes_at_once(monkeypatch):
-    monkeypatch.setattr(wait_for_nodes, "_wait", lambda *arguments: pytest.fail("it waited for nodes"))
+    monkeypatch.setattr(capacity, "_wait", lambda *arguments: pytest.fail("it waited for nodes"))
     runners = ActorGroup(ENV_RUNNERS, 1, 1.0, 1.0, 1)
 
     def look() -> Iterator[list[Node]]:
@@ -210,13 +208,10 @@ def test_with_room_nobody_waits():
     assert require_capacity(plan(runners), 100.0, lambda: next(once)).fits
 
 
-def test_workers_of_a_data_stage_are_each_on_one_node():
-    node = {"CPU": 4.0, "GPU": 2.0}
-    assert workers_on(node, Resources(num_cpus=3)) == 1
-    assert workers_on(node, Resources(num_cpus=0.1)) == 40
-    assert workers_on(node, Resources(num_cpus=5)) == 0
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "placed"),
     # A share is of one device: of two devices, four times 0.4 and not five.
-    assert workers_on(node, Resources(num_cpus=0.5, num_gpus=0.4)) == 4
-    assert workers_on(node, Resources(num_cpus=0.5, num_gpus=2)) == 1
-    assert workers_on({"CPU": 4.0}, Resources(num_gpus=1)) == 0
-    assert workers_on(node, Resources(workers=7, num_cpus=0)) == 7
+    [(3, 0, 1), (0.1, 0, 40), (5, 0, 0), (0.5, 0.4, 4), (0.5, 2, 1), (0, 0.5, 4)],
+)
+def test_equal_actors_are_each_on_one_node(cpus, gpus, placed):
+    assert len(place([ActorGroup("workers", 50, cpus, gpus, 1)], [node("a", 4, 2)]).placed) == placed

@@ -14,21 +14,38 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from launch.resources.plan import ENV_RUNNERS, LEARNERS, ActorGroup, Plan, take_gpus
-
-THIS_MACHINE: Final = "this machine"
-"""Name of the only node of a Ray that a run starts for itself."""
-
 _ROUNDING: Final = 1e-6
+"""Sums of fractions of a GPU are as exact as Ray's own, which counts in ten-thousandths."""
 _MARK: Final = 0.01
 _OTHER_ORDERS: Final = 200
 _SMALL: Final = 2_000
 """Actors times nodes up to which other orders are worth the fraction of a second that they take."""
 _SHOWN: Final = ("CPU", "GPU")
-_KEYS: Final = {
-    ENV_RUNNERS: "algorithm.num_env_runners or algorithm.num_gpus_per_env_runner",
-    LEARNERS: "algorithm.num_learners or algorithm.num_gpus_per_learner",
-}
+
+
+@dataclass(frozen=True, slots=True)
+class ActorGroup:
+    """Processes of one kind that share their resources' shape.
+
+    Attributes:
+        name: `driver`, `env runners`, `learners` or `reward NAME`.
+        cpus: Logical CPUs that each reserves in Ray; the driver reserves none.
+        gpus: GPUs, or a fraction of one, that each reserves in Ray.
+        custom: Other resources that each reserves in Ray, as (name, amount).
+    """
+
+    name: str
+    count: int
+    cpus: float
+    gpus: float
+    threads: int
+    custom: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What Ray reserves for one of them, by Ray's names of resources; empty for the driver."""
+        asked = {"CPU": self.cpus, "GPU": self.gpus, **dict(self.custom)}
+        return {name: amount for name, amount in asked.items() if amount > 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +101,7 @@ class Placement:
         return dict(Counter(actor.group for actor in self.placed if actor.node == node))
 
 
-def this_machine(plan: Plan) -> Node:
-    """The node of the Ray that a run starts for itself; it is of every kind that actors ask for."""
-    kinds = {name: 1.0 for group in plan.groups for name, _ in group.custom}
-    resources = {"CPU": float(plan.local_ray_cpus), "GPU": float(plan.machine_gpus), **kinds}
-    return Node("", THIS_MACHINE, resources, resources)
-
-
-def place(plan: Plan, nodes: Sequence[Node]) -> Placement:
+def place(groups: Iterable[ActorGroup], nodes: Sequence[Node]) -> Placement:
     """Packs the actors of a plan onto nodes, as far as there is room.
 
     The largest come first. On a cluster that is full to the last share that order may leave an actor out where another
@@ -99,7 +109,7 @@ def place(plan: Plan, nodes: Sequence[Node]) -> Placement:
 
     The driver reserves nothing and is left out.
     """
-    largest_first = sorted((group for group in plan.groups if group.bundle), key=_size, reverse=True)
+    largest_first = sorted((group for group in groups if group.bundle), key=_size, reverse=True)
     actors = [group for group in largest_first for _ in range(group.count)]
     best = _pack(actors, nodes)
     shuffled, random = list(actors), Random(0)
@@ -160,38 +170,23 @@ class _Room:
         return devices
 
 
-def what_is_missing(plan: Plan, placement: Placement) -> str:
-    """Says which actors find no node, what the cluster has, and what to change; for a placement that does not fit."""
-    nodes = placement.nodes
-    if not nodes:
-        return "the cluster has no node: start one, or set resources.wait_for_nodes_s if it scales itself"
-    groups = [group for group in plan.groups if group.name in placement.missing]
-    parts = [
-        f"{group.name} {group.count} × {amounts(group.bundle)}: {placement.missing[group.name]} of them find no node"
-        for group in groups
-    ]
-    wanted = list(dict.fromkeys(name for group in groups for name in group.bundle))
-    parts.append(_largest(nodes, wanted))
-    parts.append(_sums(nodes, wanted))
-    keys = list(dict.fromkeys(_KEYS.get(group.name, "rewards.*.replicas or rewards.*.num_gpus") for group in groups))
-    return f"{'; '.join(parts)}: lower {', '.join(keys)}, or add nodes (resources.wait_for_nodes_s waits for them)"
+def take_gpus(free: list[float], gpus: float) -> tuple[int, ...] | None:
+    """Takes an actor's share from the first devices that have room.
 
+    A fraction must fit one device; from 1 on, an actor gets whole devices.
 
-def _largest(nodes: Sequence[Node], wanted: Sequence[str]) -> str:
-    """What the largest node has of the resources that count, whether free or not."""
-    rare = [name for name in wanted if name != "CPU"] or ["CPU"]
-    largest = max(nodes, key=lambda node: [node.total.get(name, 0.0) for name in [*rare, "CPU"]])
-    return f"the largest node has {amounts({name: largest.total.get(name, 0.0) for name in wanted})}"
+    `free` is the share of each device that nobody has reserved; it is lowered in place.
 
-
-def _sums(nodes: Sequence[Node], wanted: Sequence[str]) -> str:
-    parts = []
-    for name in wanted:
-        free = sum(node.free.get(name, 0.0) for node in nodes)
-        total = sum(node.total.get(name, 0.0) for node in nodes)
-        parts.append(f"{free:g} of {total:g} {_unit(name, total)}")
-    count = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}"
-    return f"{count} together {'have' if len(nodes) > 1 else 'has'} {' and '.join(parts)} free"
+    Returns:
+        The devices, or None when there is no room.
+    """
+    share, count = min(gpus, 1.0), math.ceil(gpus)
+    devices = tuple(index for index, room in enumerate(free) if room >= share - _ROUNDING)[:count]
+    if len(devices) < count:
+        return None
+    for index in devices:
+        free[index] -= share
+    return devices
 
 
 def amounts(resources: Mapping[str, float]) -> str:
@@ -199,12 +194,13 @@ def amounts(resources: Mapping[str, float]) -> str:
     order = sorted(resources, key=lambda name: (name not in _SHOWN, name != "GPU"))
     # A trace of a resource marks a kind of node (`resources.placement`).
     kinds = [name for name in order if 0 < resources[name] < _MARK]
-    parts = [f"{resources[name]:g} {_unit(name, resources[name])}" for name in order if name not in kinds]
+    parts = [f"{resources[name]:g} {unit(name, resources[name])}" for name in order if name not in kinds]
     where = f" on a node with {' and '.join(map(repr, kinds))}" if kinds else ""
     return (" and ".join(parts) or "room") + where
 
 
-def _unit(name: str, amount: float) -> str:
+def unit(name: str, amount: float) -> str:
+    """A resource's name, in the plural for several CPUs or GPUs."""
     return f"{name}s" if name in _SHOWN and amount != 1 else name
 
 
