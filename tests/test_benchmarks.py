@@ -28,6 +28,7 @@ from partner_rl.positions import position_mask
 from partner_rl.types import Example, MechanismLabel, PartnerError
 from tests.helpers.command_line import ROOT, benchmark, partner
 
+ONE_SCORER = [f"rewards.{name}.weight=0" for name in ("empathy", "coherence", "mutual_information")]
 TINY = ["models.reward_lm=random:llama", "models.encoder=random:bert", "resources.object_store_mb=100"]
 
 
@@ -204,7 +205,7 @@ def test_both_sides_do_equal_work_through_the_command_line(tmp_path: Path) -> No
     small = ["--prompts", "2", "--samples", "2", "--prompt-tokens", "120", "--new-tokens", "4", "--threads", "1"]
     result = run_module(
         "benchmarks.vs_trl", "--model", "random:llama", "--rounds", "1", "--reward", "scorers", *small,
-        "--json", str(tmp_path / "report.json"), *TINY, PARTNER_RL_DEBUG="1",
+        "--json", str(tmp_path / "report.json"), *TINY, *ONE_SCORER, PARTNER_RL_DEBUG="1",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "report.json").read_text())
@@ -220,11 +221,11 @@ def test_both_sides_do_equal_work_through_the_command_line(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_scaling_measures_every_phase_through_the_command_line(tmp_path: Path) -> None:
-    result = run_module(
-        "benchmarks.scaling", "--model", "random:llama", "--iterations", "1", "--reward", "free", "--prompts", "2",
+def test_scaling_measures_every_phase_through_the_command_line(commands_share_ray: None, tmp_path: Path) -> None:
+    result = benchmark(
+        scaling, "--model", "random:llama", "--iterations", "1", "--reward", "free", "--prompts", "2",
         "--new-tokens", "4", "--samples", "1,4", "--prompt-tokens", "", "--env-runners", "1", "--threads", "1",
-        "--json", str(tmp_path / "report.json"), *TINY, PARTNER_RL_DEBUG="1",
+        "--json", str(tmp_path / "report.json"), *TINY,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
