@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -32,20 +33,22 @@ def _reachable(functions: Iterable[Callable[..., Any]]) -> set[FunctionType]:
     return found
 
 
-def _test_code(function: FunctionType) -> Iterator[Callable[..., Any]]:
+@cache
+def _test_code(function: FunctionType) -> list[Callable[..., Any]]:
     """The functions of tests that a function names, and the methods of their classes."""
-    for name in _names(function.__code__):
-        value = function.__globals__.get(name)
-        if str(getattr(value, "__module__", "")).startswith("tests"):
-            yield from filter(inspect.isfunction, vars(value).values() if isinstance(value, type) else [value])
+    named = [function.__globals__.get(name) for name in _names(function.__code__)]
+    mine = [value for value in named if str(getattr(value, "__module__", "")).startswith("tests")]
+    parts = [part for value in mine for part in (vars(value).values() if isinstance(value, type) else [value])]
+    return [part for part in parts if inspect.isfunction(part)]
 
 
-def _named_needs(function: FunctionType) -> Iterator[str]:
+@cache
+def _named_needs(function: FunctionType) -> set[str]:
     names = set(_names(function.__code__))
-    if "ray" in names:
-        yield "ray"
+    needs = {"ray"} & names
     if any(function.__globals__.get(name) is subprocess for name in names) and names & _STARTS:
-        yield "process"
+        needs.add("process")
+    return needs
 
 
 def _names(code: CodeType) -> Iterator[str]:
