@@ -156,12 +156,12 @@ def chosen_pairs(config: RunConfig, split: str, limit: int) -> tuple[Example, ..
 
 def real_sentences(pairs: Sequence[Example]) -> Spoken:
     """The sentences of labelled responses in which a rationale lies, as a warm start would learn them."""
-    from partner_rl.warmstart.annotate import annotate, is_usable
+    from partner_rl.warmstart.annotate import annotate, why_unusable
     from partner_rl.warmstart.pairs import MAX_WORDS, MIN_WORDS, find_targets
 
     found: dict[Example, list[str]] = defaultdict(list)
-    for target in find_targets(annotate(pairs, None)):
-        if is_usable(target.sentence, MIN_WORDS, MAX_WORDS, own_experience=True):
+    for target in find_targets(annotate(pairs)):
+        if not why_unusable(target.sentence, MIN_WORDS, MAX_WORDS):
             found[target.response.example].append(target.sentence)
     return [(pair.seeker_post, tuple(found[pair])) for pair in pairs if pair in found]
 

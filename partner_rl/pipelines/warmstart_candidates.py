@@ -121,7 +121,7 @@ class Extractor:
 
     def _annotated(self, examples: Sequence[Example], counts: Counter[str]) -> list[AnnotatedResponse]:
         if self._predict is None:
-            responses = annotate([example for example in examples if example.labels is not None], None)
+            responses = annotate(examples)
             counts["responses/without labels"] += sum(example.labels is None for example in examples)
         else:
             labelled = _labelled(examples, self._predict)

@@ -1,4 +1,4 @@
-"""Which sentences of a response carry empathy: by human rationales, or by a classifier where there are no labels."""
+"""Which sentences of a response carry empathy: by rationales, or by a classifier with rationales as a check."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -58,26 +57,13 @@ class AnnotatedResponse:
     empathy: float
 
 
-def annotate(examples: Sequence[Example], scorer: SentenceScorer | None) -> list[AnnotatedResponse]:
-    """Finds the empathic sentences of every response that has a sentence and is labelled or can be scored.
-
-    Unlabelled ones are scored in one call; without a scorer they are left out.
-
-    Raises:
-        PartnerError: The scorer's answer has the wrong shape or is not finite.
-    """
-    splits = [text.split(example.response_post) for example in examples]
-    rows = [row for row, split in enumerate(splits) if split.sentences]
-    unlabelled = [row for row in rows if examples[row].labels is None]
-    annotated = {
-        row: _by_rationales(examples[row], splits[row], labels)
-        for row in rows
-        if (labels := examples[row].labels) is not None
-    }
-    if scorer is not None and unlabelled:
-        scored = _by_scorer([(examples[row], splits[row]) for row in unlabelled], scorer)
-        annotated.update(zip(unlabelled, scored, strict=True))
-    return [annotated[row] for row in sorted(annotated)]
+def annotate(examples: Sequence[Example]) -> list[AnnotatedResponse]:
+    """Finds the empathic sentences of every labelled response that has a sentence, by its rationales."""
+    return [
+        _by_rationales(example, split, example.labels)
+        for example in examples
+        if example.labels is not None and (split := text.split(example.response_post)).sentences
+    ]
 
 
 def annotate_checked(
@@ -97,7 +83,7 @@ def annotate_checked(
     """
     if any(example.labels is None for example in examples):
         raise ValueError("sentences are checked against rationales: every pair must be labelled")
-    marked = annotate(examples, None)
+    marked = annotate(examples)
     requests = [(one.example.seeker_post, sentence) for one in marked for sentence in one.split.sentences]
     scores_NM = _scores(requests, scorer)
     marked_NM = np.array([levels for one in marked for levels in one.levels]).reshape(scores_NM.shape) > 0.0
@@ -131,13 +117,12 @@ def check_scores(
     return np.where(cases[AGREE] | cases[STRONG_ALONE], scores_NM, 0.0), counts
 
 
-def is_usable(sentence: str, min_words: int, max_words: int, own_experience: bool = True) -> bool:
-    """Whether a sentence may be written by the policy: of ordinary length, without web addresses and forum names."""
-    return why_unusable(sentence, min_words, max_words, own_experience) is None
-
-
 def why_unusable(sentence: str, min_words: int, max_words: int, own_experience: bool = True) -> str | None:
-    """Why a sentence may not be written by the policy, in a few words; None if it may. Arguments as `is_usable`'s."""
+    """Why a sentence may not be written by the policy, in a few words; None if it may.
+
+    It may if it is of ordinary length and without web addresses and forum names; without `own_experience` it must not
+    speak of its writer's life (`partner_rl.text.self_disclosure`).
+    """
     words = len(sentence.split())
     if words < min_words:
         return "too short"
@@ -178,21 +163,6 @@ def _sentence_spans(split: text.SplitText) -> list[tuple[int, int]]:
         spans.append((start, start + len(sentence)))
         start += len(sentence) + len(gap)
     return spans
-
-
-def _by_scorer(pairs: Sequence[tuple[Example, text.SplitText]], scorer: SentenceScorer) -> list[AnnotatedResponse]:
-    """Each response's sentences, then the response as a whole, scored in one call."""
-    requests = [
-        (example.seeker_post, part) for example, split in pairs for part in (*split.sentences, example.response_post)
-    ]
-    levels_NM = _scores(requests, scorer)
-    bounds = np.cumsum([0, *(len(split.sentences) + 1 for _, split in pairs)]).tolist()
-    return [
-        AnnotatedResponse(
-            example, split, tuple(_levels(row) for row in levels_NM[start : end - 1]), float(levels_NM[end - 1].sum())
-        )
-        for (example, split), (start, end) in zip(pairs, pairwise(bounds), strict=True)
-    ]
 
 
 def _scores(requests: Sequence[tuple[str, str]], scorer: SentenceScorer) -> npt.NDArray[np.float64]:

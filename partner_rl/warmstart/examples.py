@@ -42,9 +42,9 @@ def make_examples(config: RunConfig, splits: Splits) -> WarmStartExamples:
     held_out = config.warmstart.model_copy(update={"max_examples": config.warmstart.max_dev_examples})
 
     def made(pairs: Sequence[Example]) -> tuple[WarmStartExample, ...]:
-        return tuple(make_pairs(pairs, config.env, held_out, config.seed, None, longest, most)[0])
+        return tuple(make_pairs(pairs, config.env, held_out, config.seed, longest, most)[0])
 
-    train, counts = make_pairs(splits.train, config.env, config.warmstart, config.seed, None, longest, most)
+    train, counts = make_pairs(splits.train, config.env, config.warmstart, config.seed, longest, most)
     if not train and config.warmstart.epochs:
         raise PartnerError(f"{config.data.source} gives no warm-start examples: {_why_none(counts, longest)}")
     logger.info(
@@ -59,7 +59,7 @@ def make_examples(config: RunConfig, splits: Splits) -> WarmStartExamples:
 
 def _why_none(counts: PairCounts, longest: int) -> str:
     """What is wrong with pairs that give no example, and what to do."""
-    empathic = sum(counts.empathic_sentences.values())
+    empathic = counts.empathic_sentences
     if empathic and counts.unusable_sentences == empathic:
         return (
             f"none of its {empathic} empathic sentences can be learned, as each must have {MIN_WORDS} to {longest} "

@@ -8,7 +8,6 @@ and some show an already empathic response, to be left alone.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -20,7 +19,7 @@ from partner_rl.config.schema import EnvConfig, WarmStartConfig
 from partner_rl.positions import Position, PositionKind, decode_position, encode_position, noop_position
 from partner_rl.text.self_disclosure import speaks_of_itself
 from partner_rl.types import MECHANISMS, EditAction, Example, RewriteState
-from partner_rl.warmstart.annotate import AnnotatedResponse, SentenceScorer, annotate, is_usable
+from partner_rl.warmstart.annotate import AnnotatedResponse, annotate, why_unusable
 from partner_rl.warmstart.balance import grouped, interleaved
 
 MIN_WORDS: Final = 4
@@ -58,22 +57,15 @@ class PairCounts:
     """What a corpus gave, in numbers.
 
     Attributes:
-        responses: Responses that were labelled or scored.
-        empathic_sentences: Mechanism → sentences that carry it (each counted for its strongest mechanism).
-        unusable_sentences: Empathic sentences too short, too long, with a web address, or of the writer's own life
-            where that is not asked for.
-        by_mechanism: Mechanism → insert and replace examples.
-        by_position: Position, such as `insert 0`, → examples.
+        unusable_sentences: Those of the empathic sentences that are too short, too long, with a web address, or of the
+            writer's own life where that is not asked for.
     """
 
-    responses: int
-    empathic_sentences: dict[str, int]
+    empathic_sentences: int
     unusable_sentences: int
     inserts: int
     replaces: int
     noops: int
-    by_mechanism: dict[str, int]
-    by_position: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +123,6 @@ def make_pairs(
     env: EnvConfig,
     settings: WarmStartConfig,
     seed: int,
-    scorer: SentenceScorer | None = None,
     max_words: int = MAX_WORDS,
     max_sentences: int = 1,
 ) -> tuple[list[WarmStartExample], PairCounts]:
@@ -140,39 +131,26 @@ def make_pairs(
     The balance holds when `settings.max_examples` leaves a choice; without a limit every usable sentence is an example.
 
     Args:
-        examples: Real pairs. Sentences of labelled ones carry empathy where a rationale says so.
+        examples: Real pairs; those without labels are left out. A sentence carries empathy where a rationale says so.
         env: The task; states are windows as `envs.rewriting` cuts them.
         settings: Number of examples and share of no-ops.
         seed: The same seed and examples give the same result.
-        scorer: Levels of sentences and responses without labels; None leaves unlabelled pairs out.
         max_words: Longest target sentence; choose it so that a sentence fits the policy's `max_new_tokens`.
         max_sentences: Most adjacent empathic sentences in one target.
 
     Returns:
         The examples, and counts for the log.
-
-    Raises:
-        PartnerError: The scorer's answer has the wrong shape or is not finite.
     """
     rng = np.random.default_rng(seed)
-    responses = annotate(examples, scorer)
+    responses = annotate(examples)
     own = settings.own_experience
     targets = find_targets(responses, max_sentences=max_sentences, max_words=max_words, own_experience=own)
-    usable = [target for target in targets if is_usable(target.sentence, MIN_WORDS, max_words, own)]
+    usable = [target for target in targets if not why_unusable(target.sentence, MIN_WORDS, max_words, own)]
     inserts, replaces = draft_edits(usable, neutral_sentences(responses, max_words), env, rng)
     chosen = _choose_edits(inserts, replaces, settings)
     noops = draft_noops(responses, env, rng)[: _noop_count(len(chosen), settings)]
     pairs = [draft.example for draft in (*chosen, *noops)]
-    counts = PairCounts(
-        responses=len(responses),
-        empathic_sentences=_tally([target.mechanism for target in targets]),
-        unusable_sentences=len(targets) - len(usable),
-        inserts=sum(_kind(draft.example, env) is PositionKind.INSERT for draft in chosen),
-        replaces=sum(_kind(draft.example, env) is PositionKind.REPLACE for draft in chosen),
-        noops=len(noops),
-        by_mechanism=_tally([draft.mechanism for draft in chosen]),
-        by_position=_tally_positions(pairs, env),
-    )
+    counts = PairCounts(len(targets), len(targets) - len(usable), *_kinds(chosen, env), len(noops))
     return [pairs[row] for row in rng.permutation(len(pairs))], counts
 
 
@@ -234,7 +212,7 @@ def neutral_sentences(responses: Sequence[AnnotatedResponse], max_words: int) ->
         for response in responses
         if response.empathy < NEUTRAL_EMPATHY
         for sentence, levels in zip(response.split.sentences, response.levels, strict=True)
-        if max(levels) < MIN_LEVEL and is_usable(sentence, MIN_WORDS, max_words)
+        if max(levels) < MIN_LEVEL and not why_unusable(sentence, MIN_WORDS, max_words)
     ]
 
 
@@ -386,15 +364,7 @@ def _noop_count(edits: int, settings: WarmStartConfig) -> int | None:
     return round(edits * settings.noop_fraction / (1.0 - settings.noop_fraction))
 
 
-def _kind(example: WarmStartExample, env: EnvConfig) -> PositionKind:
-    return decode_position(example.action.position, env.window).kind
-
-
-def _tally(names: Sequence[str]) -> dict[str, int]:
-    return dict(sorted(Counter(names).items()))
-
-
-def _tally_positions(pairs: Sequence[WarmStartExample], env: EnvConfig) -> dict[str, int]:
-    counts = Counter(pair.action.position for pair in pairs)
-    decoded = {number: decode_position(number, env.window) for number in sorted(counts)}
-    return {f"{position.kind} {position.index}": counts[number] for number, position in decoded.items()}
+def _kinds(drafts: Sequence[Draft], env: EnvConfig) -> tuple[int, int]:
+    """How many drafts insert and how many replace."""
+    kinds = [decode_position(draft.example.action.position, env.window).kind for draft in drafts]
+    return kinds.count(PositionKind.INSERT), kinds.count(PositionKind.REPLACE)

@@ -23,7 +23,6 @@ from partner_rl.types import PartnerError
 from rewards.coherence_model import CoherenceClassifier
 from rewards.empathy import EmpathyBuilder
 from tests.helpers import artefacts
-from tests.helpers.artefacts import read_warmstart_examples
 
 CONFIG = load_config("smoke")
 
@@ -161,7 +160,7 @@ def test_warm_start_examples_of_another_window_are_refused_before_the_run(tmp_pa
         require_inputs(config, run_request(config))
     same = artefacts.write_warm_start_examples(tmp_path / "same.parquet", window=3)
     require_inputs(load_config("smoke", [Assignment("warmstart.data", same)]), run_request(config))
-    assert len(read_warmstart_examples(same)) == 1
+    assert len(artefacts.read_warmstart_examples(same)) == 1
 
 
 INPUT_KEYS = [key for key, kind in kinds_by_key().items() if kind.is_input and kind is not Kind.CORPUS]
