@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from launch.commands.supervised import OverridesArgument, PresetOption
 from launch.console import beside, progress
 from launch.options import with_dry_run
 from partner_rl.progress import Progress
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from partner_rl.data.rewrites import RewrittenPair
     from partner_rl.evaluation.judge import Judge
 
-CHUNK_ROWS: Final = 64
-"""Rows that are judged together and written at once: what bounds the memory."""
 _DIGITS: Final = 4
 
 
@@ -32,12 +30,8 @@ def command(
     model: Annotated[Path, typer.Option("--model", help="A judge's folder.")],
     input: Annotated[Path, typer.Option("--input", help="Pairs: .csv, .tsv, .jsonl or .parquet.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write JSONL, one line a row.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.", show_default=False)
-    ] = None,
-    preset: Annotated[
-        str, typer.Option("--preset", "--config", "-c", help="A preset's name or a YAML file.")
-    ] = "embedded",
+    overrides: OverridesArgument = None,
+    preset: PresetOption = "embedded",
 ) -> None:
     """Judge the responses of a file of pairs, and their rewritings where there is a column rewritten_response.
 
@@ -66,7 +60,7 @@ def command(
 
 
 def _write(judge: Judge, input: Path, limit: int, output: Path, report: Progress) -> tuple[int, int]:
-    """Judges the rows chunk by chunk into a file that appears when it is whole.
+    """Judges the rows into a file that appears when it is whole.
 
     Returns:
         How many rows were judged, and how many are errors.
@@ -74,43 +68,40 @@ def _write(judge: Judge, input: Path, limit: int, output: Path, report: Progress
     Raises:
         PartnerError: No row can be judged, or writing fails.
     """
+    from launch.commands.row_scores import row_records
     from partner_rl.data.readers import no_pairs_message
     from partner_rl.data.records import Reject
     from partner_rl.data.rewrites import iter_rewritten
 
     judged, rejects = 0, list[Reject]()
-    rows = enumerate(iter_rewritten(str(input), limit, report), start=1)
+
+    def rows() -> Iterator[RewrittenPair | Reject]:
+        for row in iter_rewritten(str(input), limit, report):
+            if isinstance(row, Reject):
+                rejects.append(row)
+            yield row
+
     with text_when_whole(output) as file:
-        while chunk := list(islice(rows, CHUNK_ROWS)):
-            rejects += [row for _, row in chunk if isinstance(row, Reject)]
-            for record in _records(judge, chunk):
-                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-                judged += "error" not in record
+        for record in row_records(rows(), lambda pairs: _judged(judge, pairs)):
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            judged += "error" not in record
         if not judged:
             raise PartnerError(no_pairs_message(str(input), rejects))
     return judged, len(rejects)
 
 
-def _records(judge: Judge, chunk: Sequence[tuple[int, RewrittenPair | Reject]]) -> Iterator[Mapping[str, Any]]:
-    """One JSON object a row, in order: levels of the response, and of its rewriting with the change."""
-    from partner_rl.data.records import Reject
-
-    pairs = [row for _, row in chunk if not isinstance(row, Reject)]
+def _judged(judge: Judge, pairs: Sequence[RewrittenPair]) -> Iterator[Mapping[str, Any]]:
+    """Levels of each response, and of its rewriting with the change."""
     texts = [(pair.example.seeker_post, pair.example.response_post) for pair in pairs]
     rewritten = [
         (pair.example.seeker_post, pair.rewritten_response) for pair in pairs if pair.rewritten_response is not None
     ]
-    levels = iter(judge.levels([*texts, *rewritten]).tolist()) if texts else iter([])
-    of_responses = iter(list(islice(levels, len(texts))))
-    for number, row in chunk:
-        if isinstance(row, Reject):
-            yield {"row": number, "line": row.line, "error": row.reason}
-            continue
-        ids = {"seeker_id": row.example.seeker_id, "response_id": row.example.response_id}
-        before = next(of_responses)
-        record: dict[str, Any] = {"row": number, "ids": ids, "response": _named(before)}
-        if row.rewritten_response is not None:
-            after = next(levels)
+    levels = judge.levels([*texts, *rewritten]).tolist() if texts else []
+    of_rewritten = iter(levels[len(texts) :])
+    for pair, before in zip(pairs, levels, strict=False):
+        record = {"response": _named(before)}
+        if pair.rewritten_response is not None:
+            after = next(of_rewritten)
             change = [new - old for new, old in zip(after, before, strict=True)]
             record |= {"rewritten": _named(after), "change": _named(change)}
         yield record

@@ -14,6 +14,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from launch.commands.rewards import choice
 from launch.console import out, progress
 from launch.options import with_dry_run
 from partner_rl.config.schema import RunConfig
@@ -58,17 +59,17 @@ class Measurement:
 
 @with_dry_run
 def command(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.")] = None,
+    overrides: choice.OverridesArgument = None,
     only: Annotated[
         str | None, typer.Option(help="Rewards to measure, such as empathy,fluency; default: all.", show_default=False)
     ] = None,
     replicas: Annotated[str, typer.Option(help="Numbers of actors to measure each scorer with.")] = "1,2",
     pairs: Annotated[int, typer.Option(min=1, help="Score at most this many pairs.")] = 256,
     data: Annotated[str, typer.Option(help="The pairs: a source as in data.source.")] = "sample",
-    run: Annotated[Path | None, typer.Option(help="Use the models of this run.", show_default=False)] = None,
-    empathy: Annotated[Path | None, typer.Option(help="An empathy classifier's folder.", show_default=False)] = None,
-    coherence: Annotated[Path | None, typer.Option(help="A coherence classifier's folder.", show_default=False)] = None,
-    preset: Annotated[str, typer.Option(help="Configuration without --run: a preset or a YAML file.")] = "embedded",
+    run: choice.RunOption = None,
+    empathy: choice.EmpathyOption = None,
+    coherence: choice.CoherenceOption = None,
+    preset: choice.PresetOption = "embedded",
     json: Annotated[Path | None, typer.Option(help="Write the figures here too.", show_default=False)] = None,
 ) -> None:
     """Measure the throughput of the reward scorers in actors, without their cache.
@@ -77,15 +78,14 @@ def command(
     """
     import torch
 
-    from launch.commands.rewards.choice import chosen_config, chosen_names
     from launch.preflight.check_request import scoring_request
     from launch.preflight.command_plan import begin, scoring_plan
     from launch.resources.plan import machine_cores
     from partner_rl.config.inputs import input_paths
     from partner_rl.storage.outputs import OutputFile, check_outputs
 
-    names, counts = chosen_names(only), replica_counts(replicas)
-    config = chosen_config(run, preset, overrides or [], empathy, coherence)
+    names, counts = choice.chosen_names(only), replica_counts(replicas)
+    config = choice.chosen_config(run, preset, overrides, empathy, coherence)
     if json is not None:
         check_outputs([OutputFile(json, "--json")], [data, run, *input_paths(config)])
     writes = {} if json is None else {json: "figures"}
@@ -158,14 +158,13 @@ def _measure_all(
     """One pool after the other, so that they do not take each other's cores."""
     import torch
 
-    from launch.commands.rewards.choice import chosen_components
     from launch.resources.plan import machine_cores
     from launch.resources.session import ray_session
 
     cores, gpus = machine_cores(), torch.cuda.device_count()
     plans = {count: pool_plan(config, count, cores, gpus) for count in counts}
     # Before Ray starts: what is missing is told at once.
-    placed = {count: chosen_components(placed_on_gpus(config, count, gpus), run, names) for count in counts}
+    placed = {count: choice.chosen_components(placed_on_gpus(config, count, gpus), run, names) for count in counts}
     results: list[Measurement] = []
     with ray_session(config, plans[max(counts)]), progress("Measuring") as report:
         report(0, len(names) * len(counts))

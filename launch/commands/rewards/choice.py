@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from partner_rl.config.load import given, load_config
 from partner_rl.config.schema import RunConfig
@@ -13,12 +15,18 @@ from partner_rl.types import PartnerError
 if TYPE_CHECKING:
     from rewards.scorer import RewardComponent
 
+OverridesArgument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.")]
+RunOption = Annotated[Path | None, typer.Option(help="Use the models of this run.", show_default=False)]
+EmpathyOption = Annotated[Path | None, typer.Option(help="An empathy classifier's folder.", show_default=False)]
+CoherenceOption = Annotated[Path | None, typer.Option(help="A coherence classifier's folder.", show_default=False)]
+PresetOption = Annotated[str, typer.Option(help="Configuration without --run: a preset or a YAML file.")]
+
 _NO_RUN = Path("no-run")
 """Stands in the place of a run folder that nothing is read from."""
 
 
 def chosen_config(
-    run: Path | None, preset: str, overrides: list[str], empathy: Path | None, coherence: Path | None
+    run: Path | None, preset: str, overrides: Sequence[str] | None, empathy: Path | None, coherence: Path | None
 ) -> RunConfig:
     """The configuration of a run or of a preset, with classifiers that are named apart.
 
@@ -31,7 +39,7 @@ def chosen_config(
 
     folder = None if run is None else RunFolder.open(run)[0]
     named = given({"rewards.empathy.checkpoint": empathy, "rewards.coherence.checkpoint": coherence})
-    return load_config(preset if folder is None else str(folder.config_file), [*overrides, *named])
+    return load_config(preset if folder is None else str(folder.config_file), [*(overrides or ()), *named])
 
 
 def chosen_names(only: str | None) -> tuple[str, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from launch.commands.rewards import choice
 from launch.console import beside, progress
 from launch.options import with_dry_run
 from partner_rl.progress import Progress
@@ -19,41 +19,36 @@ from partner_rl.types import PartnerError
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
-    from partner_rl.data.records import Reject
     from partner_rl.data.rewrites import RewrittenPair
     from partner_rl.evaluation.response_scores import ResponseScores
-
-CHUNK_ROWS: Final = 64
-"""Rows that are scored together and written at once: what bounds the memory."""
 
 
 @with_dry_run
 def command(
     input: Annotated[Path, typer.Option(help="Pairs: .csv, .tsv, .jsonl or .parquet.")],
     output: Annotated[Path, typer.Option(help="Where to write JSONL, one line a row.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.")] = None,
+    overrides: choice.OverridesArgument = None,
     only: Annotated[
         str | None, typer.Option(help="Rewards to score, such as empathy,fluency; default: all.", show_default=False)
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="Use the models of this run.", show_default=False)] = None,
-    empathy: Annotated[Path | None, typer.Option(help="An empathy classifier's folder.", show_default=False)] = None,
-    coherence: Annotated[Path | None, typer.Option(help="A coherence classifier's folder.", show_default=False)] = None,
-    preset: Annotated[str, typer.Option(help="Configuration without --run: a preset or a YAML file.")] = "embedded",
+    run: choice.RunOption = None,
+    empathy: choice.EmpathyOption = None,
+    coherence: choice.CoherenceOption = None,
+    preset: choice.PresetOption = "embedded",
     with_text: Annotated[bool, typer.Option("--with-text", help="Write the posts too.")] = False,
 ) -> None:
     """Score the responses of a file of pairs, and their rewritings where there is a column rewritten_response.
 
     Example: `partner-rl rewards score --input pairs.csv --output scores.jsonl --run runs/first`
     """
-    from launch.commands.rewards.choice import chosen_components, chosen_config, chosen_names
     from launch.preflight.check_request import scoring_request
     from launch.preflight.command_plan import begin, scoring_plan
     from partner_rl.config.inputs import input_paths
     from partner_rl.evaluation.response_scores import ResponseScores
 
-    names = chosen_names(only)
-    config = _on_this_machine(chosen_config(run, preset, overrides or [], empathy, coherence))
-    components = chosen_components(config, run, names)
+    names = choice.chosen_names(only)
+    config = _on_this_machine(choice.chosen_config(run, preset, overrides, empathy, coherence))
+    components = choice.chosen_components(config, run, names)
     limit = config.data.max_post_characters
     check_outputs([OutputFile(output)], [input, run, *input_paths(config)])
     begin(scoring_plan(config, scoring_request(config, names, run), {output: "scores, one line a row"}, str(input)))
@@ -99,15 +94,9 @@ def _count(input: Path, limit: int, report: Progress) -> int:
 
 
 def _write(
-    scores: ResponseScores,
-    input: Path,
-    limit: int,
-    output: Path,
-    total: int,
-    with_text: bool,
-    report: Progress,
+    scores: ResponseScores, input: Path, limit: int, output: Path, total: int, with_text: bool, report: Progress
 ) -> int:
-    """Scores the rows chunk by chunk into a file that appears when it is whole.
+    """Scores the rows into a file that appears when it is whole.
 
     Returns:
         How many rows were scored.
@@ -115,39 +104,26 @@ def _write(
     Raises:
         PartnerError: The input has changed since it was counted, no row could be scored, or writing fails.
     """
+    from launch.commands.row_scores import row_records
     from partner_rl.data.rewrites import iter_rewritten
 
-    rows = enumerate(iter_rewritten(str(input), limit), start=1)
+    def score(pairs: Sequence[RewrittenPair]) -> Iterator[Mapping[str, Any]]:
+        for pair, found in zip(pairs, scores.score(pairs), strict=True):
+            yield {**(_texts(pair) if with_text else {}), **found}
+
     done, scored, first_error = 0, 0, ""
     report(0, total)
     with text_when_whole(output) as file:
-        while chunk := list(islice(rows, CHUNK_ROWS)):
-            for record in _records(scores, chunk, with_text):
-                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-                scored += "error" not in record
-                first_error = first_error or record.get("error", "")
-            done += len(chunk)
+        for done, record in enumerate(row_records(iter_rewritten(str(input), limit), score), start=1):
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            scored += "error" not in record
+            first_error = first_error or record.get("error", "")
             report(min(done, total), total)
         if done != total:
             raise PartnerError(f"{input} changed while it was read ({total} rows, then {done}): start again")
         if not scored:
             raise PartnerError(f"none of the {total} rows of {input} could be scored; the first: {first_error}")
     return scored
-
-
-def _records(
-    scores: ResponseScores, chunk: Sequence[tuple[int, RewrittenPair | Reject]], with_text: bool
-) -> Iterator[Mapping[str, Any]]:
-    """One JSON object a row, in order."""
-    from partner_rl.data.records import Reject
-
-    results = iter(scores.score([row for _, row in chunk if not isinstance(row, Reject)]))
-    for number, row in chunk:
-        if isinstance(row, Reject):
-            yield {"row": number, "line": row.line, "error": row.reason}
-            continue
-        ids = {"seeker_id": row.example.seeker_id, "response_id": row.example.response_id}
-        yield {"row": number, "ids": ids, **(_texts(row) if with_text else {}), **next(results)}
 
 
 def _texts(row: RewrittenPair) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from launch.commands.rewards import score as score_command
+from launch.commands import row_scores
 from launch.commands.rewards.bench import bench_requests, bench_table, measure_pool, pool_plan, replica_counts
 from partner_rl.config.load import assignments, load_config
 from partner_rl.config.schema import RunConfig
@@ -131,7 +131,7 @@ def test_formats_and_chunks_make_no_difference(
     source: Path, tmp_path: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     expected = score(source, tmp_path / "scores.jsonl", *models)
-    monkeypatch.setattr(score_command, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(row_scores, "CHUNK_ROWS", 2)
     table = tmp_path / "pairs.csv"
     lines = ["Seeker Post,response-post,rewritten_response,response_id"]
     columns = ("seeker_post", "response_post", "rewritten_response", "response_id")
