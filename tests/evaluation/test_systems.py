@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from launch.sweep.spec import METRICS as TRIAL_METRICS
 from partner_rl.config.reward_schema import RewardSection
 from partner_rl.config.schema import EnvConfig
 from partner_rl.evaluation.component_scores import RewardSource, whole_response_coherence
@@ -74,6 +75,10 @@ def test_metrics_of_a_system_by_hand() -> None:
     assert found["length"] == 5.5
     # Two posts are too few to choose among; there are no originals, no judge, and nobody asked for self-BLEU.
     assert not {"listener_accuracy", "perplexity_ratio", "judge_change", "self_bleu"} & found.keys()
+
+
+def test_every_metric_of_a_trial_is_one_of_a_system() -> None:
+    assert set(TRIAL_METRICS) <= measured(System("rl", REWRITES)).keys()
 
 
 def test_the_original_changes_nothing() -> None:
