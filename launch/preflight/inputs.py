@@ -7,12 +7,12 @@ opens what it opens and leaves the weights on the disk, so that nothing here kno
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 from launch.preflight.check_result import CheckResult
 from launch.resources.model_shape import ModelShape, is_built_on_use, read_shape
@@ -55,10 +55,7 @@ def option_fact(option: str, kind: Kind, name: Path | str, config: RunConfig | N
 
 def input_fact(named: NamedInput, config: RunConfig) -> ModelFact:
     """An input, looked at without fetching it and without reading a weight."""
-
-    def check(folder: Path) -> None:
-        _CHECKS[named.kind](folder, config)
-
+    check = partial(_check, named.kind, config)
     if named.kind.is_model:
         return model_fact(named.key, named.name, config.models.cache, check)
     return _fact(named.key, named.name, lambda: _opened(named, check))
@@ -112,71 +109,47 @@ def _model_folder(name: str, cache: Path | None) -> Iterator[Path | None]:
         yield folder
 
 
-def _check_policy(folder: Path, config: RunConfig) -> None:
-    from partner_rl.policy.pretrained import check_policy
+def _check(kind: Kind, config: RunConfig, path: Path) -> None:
+    """Asks the code that loads such an input whether it would; it is imported here because it loads torch.
 
-    check_policy(folder, config.policy, config.env.window)
+    Raises:
+        PartnerError: It would not.
+    """
+    match kind:
+        case Kind.BASE_POLICY | Kind.POLICY:
+            from partner_rl.policy.pretrained import check_policy
 
+            check_policy(path, config.policy, config.env.window)
+        case Kind.LANGUAGE_MODEL | Kind.SEQ2SEQ:
+            from partner_rl.models.loading import load_tokenizer, open_causal_lm
 
-def _check_language_model(folder: Path, config: RunConfig) -> None:
-    from partner_rl.models.loading import load_tokenizer, open_causal_lm
+            load_tokenizer(path)
+            open_causal_lm(path)
+        case Kind.ENCODER:
+            from partner_rl.models.loading import load_tokenizer, open_encoder
 
-    load_tokenizer(folder)
-    open_causal_lm(folder)
+            load_tokenizer(path)
+            open_encoder(path)
+        case Kind.EMPATHY:
+            from rewards.empathy import EmpathyBuilder
 
+            EmpathyBuilder(path, config.rewards.empathy.score).check()
+        case Kind.COHERENCE:
+            from rewards.coherence_model import CoherenceClassifier
 
-def _check_encoder(folder: Path, config: RunConfig) -> None:
-    from partner_rl.models.loading import load_tokenizer, open_encoder
+            CoherenceClassifier.check(path)
+        case Kind.JUDGE:
+            from partner_rl.evaluation.judge import check_judge
 
-    load_tokenizer(folder)
-    open_encoder(folder)
+            check_judge(path, config.models.cache)
+        case Kind.TOPIC:
+            from partner_rl.curation.topic import TopicFilter
 
+            TopicFilter.check(path)
+        case Kind.EXAMPLES:
+            from partner_rl.warmstart.dataset import iter_warmstart_examples
 
-def _check_empathy(folder: Path, config: RunConfig) -> None:
-    from rewards.empathy import EmpathyBuilder
-
-    EmpathyBuilder(folder, config.rewards.empathy.score).check()
-
-
-def _check_coherence(folder: Path, config: RunConfig) -> None:
-    from rewards.coherence_model import CoherenceClassifier
-
-    CoherenceClassifier.check(folder)
-
-
-def _check_judge(folder: Path, config: RunConfig) -> None:
-    from partner_rl.evaluation.judge import check_judge
-
-    check_judge(folder, config.models.cache)
-
-
-def _check_topic(folder: Path, config: RunConfig) -> None:
-    from partner_rl.curation.topic import TopicFilter
-
-    TopicFilter.check(folder)
-
-
-def _check_examples(source: Path, config: RunConfig) -> None:
-    from partner_rl.warmstart.dataset import iter_warmstart_examples
-
-    next(iter_warmstart_examples(source, config.env.window))
-
-
-_CHECKS: Final[Mapping[Kind, Callable[[Path, RunConfig], None]]] = MappingProxyType(
-    {
-        Kind.BASE_POLICY: _check_policy,
-        Kind.LANGUAGE_MODEL: _check_language_model,
-        Kind.ENCODER: _check_encoder,
-        Kind.POLICY: _check_policy,
-        Kind.EMPATHY: _check_empathy,
-        Kind.COHERENCE: _check_coherence,
-        Kind.JUDGE: _check_judge,
-        Kind.SEQ2SEQ: _check_language_model,
-        Kind.TOPIC: _check_topic,
-        Kind.EXAMPLES: _check_examples,
-    }
-)
-"""What is named → the check of the code that loads it."""
+            next(iter_warmstart_examples(path, config.env.window))
 
 
 def check_models(facts: Facts) -> Iterator[CheckResult]:

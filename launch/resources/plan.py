@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -144,7 +144,7 @@ def _workers(config: RunConfig, machine_cores: int) -> Iterator[ActorGroup]:
 
 def _pools(config: RunConfig, machine_cores: int, scores_all: bool) -> list[ActorGroup]:
     """The pool of each reward component that is scored."""
-    sections = {name: one for name, one in _reward_sections(config).items() if scores_all or one.is_active}
+    sections = {name: one for name, one in _scored_sections(config).items() if scores_all or one.is_active}
     replicas = {name: section.replicas or config.rewards.replicas for name, section in sections.items()}
     return [
         ActorGroup(
@@ -164,21 +164,41 @@ def share_local_gpu(config: RunConfig, machine_gpus: int) -> RunConfig:
 
     The driver's learner and sampler compute there beside the reward actors, which get equal fractions.
 
-    Args:
-        config: The run; left as it is on a cluster, with `device=cpu`, or when it names GPUs itself.
-        machine_gpus: GPUs of the machine.
+    As `place_on_gpus` says of a run that is on a cluster, or names GPUs itself.
     """
-    sections = _reward_sections(config)
+    sections = _scored_sections(config)
+    actors = sum(section.replicas or config.rewards.replicas for section in sections.values())
+    return place_on_gpus(config, sections, machine_gpus, gpu_share(actors, machine_gpus), 1.0)
+
+
+def gpu_share(actors: int, machine_gpus: int) -> float:
+    """The fraction of one GPU for each of equal actors, such that Ray can put every one on some GPU."""
+    return math.floor(100 / math.ceil(actors / machine_gpus)) / 100 if machine_gpus else 0.0
+
+
+def place_on_gpus(
+    config: RunConfig,
+    sections: Mapping[str, RewardSection],
+    machine_gpus: int,
+    reward_gpus: float,
+    learner_gpus: float,
+) -> RunConfig:
+    """Puts a local run on the machine's GPUs, unless it names some itself.
+
+    Args:
+        config: The run; left as it is on a cluster, with `device=cpu`, or when it names GPUs.
+        sections: The reward components that are placed.
+        machine_gpus: GPUs of the machine.
+        reward_gpus: GPUs of each of their actors.
+        learner_gpus: GPUs of a driver that learns itself.
+    """
     named = [config.algorithm.num_gpus_per_env_runner, config.algorithm.num_gpus_per_learner]
     named += [section.num_gpus for section in sections.values()]
     if machine_gpus == 0 or config.device == "cpu" or config.resources.address is not None or any(named):
         return config
-    actors = sum(section.replicas or config.rewards.replicas for section in sections.values())
-    # Fractions of one GPU each, so that Ray can put every actor on some GPU.
-    share = math.floor(100 / math.ceil(actors / machine_gpus)) / 100
-    rewards = {name: section.model_copy(update={"num_gpus": share}) for name, section in sections.items()}
+    rewards = {name: section.model_copy(update={"num_gpus": reward_gpus}) for name, section in sections.items()}
     # Without remote learners this reserves nothing: it tells RLlib to put the driver's learner on a GPU.
-    local = {"num_gpus_per_learner": 1.0} if config.algorithm.num_learners == 0 else {}
+    local = {"num_gpus_per_learner": learner_gpus} if config.algorithm.num_learners == 0 else {}
     return config.model_copy(
         update={
             "rewards": config.rewards.model_copy(update=rewards),
@@ -187,7 +207,7 @@ def share_local_gpu(config: RunConfig, machine_gpus: int) -> RunConfig:
     )
 
 
-def _reward_sections(config: RunConfig) -> dict[str, RewardSection]:
+def _scored_sections(config: RunConfig) -> dict[str, RewardSection]:
     """Reward component → its section of the configuration, for the components that an evaluation scores."""
     sections = config.rewards.components().items()
     return {name: section for name, section in sections if isinstance(section, RewardSection) and section.is_scored}

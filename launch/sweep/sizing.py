@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from launch.resources.memory import GIB, ProcessMemory
-from launch.resources.plan import DRIVER, Plan, resource_plan, reward_group_name
+from launch.resources.plan import DRIVER, Plan, place_on_gpus, resource_plan, reward_group_name
 from launch.sweep.spec import SweepSpec
 from partner_rl.config.reward_schema import RewardSection
 from partner_rl.config.schema import RunConfig
@@ -86,19 +86,7 @@ def on_gpus(spec: SweepSpec, config: RunConfig, machine_gpus: int) -> RunConfig:
     The configuration is left as it is on a cluster, with `device=cpu`, or when it names GPUs itself.
     """
     sections = {name: s for name, s in config.rewards.components().items() if isinstance(s, RewardSection)}
-    named = [config.algorithm.num_gpus_per_env_runner, config.algorithm.num_gpus_per_learner]
-    named += [section.num_gpus for section in sections.values()]
-    if machine_gpus == 0 or config.device == "cpu" or config.resources.address is not None or any(named):
-        return config
-    rewards = {name: s.model_copy(update={"num_gpus": spec.reward_gpus}) for name, s in sections.items()}
-    # Without remote learners this reserves nothing by itself: it puts the trial's own learner on a GPU.
-    local = {"num_gpus_per_learner": spec.trial_gpus} if config.algorithm.num_learners == 0 else {}
-    return config.model_copy(
-        update={
-            "rewards": config.rewards.model_copy(update=rewards),
-            "algorithm": config.algorithm.model_copy(update=local),
-        }
-    )
+    return place_on_gpus(config, sections, machine_gpus, spec.reward_gpus, spec.trial_gpus)
 
 
 def trials_in_memory(spec: SweepSpec, plan: Plan, needs: Iterable[ProcessMemory], free: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -193,9 +192,10 @@ def placed_on_gpus(config: RunConfig, replicas: int, gpus: int) -> RunConfig:
     """
     if gpus == 0 or config.device == "cpu":
         return config
+    from launch.resources.plan import gpu_share
     from rewards.registry import COMPONENTS
 
-    share = math.floor(100 / math.ceil(replicas / gpus)) / 100
+    share = gpu_share(replicas, gpus)
     sections = {
         name: getattr(config.rewards, name).model_copy(update={"num_gpus": share})
         for name in COMPONENTS
