@@ -82,6 +82,15 @@ def heed_signals() -> Iterator[None]:
 
 
 @contextmanager
+def resumable_by(command: str) -> Iterator[None]:
+    """Tells, when a request to stop ends the block, which command goes on with it."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"interrupted; go on with: {command}") from interrupt
+
+
+@contextmanager
 def stop_on_request(notice: str) -> Iterator[Callable[[], bool]]:
     """Turns the first signal inside of the block into a request; a second one interrupts at once.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.console import typed_command
+from launch.interrupt import resumable_by
 from launch.run_folder.lock import LOCK_FILE, alone
 from launch.run_folder.record import CONFIG_FILE, LEFT_BY_A_START, has_begun, recorded
 from partner_rl.config.load import load_config, save_config
@@ -104,13 +105,10 @@ class RunFolder:
         Raises:
             PartnerError: Another process is at work in the folder.
         """
-        try:
-            with alone(self.path, "training"):
-                self._remove_unfinished()
-                with recorded(self.path):
-                    yield
-        except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(f"interrupted; go on with: {self.resume_command}") from interrupt
+        with resumable_by(self.resume_command), alone(self.path, "training"):
+            self._remove_unfinished()
+            with recorded(self.path):
+                yield
 
     def _remove_unfinished(self) -> None:
         for folder in (self.path, self.checkpoints, self.rewards):

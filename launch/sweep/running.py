@@ -14,6 +14,7 @@ import torch
 from pydantic import JsonValue
 
 from launch.console import err, progress
+from launch.interrupt import resumable_by
 from launch.preflight.check_request import inputs_of_all
 from launch.preflight.requirements import require_inputs
 from launch.resources.plan import machine_cores
@@ -56,12 +57,9 @@ def run_remaining(sweep: Sweep, *, retry_failed: bool = False) -> None:
             require_inputs(config, replace(request, output=folder.path))
     if not folder.base_file.exists():
         growing_folder(folder.path, folder.kind)
-    with alone(folder.path, "running a sweep"):
-        try:
-            record_inputs(sweep)
-            _run(sweep, remaining_trials(sweep, retry_failed=retry_failed))
-        except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(f"interrupted; go on with: {folder.resume_command}") from interrupt
+    with alone(folder.path, "running a sweep"), resumable_by(folder.resume_command):
+        record_inputs(sweep)
+        _run(sweep, remaining_trials(sweep, retry_failed=retry_failed))
 
 
 def _run(sweep: Sweep, remaining: RemainingTrials) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from launch.cli import main
-from launch.commands.warmstart import work_folder
+from launch.training.warm_start_folder import WarmStartFolder
 from partner_rl.config.schema import PolicyConfig
 from partner_rl.data.parquet import write_tables
 from partner_rl.models.loading import load_encoder, load_tokenizer
@@ -92,7 +92,7 @@ def test_from_a_corpus_to_a_folder_that_rl_starts_from(tmp_path: Path, classifie
     assert warmstart(*SMALL, "-o", output, "--rewards", classifier, "warmstart.epochs=2") == 0
     names = {path.name for path in output.iterdir()}
     assert {"config.json", "model.safetensors", "partner_rl.json", "README.md", "losses.png", "config.yaml"} <= names
-    assert not work_folder(output).exists()
+    assert not WarmStartFolder(output).work.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["warm"]
     load_policy(output, PolicyConfig(), WINDOW)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-import launch.commands.warmstart
+import launch.training.warm_start
 from tests.helpers.command_line import run_here
 
 pytestmark = pytest.mark.reported
@@ -27,7 +27,7 @@ def interrupted(tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(launch.commands.warmstart, "_measure", interrupt)
+        patch.setattr(launch.training.warm_start, "_measure", interrupt)
         assert run_here("data", "convert", "sample", "pairs.parquet") == 0
         assert run_here("warmstart", *SMALL, "-o", "new") == 130
     return folder
@@ -81,7 +81,7 @@ def test_a_corpus_that_is_gone_is_named(place, capsys):
     assert "partner-rl warmstart --output new --resume data.source=PLACE" in message
 
 
-@pytest.mark.parametrize("left", [".config.yaml.0123abcd.part", "config.yaml.part", ".lock", "fingerprints.json"])
+@pytest.mark.parametrize("left", [".config.yaml.0123abcd.part", ".lock", "fingerprints.json"])
 def test_what_a_full_disk_left_locks_nobody_out(place, left):
     shutil.rmtree("new.training")
     Path("new.training").mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.commands.warmstart import work_folder
+from launch.training.warm_start_folder import WarmStartFolder
 from partner_rl.config.load import load_config, save_config
 from partner_rl.storage.artefact import read_mark
 from partner_rl.storage.atomic import WriteError, folder_when_whole, growing_folder, write_text
@@ -226,11 +226,11 @@ def test_a_full_disk_at_the_start_of_a_warm_start_leaves_nothing_that_is_in_the_
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(WriteError, match=r"the disk of .* is full"):
-            save_config(load_config("smoke"), work_folder(tmp_path / "w") / "config.yaml")
+            save_config(load_config("smoke"), WarmStartFolder(tmp_path / "w").work / "config.yaml")
     assert list(tmp_path.iterdir()) == []
     # What a kill leaves instead is no training either.
-    work_folder(tmp_path / "w").mkdir()
-    (work_folder(tmp_path / "w") / ".config.yaml.0123abcd.part").write_text("seed: ")
+    WarmStartFolder(tmp_path / "w").work.mkdir()
+    (WarmStartFolder(tmp_path / "w").work / ".config.yaml.0123abcd.part").write_text("seed: ")
     assert run_here("warmstart", "--preset", "smoke", "data.source=nowhere.csv", "--output", tmp_path / "w") == 1
     error = capsys.readouterr().err
     assert "nowhere.csv" in error
