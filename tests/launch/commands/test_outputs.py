@@ -190,7 +190,7 @@ def test_a_corpus_is_generated_anew_whole_or_not_at_all(tmp_path: Path, monkeypa
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("partner_rl.data.synthetic._write", full)
+    monkeypatch.setattr("partner_rl.data.synthetic.write_tables", full)
     assert run_here("data", "generate", output, "--rows", 10) == 1
     assert tree(output) == before
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
