@@ -68,8 +68,8 @@ def train_seq2seq_command(
         if not state.is_main_process:
             return
         settings = config.baselines.model_dump(mode="json")
-        figures = {**asdict(result), "settings": settings, "data": Path(data).name, "seed": config.seed}
-        write_report(temporary, figures, _card(config, result))
+        metrics = {**asdict(result), "settings": settings, "data": Path(data).name, "seed": config.seed}
+        write_report(temporary, metrics, _card(config, result))
     out.print(f"{result.seconds:.0f} s of training on {result.examples} examples; model in {output}", soft_wrap=True)
 
 

@@ -41,8 +41,8 @@ from rewards.coherence import NAME as COHERENCE
 from rewards.empathy import NAME as EMPATHY
 from rewards.pool import RewardPools, create_pools
 from rewards.registry import COMPONENTS, all_components, trained_folder
-from rewards.training.coherence import train_coherence
-from rewards.training.empathy_members import train_members
+from rewards.training.coherence_training import train_coherence
+from rewards.training.empathy_training import train_members
 
 logger = logging.getLogger(__name__)
 

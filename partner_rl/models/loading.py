@@ -233,6 +233,19 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         tokenizer.save_pretrained(folder)
 
 
+def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The transformer layers of a causal language model, lowest first, whatever its architecture calls them.
+
+    Raises:
+        PartnerError: No list of modules is as long as the model has layers.
+    """
+    count = int(model.config.num_hidden_layers)
+    for module in model.base_model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise PartnerError(f"cannot find the layers of a {type(model).__name__}: choose another models.reward_lm")
+
+
 def check_positions(name: str, config: Any, longest: int, remedy: str) -> None:
     """Checks that a model has positions for a text.
 

@@ -1,4 +1,4 @@
-"""What a warm start has done so far: the figures of its report and its training state."""
+"""What a warm start has done so far: the metrics of its report and its training state."""
 
 from __future__ import annotations
 
@@ -100,9 +100,9 @@ class History:
         return patience is not None and len(self.epochs) - self.best_epoch >= patience
 
 
-def _metrics_row(step: int, figures: Mapping[str, float], dev: DevScores | None) -> dict[str, float]:
+def _metrics_row(step: int, metrics: Mapping[str, float], dev: DevScores | None) -> dict[str, float]:
     scores = {} if dev is None else {names.warmstart_dev(name): value for name, value in asdict(dev).items()}
-    return {names.STEP: step, **figures, **scores}
+    return {names.STEP: step, **metrics, **scores}
 
 
 def _dev_scores(content: Mapping[str, Any] | None) -> DevScores | None:

@@ -292,7 +292,7 @@ class _Trainer:
         return fingerprint_of((settings, shapes, *self._rows, None, *self._rows_dev))
 
     def report(self, history: History) -> WarmStartReport:
-        """The figures of the training."""
+        """The metrics of the training."""
         counts = torch.tensor([self._tokens, self._computed_tokens], device=self._accelerator.device)
         tokens, computed = self._accelerator.reduce(counts, "sum").tolist()
         return WarmStartReport(

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
 BINS: Final = 15
 """Bins of confidence, of equal width."""
@@ -46,9 +46,3 @@ def expected_calibration_error(probabilities_NL: FloatArray, labels_N: IntArray)
         for b in np.unique(bin_N)
     ]
     return float(sum(distances))
-
-
-def probabilities(logits_NL: FloatArray) -> FloatArray:
-    """Softmax over the classes."""
-    result: FloatArray = softmax(logits_NL, axis=-1)
-    return result

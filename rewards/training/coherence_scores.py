@@ -31,7 +31,7 @@ PairScore = Callable[[Sequence[tuple[str, str]]], npt.NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class NegativesScores:
-    """Figures against one kind of negatives, as many as positives.
+    """Scores against one kind of negatives, as many as positives.
 
     Attributes:
         auc_interval: 95 % bootstrap interval of the area, responses resampled.
@@ -44,7 +44,7 @@ class NegativesScores:
 
 @dataclass(frozen=True, slots=True)
 class CoherenceScores:
-    """Figures against each kind of negatives.
+    """Scores against each kind of negatives.
 
     Attributes:
         easy: Against sentences of random other seekers' responses.
@@ -62,7 +62,7 @@ class CoherenceScores:
 
 @dataclass(frozen=True, slots=True)
 class CoherenceTestReport:
-    """Held-out figures of the classifier and of two baselines on the same pairs.
+    """Held-out scores of the classifier and of two baselines on the same pairs.
 
     Attributes:
         classifier: The trained classifier, threshold 0.5.
@@ -77,12 +77,12 @@ class CoherenceTestReport:
 
 
 def classifier_scores(classifier: CoherenceClassifier, trials: Sequence[PairTrial], seed: int) -> CoherenceScores:
-    """The classifier's figures on some trials."""
+    """The classifier's scores on some trials."""
     return pair_scores(lambda pairs: classifier.probabilities(pairs).double().numpy(), trials, 0.5, seed)
 
 
 def pair_scores(score: PairScore, trials: Sequence[PairTrial], threshold: float, seed: int) -> CoherenceScores:
-    """Figures of a score on some trials, at least one."""
+    """How well a score does on some trials, at least one."""
     own, easy, hard = _scored(score, trials)
     # Every other negative of each kind.
     mix = np.where(np.arange(len(trials)) % 2 == 0, easy, hard)

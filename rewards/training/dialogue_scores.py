@@ -33,7 +33,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class DialogueScores:
-    """Held-out figures of one direction.
+    """Held-out metrics of one direction.
 
     Wrong partners are drawn at random among the pairs of other seekers. For the backward model the condition is the
     response R and the target the seeker post S; for the forward model the other way round.

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
 from partner_rl.types import MECHANISMS, NUM_LEVELS, Example
 from rewards.empathy_model import EmpathyClassifier
 from rewards.encoder import EncodedText, tokenize
-from rewards.training.calibration import expected_calibration_error, probabilities
+from rewards.training.calibration import expected_calibration_error
 from rewards.training.empathy_targets import level_matrix, rationale_passages, rationale_tokens
 from rewards.training.intervals import bootstrap_interval
 
@@ -82,7 +83,7 @@ def score_classifier(
     pairs = [(example.seeker_post, example.response_post) for example in examples]
     logits_NML = classifier.level_logits(pairs)
     calibrated_NML = classifier.model.calibrated(logits_NML.to(classifier.device)).cpu().double().numpy()
-    raw_NML = probabilities(logits_NML.double().numpy())
+    raw_NML = softmax(logits_NML.double().numpy(), axis=-1)
     levels = score_levels(logits_NML.argmax(-1).numpy(), examples, seed)
     rationales = _score_rationales(classifier, examples)
     expected_NM = level_matrix(examples)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from partner_rl.config.section import LoraSection
 from partner_rl.models.adapters import merge_adapters, with_adapters
-from partner_rl.models.loading import save_model
+from partner_rl.models.loading import save_model, transformer_layers
 from partner_rl.types import PartnerError
 from rewards.language_model import LanguageModel
 from rewards.training.dialogue_pairs import TargetRow, make_batch, token_batches, with_wrong_conditions, wrong_partners
@@ -190,7 +190,7 @@ def _trained_part(model: PreTrainedModel, settings: FineTuning) -> Any:
     """Freeze what is not trained; returns the model, wrapped by peft where there are adapters."""
     if settings.layers is None:
         return model if settings.lora is None else with_adapters(model, settings.lora)
-    upper = _layers(model)[-settings.layers :]
+    upper = transformer_layers(model)[-settings.layers :]
     if settings.lora is None:
         trained = {id(p) for layer in upper for p in layer.parameters()}
         for parameter in model.parameters():
@@ -200,16 +200,3 @@ def _trained_part(model: PreTrainedModel, settings: FineTuning) -> Any:
 
     projections = {id(m) for layer in upper for m in layer.modules() if isinstance(m, nn.Linear | Conv1D)}
     return with_adapters(model, settings.lora, [name for name, m in model.named_modules() if id(m) in projections])
-
-
-def _layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The transformer layers of a causal language model, lowest first.
-
-    Raises:
-        PartnerError: The model is built in a way that is not known.
-    """
-    count = getattr(model.config, "num_hidden_layers", None)
-    for module in model.base_model.children():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return list(module)
-    raise PartnerError(f"cannot find the layers of {type(model).__name__}: choose another models.reward_lm")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 RESAMPLES: Final = 500
 """Resamples of an interval."""
 LEVEL: Final = 0.95
-"""Share of the resampled figures inside an interval."""
+"""Share of the resampled values inside an interval."""
 
 IntArray = npt.NDArray[np.int64]
 
@@ -22,7 +22,7 @@ def bootstrap_interval(
     """Percentile interval of a statistic, rows of one cluster resampled together (Efron and Tibshirani, 1993).
 
     Args:
-        statistic: The figure of some rows, given as indices with repeats.
+        statistic: Its value on some rows, given as indices with repeats.
         clusters: Per row, its cluster, such as the response that a pair comes from; rows of one cluster depend on
             each other.
         seed: Seed of the resampling.
@@ -34,10 +34,10 @@ def bootstrap_interval(
     rng = np.random.default_rng(seed)
     order = np.argsort(clusters, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(clusters[order])) + 1)
-    figures = []
+    values = []
     for _ in range(resamples):
         drawn = rng.integers(len(members), size=len(members))
-        figures.append(statistic(np.concatenate([members[i] for i in drawn])))
+        values.append(statistic(np.concatenate([members[i] for i in drawn])))
     tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(figures, [tail, 100 - tail])
+    low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)

@@ -16,9 +16,9 @@ from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.types import Example, PartnerError
 from rewards.coherence_model import CoherenceClassifier
 from rewards.sentence_style import NUM_FEATURES, style_features
-from rewards.training import coherence
-from rewards.training.coherence import batch_pairs, train_coherence
+from rewards.training import coherence_training
 from rewards.training.coherence_scores import classifier_scores, pair_scores
+from rewards.training.coherence_training import batch_pairs, train_coherence
 from rewards.training.intervals import bootstrap_interval
 from rewards.training.sentence_pairs import (
     PAIRS_PER_RESPONSE,
@@ -237,14 +237,14 @@ def test_several_threads_give_one_gradient(coherence_checkpoint: Path):
     pooled_ND = torch.randn(64, 384, generator=random)
     style_NF = torch.rand(64, NUM_FEATURES, generator=random)
     first_P, second_P = torch.randint(0, 64, (2, 2000), generator=random)
-    pairs = coherence.BatchPairs(first_P, second_P, torch.ones(2000), torch.rand(2000, generator=random))
+    pairs = coherence_training.BatchPairs(first_P, second_P, torch.ones(2000), torch.rand(2000, generator=random))
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
         gradients = []
         for _ in range(10):
             leaf_ND = pooled_ND.clone().requires_grad_()
-            coherence._loss(model, leaf_ND, style_NF, pairs).backward()
+            coherence_training._loss(model, leaf_ND, style_NF, pairs).backward()
             assert leaf_ND.grad is not None
             gradients.append(leaf_ND.grad)
     finally:
@@ -259,7 +259,7 @@ def test_passes_through_the_encoder_change_nothing(bert: Path, tmp_path: Path, m
     examples = [Example(f"s{i}", f"r{i}", "A post.", text) for i, text in enumerate(texts)]
     found = []
     for budget in (1, 30, 100_000):
-        monkeypatch.setattr(coherence, "TOKENS_PER_PASS", budget)
+        monkeypatch.setattr(coherence_training, "TOKENS_PER_PASS", budget)
         train_coherence(examples, [], bert, settings(coherence_epochs=1), tmp_path / str(budget), 0, split)
         classifier = CoherenceClassifier.load(tmp_path / str(budget), 48)
         found.append(classifier.probabilities([("A walk.", "Sleep well at night."), ("Work.", "A job.")]))

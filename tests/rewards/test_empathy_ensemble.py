@@ -20,8 +20,7 @@ from rewards.empathy import EmpathyBuilder
 from rewards.empathy_ensemble import EmpathyEnsemble, lower_bound
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel
 from rewards.ngrams import NgramLevels
-from rewards.training.empathy import train_empathy
-from rewards.training.empathy_members import train_members
+from rewards.training.empathy_training import train_empathy, train_members
 
 SORRY = "I am so sorry to hear that."
 FILLERS = ("You could go for a walk.", "Buses leave at nine.", "Just stop thinking about it!")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import f1_score
 
 from partner_rl.models.loading import load_tokenizer
@@ -15,7 +15,7 @@ from partner_rl.types import Example, MechanismLabel
 from rewards.empathy_model import EmpathyClassifier
 from rewards.encoder import tokenize
 from rewards.ngrams import NgramLevels, balanced_offsets
-from rewards.training.calibration import expected_calibration_error, fit_temperature, probabilities
+from rewards.training.calibration import expected_calibration_error, fit_temperature
 from rewards.training.empathy_baselines import majority_levels, ngram_levels
 from rewards.training.empathy_scores import _f1, _macro_f1, _matches, score_classifier, score_levels
 from rewards.training.empathy_targets import class_weights, level_matrix, level_offsets
@@ -39,12 +39,12 @@ def pair(seeker: str, response: str, levels: tuple[int, int, int], rationale: st
 def test_a_temperature_undoes_overconfidence():
     rng = np.random.default_rng(0)
     true_logits = rng.normal(size=(4000, 3))
-    labels = np.array([rng.choice(3, p=p) for p in probabilities(true_logits)])
+    labels = np.array([rng.choice(3, p=p) for p in softmax(true_logits, axis=-1)])
     temperature, loss = fit_temperature(3.0 * true_logits, labels)
     assert temperature == pytest.approx(3.0, rel=0.1)
     assert loss == pytest.approx(-log_softmax(true_logits, -1)[np.arange(4000), labels].mean(), abs=1e-3)
-    assert expected_calibration_error(probabilities(true_logits), labels) < 0.03
-    assert expected_calibration_error(probabilities(3.0 * true_logits), labels) > 0.1
+    assert expected_calibration_error(softmax(true_logits, axis=-1), labels) < 0.03
+    assert expected_calibration_error(softmax(3.0 * true_logits, axis=-1), labels) > 0.1
 
 
 def test_calibration_error_is_the_distance_between_confidence_and_accuracy():

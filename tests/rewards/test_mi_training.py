@@ -32,7 +32,7 @@ from rewards.training.dialogue_pairs import (
     with_wrong_conditions,
     wrong_partners,
 )
-from rewards.training.mutual_information import DialogueReport, train_dialogue_model
+from rewards.training.dialogue_training import DialogueReport, train_dialogue_model
 from rewards.training.target_loss import TargetLoss
 from tests.helpers.command_line import environment
 from tests.helpers.ports import free_port

@@ -14,8 +14,8 @@ from partner_rl.models.loading import load_encoder, load_tokenizer
 from partner_rl.types import MECHANISMS, Example, MechanismLabel, PartnerError
 from rewards.empathy_model import EmpathyClassifier, EmpathyModel
 from rewards.encoder import encode_states, lowest_layers, pad_id_of, pad_states, run_upper_layers, tokenize
-from rewards.training.empathy import train_empathy
 from rewards.training.empathy_targets import IGNORED, class_weights, level_matrix, rationale_tokens
+from rewards.training.empathy_training import train_empathy
 from rewards.training.frozen import PartlyFrozenEncoder
 from rewards.training.schedule import bucketed_batches, layer_groups, process_share
 

@@ -69,7 +69,7 @@ def command(
     empathy: choice.EmpathyOption = None,
     coherence: choice.CoherenceOption = None,
     preset: choice.PresetOption = "embedded",
-    json: Annotated[Path | None, typer.Option(help="Write the figures here too.", show_default=False)] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the metrics here too.", show_default=False)] = None,
 ) -> None:
     """Measure the throughput of the reward scorers in actors, without their cache.
 
@@ -87,7 +87,7 @@ def command(
     config = choice.chosen_config(run, preset, overrides, empathy, coherence)
     if json is not None:
         check_outputs([OutputFile(json, "--json")], [data, run, *input_paths(config)])
-    writes = {} if json is None else {json: "figures"}
+    writes = {} if json is None else {json: "metrics"}
     begin(
         scoring_plan(
             config,
@@ -106,7 +106,7 @@ def command(
         from partner_rl.storage.atomic import write_json
 
         write_json(json, report, allow_nan=False)
-        out.print(f"figures: {json}", soft_wrap=True)
+        out.print(f"metrics: {json}", soft_wrap=True)
 
 
 def replica_counts(given: str) -> tuple[int, ...]:
@@ -259,7 +259,7 @@ def measure_pool(
 
 
 def bench_report(config: RunConfig, data: str, pairs: int, results: Sequence[Measurement]) -> dict[str, Any]:
-    """The figures with all that they depend on, JSON-able."""
+    """The metrics with all that they depend on, JSON-able."""
     from partner_rl.evaluation.summary import describe_device, package_versions
 
     rewards, lm = config.rewards, config.models.reward_lm
@@ -283,7 +283,7 @@ def bench_report(config: RunConfig, data: str, pairs: int, results: Sequence[Mea
 
 
 def bench_table(results: Sequence[Measurement]) -> Table:
-    """The figures as a table to print."""
+    """The metrics as a table to print."""
     table = Table(box=SIMPLE_HEAD, title="Throughput of the reward scorers", title_justify="left")
     table.add_column("scorer")
     columns = ("replicas", "threads each", "pairs/s", "items", "model", "tokenizer", "rest of scorer", "Ray, waiting")
@@ -296,7 +296,7 @@ def bench_table(results: Sequence[Measurement]) -> Table:
 
 
 def _description(report: Mapping[str, Any]) -> str:
-    """On what the figures were taken, in one line."""
+    """On what the metrics were taken, in one line."""
     device = report["device"]
     gpus = ", ".join(device["gpus"]) or "no GPU"
     models = ", ".join(f"{use} {name}" for use, name in report["models"].items())

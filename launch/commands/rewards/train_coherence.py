@@ -22,8 +22,8 @@ from partner_rl.text.markdown import interval_text, markdown_table
 
 if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
-    from rewards.training.coherence import CoherenceReport
     from rewards.training.coherence_scores import CoherenceTestReport
+    from rewards.training.coherence_training import CoherenceReport
 
 
 @with_dry_run
@@ -44,8 +44,8 @@ def command(
     from partner_rl.storage.atomic import folder_when_whole
     from partner_rl.storage.outputs import NewFolder
     from rewards.coherence_model import KIND, CoherenceClassifier
-    from rewards.training.coherence import train_coherence
     from rewards.training.coherence_scores import held_out_report
+    from rewards.training.coherence_training import train_coherence
 
     config = training_config(preset, overrides, data)
     outputs = {NewFolder(output, KIND): "coherence classifier and report"}

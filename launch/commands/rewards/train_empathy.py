@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from partner_rl.config.schema import RunConfig
     from partner_rl.data.splits import Splits
     from rewards.empathy_ensemble import EmpathyEnsemble
-    from rewards.training.empathy import EmpathyReport
     from rewards.training.empathy_scores import LevelScores, MechanismScores
+    from rewards.training.empathy_training import EmpathyReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +113,9 @@ def _train(config: RunConfig, parts: Splits, number: int, count: int) -> tuple[E
 
     from launch.resources.device import device_of
     from partner_rl.models.sources import resolve
-    from rewards.training.empathy import labelled_pairs
     from rewards.training.empathy_baselines import majority_levels, ngram_levels
-    from rewards.training.empathy_members import train_members
     from rewards.training.empathy_scores import score_classifier, score_levels
+    from rewards.training.empathy_training import labelled_pairs, train_members
 
     encoder = resolve(config.models.encoder, config.models.cache)
     title = "Training the empathy classifier" + (f", split {number + 1} of {count}" if count > 1 else "")
@@ -139,7 +138,7 @@ def _train(config: RunConfig, parts: Splits, number: int, count: int) -> tuple[E
 
 
 def _further_split(config: RunConfig, number: int) -> RunConfig:
-    """The configuration of a split that gives figures and no checkpoint: another salt, one member."""
+    """The configuration of a split that gives metrics and no checkpoint: another salt, one member."""
     data = config.data.model_copy(update={"split_salt": f"{config.data.split_salt}-{number + 1}"})
     training = config.reward_training.model_copy(update={"empathy_members": 1})
     return config.model_copy(update={"data": data, "reward_training": training})
@@ -174,7 +173,7 @@ classifier.predict([("I failed the exam again.", "I am sorry. What happened?")])
 - Data: {Path(data.source).name}, split by seeker ({data.train_fraction:.0%} train, {data.dev_fraction:.0%} dev), seed
   {config.seed}; this checkpoint is of the first split
 - Share of the n-grams in the logits: {settings.empathy_ngram_weight:.0%}
-- Members of the ensemble: {settings.empathy_members}; the figures below are of the first
+- Members of the ensemble: {settings.empathy_members}; the metrics below are of the first
 - `level` is the largest logit, where rare levels weigh more; `probabilities` are calibrated on the dev pairs
 
 Test pairs, {f"{len(reports)} splits" if len(reports) > 1 else "one split"}: mean and, in brackets, lowest and highest

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from partner_rl.data.splits import Splits
     from rewards.training.dialogue_pairs import Direction
     from rewards.training.dialogue_scores import Share
-    from rewards.training.mutual_information import DialogueReport
+    from rewards.training.dialogue_training import DialogueReport
 
 
 class Directions(StrEnum):
@@ -75,7 +75,7 @@ def _train(direction: Direction, config: RunConfig, splits: Splits, output: Path
     from launch.resources.device import device_of
     from partner_rl.models.sources import resolve
     from partner_rl.storage.atomic import folder_when_whole
-    from rewards.training.mutual_information import train_dialogue_model
+    from rewards.training.dialogue_training import train_dialogue_model
 
     folder = resolve(config.models.reward_lm, config.models.cache)
     device = device_of(config)

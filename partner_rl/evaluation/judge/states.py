@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from partner_rl.models.loading import transformer_layers
 from partner_rl.models.text_tokens import text_ids
 from partner_rl.progress import Progress, no_progress
 from partner_rl.types import PartnerError
@@ -102,7 +103,7 @@ class ResponseStates:
         self._device = next(model.parameters()).device
         self._prefix = (start_token(tokenizer), *self._tokens(_BEFORE_SEEKER))
         self._middle = self._tokens(_BEFORE_RESPONSE)
-        self._blocks = _blocks(model)
+        self._blocks = transformer_layers(model)
         if not 1 <= self.layers[0] <= self.layers[-1] <= len(self._blocks):
             raise PartnerError(f"the judge reads layers {self.layers}, but the model has {len(self._blocks)}")
         del self._blocks[self.layers[-1] :]
@@ -171,16 +172,3 @@ class ResponseStates:
                 hook.remove()
         result: FloatArray = torch.cat(means, dim=1).double().cpu().numpy()
         return result
-
-
-def _blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The model's transformer blocks, whatever its architecture calls them.
-
-    Raises:
-        PartnerError: No list of modules is as long as the model has layers.
-    """
-    wanted = int(model.config.num_hidden_layers)
-    for module in model.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == wanted:
-            return module
-    raise PartnerError(f"the judge cannot read the layers of a {type(model).__name__}: choose another models.reward_lm")

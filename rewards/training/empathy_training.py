@@ -22,8 +22,10 @@ from torch.nn.functional import cross_entropy
 
 from partner_rl.config.reward_schema import RewardTrainingConfig
 from partner_rl.models.loading import load_encoder, load_tokenizer
-from partner_rl.progress import Progress, no_progress
+from partner_rl.progress import Progress, no_progress, part_of
+from partner_rl.seeds import generator_of, seed_of
 from partner_rl.types import MECHANISMS, Example, PartnerError
+from rewards.empathy_ensemble import EmpathyEnsemble
 from rewards.empathy_model import SEEKER_TOKENS, EmpathyClassifier, EmpathyLogits, EmpathyModel
 from rewards.encoder import encode_states, pad_id_of, pad_states, state_batches, tokenize
 from rewards.ngrams import balanced_offsets
@@ -69,7 +71,7 @@ class EmpathyReport:
     """What a training did.
 
     Attributes:
-        mechanisms: Mechanism name → its dev figures; empty without dev pairs.
+        mechanisms: Mechanism name → its dev scores; empty without dev pairs.
         best_epoch: The pass whose weights were kept, from 1.
         lost_rationales: Rationales that are not a passage of their response and were left out.
     """
@@ -130,6 +132,40 @@ def train_empathy(
     mechanisms = score_classifier(classifier, dev, seed) if dev else {}
     seconds = time.perf_counter() - start
     return classifier, EmpathyReport(mechanisms, epochs, best_epoch, len(pairs), len(dev), lost, seconds)
+
+
+def train_members(
+    examples_train: Sequence[Example],
+    examples_dev: Sequence[Example],
+    encoder_path: Path,
+    settings: RewardTrainingConfig,
+    seed: int,
+    device: str = "cpu",
+    progress: Progress = no_progress,
+) -> tuple[EmpathyEnsemble, tuple[EmpathyReport, ...]]:
+    """Train `empathy_members` classifiers, each from another seed; arguments and errors are those of `train_empathy`.
+
+    The first member is what `train_empathy` makes of the seed, whatever follows it.
+
+    Returns:
+        The ensemble, and what each member's training did.
+    """
+    count = settings.empathy_members
+    classifiers, reports = [], []
+    for number in range(count):
+        classifier, report = train_empathy(
+            examples_train,
+            examples_dev,
+            encoder_path,
+            settings,
+            seed if number == 0 else seed_of("empathy member", seed, number),
+            device,
+            part_of(progress, number, count),
+            resampling=None if number == 0 else generator_of("empathy resample", seed, number),
+        )
+        classifiers.append(classifier)
+        reports.append(report)
+    return EmpathyEnsemble(tuple(classifiers)), tuple(reports)
 
 
 def labelled_pairs(examples: Sequence[Example], limit: int | None, rng: np.random.Generator) -> list[Example]:

@@ -1,7 +1,7 @@
 """Training of the coherence classifier on pairs of sentences (PARTNER, section 4.3).
 
 A batch holds responses and, beside each, one of the same topic; every pair of its sentences is an example. Shapes: `_N`
-sentence of a batch, `_P` pair, `_D` hidden unit, `_F` figure of style.
+sentence of a batch, `_P` pair, `_D` hidden unit, `_F` feature of style.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class CoherenceReport:
     """What a training did.
 
     Attributes:
-        dev: Figures of the dev pairs; None where these give no pair.
+        dev: Scores of the dev pairs; None where these give no pair.
         seconds: Wall time, the dev pairs included.
     """
 
