@@ -123,26 +123,26 @@ def kl_penalty(
         sampled_GKT: Log-probabilities under the policy that sampled, where it is an earlier one: each term is then
             weighed by the importance ratio of all that it depends on, cut off at `MAX_KL_RATIO`.
     """
-    divergence_GKT = -_log_ratio(reference_GKT, logprobs_GKT, mask_GKT)
-    moved_GKT = (
-        torch.zeros_like(divergence_GKT) if sampled_GKT is None else _log_ratio(logprobs_GKT, sampled_GKT, mask_GKT)
+    kl_GKT = -_log_ratio(reference_GKT, logprobs_GKT, mask_GKT)
+    log_ratio_GKT = (
+        torch.zeros_like(kl_GKT) if sampled_GKT is None else _log_ratio(logprobs_GKT, sampled_GKT, mask_GKT).detach()
     )
     # Importance ratios of everything up to a decision, with the decision itself and without.
-    passed_GKT = moved_GKT.detach().cumsum(2)
-    with_own_GKT, before_GKT = _ratio(passed_GKT), _ratio(passed_GKT - moved_GKT.detach())
+    prefix_log_ratio_GKT = log_ratio_GKT.cumsum(2)
+    ratio_GKT, ratio_before_GKT = _ratio(prefix_log_ratio_GKT), _ratio(prefix_log_ratio_GKT - log_ratio_GKT)
     if form == "k2":
-        return (0.5 * divergence_GKT.square() * with_own_GKT).sum()
+        return (0.5 * kl_GKT.square() * ratio_GKT).sum()
     if form == "sequence":
-        joint_GK, whole_GK = (logprobs_GKT * mask_GKT).sum(2), divergence_GKT.detach().sum(2)
-        centred_GK = whole_GK - _mean_of_others(whole_GK, mask_GKT[:, :, 0])
-        return (centred_GK * with_own_GKT[:, :, -1] * joint_GK).sum()
+        action_logprob_GK, action_kl_GK = (logprobs_GKT * mask_GKT).sum(2), kl_GKT.detach().sum(2)
+        centred_GK = action_kl_GK - _mean_of_others(action_kl_GK, mask_GKT[:, :, 0])
+        return (centred_GK * ratio_GKT[:, :, -1] * action_logprob_GK).sum()
     assert exact_GKT is not None
-    own_GKT = torch.where(mask_GKT, exact_GKT, 0.0) * before_GKT
-    held_GKT = own_GKT.detach()
+    exact_kl_GKT = torch.where(mask_GKT, exact_GKT, 0.0) * ratio_before_GKT
+    cost_GKT = exact_kl_GKT.detach()
     # The divergence of the decisions after each one, which has their ratios in it already; the baseline has not.
-    later_GKT = held_GKT.sum(2, keepdim=True) - held_GKT.cumsum(2)
-    baseline_GKT = _mean_of_others(later_GKT, mask_GKT[:, :, :1].expand_as(later_GKT))
-    return (own_GKT + (later_GKT - with_own_GKT * baseline_GKT) * logprobs_GKT * mask_GKT).sum()
+    cost_to_go_GKT = cost_GKT.sum(2, keepdim=True) - cost_GKT.cumsum(2)
+    baseline_GKT = _mean_of_others(cost_to_go_GKT, mask_GKT[:, :, :1].expand_as(cost_to_go_GKT))
+    return (exact_kl_GKT + (cost_to_go_GKT - ratio_GKT * baseline_GKT) * logprobs_GKT * mask_GKT).sum()
 
 
 def _log_ratio(over: torch.Tensor, under: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
