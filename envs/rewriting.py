@@ -21,7 +21,7 @@ from partner_rl.types import EditAction, Example, RewriteState, ScoreRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class CandidateOrigin:
     """Where a generated sentence of the response came from.
 
     Attributes:
@@ -62,7 +62,7 @@ class EpisodeState:
     example: Example
     original: text.SplitText
     current: text.SplitText
-    candidates: tuple[Origin | None, ...]
+    candidates: tuple[CandidateOrigin | None, ...]
     window: int
     window_start: int = 0
     edits_made: int = 0
@@ -174,8 +174,8 @@ def _edit(state: EpisodeState, position: Position, sentence: str) -> EpisodeStat
     before, after = state.candidates[:index], state.candidates[index:]
     if position.kind is PositionKind.INSERT:
         current = text.insert_sentence(state.current, index, sentence)
-        return replace(state, current=current, candidates=(*before, Origin(PositionKind.INSERT), *after))
+        return replace(state, current=current, candidates=(*before, CandidateOrigin(PositionKind.INSERT), *after))
     # A candidate that takes an earlier candidate's place stands in the same relation to the original as that one did.
-    origin = after[0] or Origin(PositionKind.REPLACE, state.current.sentences[index])
+    origin = after[0] or CandidateOrigin(PositionKind.REPLACE, state.current.sentences[index])
     current = text.replace_sentence(state.current, index, sentence)
     return replace(state, current=current, candidates=(*before, origin, *after[1:]))

@@ -25,7 +25,7 @@ from partner_rl.types import PartnerError
 from partner_rl.warmstart.history import History
 
 _WEIGHTS: Final = "weights.safetensors"
-_MOMENTS: Final = "optimizer.safetensors"
+_OPTIMIZER_STATE: Final = "optimizer.safetensors"
 _STATE: Final = "state.json"
 
 Tensors = Mapping[str, torch.Tensor]
@@ -38,13 +38,13 @@ class WarmStartState:
 
     Attributes:
         fingerprint: Identifies examples, settings and seed; a state continues its own training only.
-        moments: Optimizer moments by `parameter/key`.
+        optimizer_state: AdamW's tensors by `parameter/key`.
     """
 
     fingerprint: str
     history: History
     weights: Tensors
-    moments: Tensors
+    optimizer_state: Tensors
 
     def save(self, folder: Path) -> None:
         """Writes the state into the folder and removes what it makes superfluous, also what a kill left unfinished."""
@@ -55,7 +55,7 @@ class WarmStartState:
             return
         with folder_when_whole(target) as temporary:
             _save_tensors(self.weights, temporary / _WEIGHTS)
-            _save_tensors(self.moments, temporary / _MOMENTS)
+            _save_tensors(self.optimizer_state, temporary / _OPTIMIZER_STATE)
             content = {"fingerprint": self.fingerprint, "history": done.as_json()}
             write_json(temporary / _STATE, content, indent=None)
         for path in [*_states(folder), *folder.glob("best-*")]:
@@ -81,7 +81,7 @@ class WarmStartState:
                 found,
                 History.from_json(content["history"]),
                 load_file(path / _WEIGHTS),
-                load_file(path / _MOMENTS),
+                load_file(path / _OPTIMIZER_STATE),
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise PartnerError(f"the training state {path} cannot be read ({error}): start again without it") from error

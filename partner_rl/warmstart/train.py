@@ -241,12 +241,12 @@ class _Trainer:
     def save(self, history: History, work: Path) -> None:
         """Keeps the state; the main process writes it."""
         if self._accelerator.is_main_process:
-            moments = {
+            optimizer_state = {
                 f"{name}/{key}": value.detach().cpu()
                 for name, parameter in self._trained.items()
                 for key, value in self._optimizer.state[parameter].items()
             }
-            WarmStartState(self._fingerprint(), history, self._weights(), moments).save(work)
+            WarmStartState(self._fingerprint(), history, self._weights(), optimizer_state).save(work)
         self._accelerator.wait_for_everyone()
 
     def save_best(self, epoch: int, work: Path) -> None:
@@ -261,7 +261,7 @@ class _Trainer:
         if state is None:
             return History()
         self._set_weights(state.weights)
-        for path, value in state.moments.items():
+        for path, value in state.optimizer_state.items():
             name, key = path.rsplit("/", 1)
             # AdamW keeps its step count on the CPU, its moments beside the parameter.
             parameter = self._trained[name]
