@@ -26,7 +26,7 @@ from launch.run_folder.fingerprints import (
     read_fingerprints,
     settings_of,
 )
-from launch.sweep.sharing import LEARNED, Shares, check_scorers, incomparable_objectives, shares
+from launch.sweep.sharing import Shares, check_scorers, incomparable_objectives, shared_keys, shares
 from launch.sweep.sizing import Sizing, check_reservations, on_gpus, sizing, trials_in_memory
 from launch.sweep.space import ConfigOf, Point, checked_configs, config_maker, planned_points
 from launch.sweep.spec import SweepSpec, read_spec, spec_yaml
@@ -93,13 +93,8 @@ class Sweep:
 
     def trial_bytes(self) -> int | None:
         """What a trial leaves on the disk; None where the policy's sizes are not known."""
-        config, once = self.config, {"checkpoint": "shared"}
-        rewards = {name: getattr(config.rewards, name).model_copy(update=once) for name in LEARNED}
-        update = {
-            "rewards": config.rewards.model_copy(update=rewards if self.share.reward_models else {}),
-            "warmstart": config.warmstart.model_copy(update=once if self.share.warm_start else {}),
-        }
-        return run_bytes(config.model_copy(update=update), self._shapes)
+        shared = shared_keys(self.config, self.folder, self.share)
+        return run_bytes(self.config_of(shared), self._shapes)
 
     def check_room(self) -> None:
         """Refuses, before anything is computed or written, trials that there is no room for.

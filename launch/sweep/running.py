@@ -70,7 +70,7 @@ def _run(sweep: Sweep, remaining: RemainingTrials) -> None:
     again = {point.name for point in remaining.pending}
     for record in remaining.known:
         if record.name in again and record.status != "running":
-            sweep.folder.write(record.model_copy(update={"status": "running", "reason": None}))
+            sweep.folder.update(record.point, status="running", reason=None)
     set_up_tune()
     size, config = sweep.sized(remaining.count), sweep.placed
     err.print(size.session.table())

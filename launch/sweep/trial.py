@@ -27,15 +27,7 @@ from launch.run_folder.folder import RunFolder
 from launch.sweep.sizing import on_gpus
 from launch.sweep.space import Point
 from launch.sweep.spec import METRICS, SweepSpec
-from launch.sweep.trial_records import (
-    SweepFolder,
-    TrialEvaluation,
-    TrialRecord,
-    WeightsFrom,
-    known_or_new,
-    started,
-    with_seconds,
-)
+from launch.sweep.trial_records import SweepFolder, TrialEvaluation, TrialRecord, WeightsFrom
 from launch.tracking import log_evaluation
 from launch.training import phases
 from launch.training.held_out import evaluation_sources, held_out_pairs, rewrite_all, rewriter_of, sampling_of
@@ -165,8 +157,7 @@ def _write_failure(setup: TrialSetup, sweep: SweepFolder, point: Point, error: E
     if not setup.redact and not isinstance(_cause(error), PartnerError):
         write_text(where, "".join(traceback.format_exception(error)))
         reason = f"{reason} (see {where.relative_to(sweep.path)})"
-    failed = {"status": "failed", "reason": reason, "transient": is_transient(error)}
-    sweep.write(known_or_new(sweep, point).model_copy(update=failed))
+    sweep.update(point, status="failed", reason=reason, transient=is_transient(error))
 
 
 def is_transient(error: BaseException | None) -> bool:
@@ -193,12 +184,6 @@ def _cause(error: Exception) -> Exception:
     return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
 
 
-def _current(sweep: SweepFolder, name: str) -> TrialRecord:
-    found = sweep.read(name)
-    assert found is not None
-    return found
-
-
 def _train(
     setup: TrialSetup, sweep: SweepFolder, point: Point, report: Report, origin: Origin | None
 ) -> TrialEvaluation:
@@ -207,8 +192,8 @@ def _train(
     with ExitStack() as stack:
         run, resume = _claim(stack, sweep, config)
         # From here on the record is this process's alone, up to the end of the block.
-        record = started(sweep, point)
-        stack.callback(lambda: _write_seconds(sweep, point.name, clock, began))
+        record = sweep.start(point)
+        stack.callback(lambda: sweep.add_seconds(point, {**clock.seconds, "together": time.perf_counter() - began}))
         if setup.spec.scheduler == "pbt":
             sweep.write(_with_weights(sweep, record, run, origin))
         if origin is not None:
@@ -219,7 +204,7 @@ def _train(
         prepared = prepare(config, run, clock, config, *evaluated_on)
         with clock.phase("reward actors", "reward actors"):
             client, actors = stack.enter_context(_client(setup, config, run))
-        sweep.write(_current(sweep, point.name).model_copy(update={"reward_actors": actors}))
+        sweep.update(point, reward_actors=actors)
         evaluator = None
         if setup.evaluates:
             evaluator = TrialEvaluator(setup.spec.split, config, run, prepared.splits, client, clock)
@@ -228,7 +213,7 @@ def _train(
             interval = setup.spec.evaluation_interval
             if evaluator and interval and step % interval == 0 and step < config.algorithm.iterations:
                 found = TrialEvaluation(iterations=step, metrics=evaluator.measure(algorithm.policy_in_driver()))
-                sweep.write(_current(sweep, point.name).evaluated(found))
+                sweep.write(sweep.known_or_new(point).evaluated(found))
                 _report_or_stop(report, found)
 
         prepared.reinforce(client, resume=resume, after_iteration=evaluate)
@@ -237,7 +222,7 @@ def _train(
             metrics = evaluator.measure(phases.exported_policy(run.export, config))
             log_evaluation(run.path, config, [{"system": TRAINED, **metrics}])
         last = TrialEvaluation(iterations=config.algorithm.iterations, metrics=metrics)
-        sweep.write(_current(sweep, point.name).evaluated(last).model_copy(update={"status": "finished"}))
+        sweep.write(sweep.known_or_new(point).evaluated(last).model_copy(update={"status": "finished"}))
         return last
 
 
@@ -247,11 +232,6 @@ def _report_or_stop(report: Report, found: TrialEvaluation) -> None:
         report(found)
     except SystemExit as stop:
         raise KeyboardInterrupt from stop
-
-
-def _write_seconds(sweep: SweepFolder, name: str, clock: PhaseClock, began: float) -> None:
-    seconds = {**clock.seconds, "together": time.perf_counter() - began}
-    sweep.write(with_seconds(_current(sweep, name), seconds))
 
 
 def trial_config(setup: TrialSetup, point: Point) -> RunConfig:

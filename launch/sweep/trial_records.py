@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -170,6 +170,25 @@ class SweepFolder:
         write_text(self._record(record.name), record.model_dump_json(indent=2) + "\n")
         return record
 
+    def known_or_new(self, point: Point) -> TrialRecord:
+        """What is known of a trial, or the record of one that was never started."""
+        return self.read(point.name) or TrialRecord(name=point.name, number=point.number, values=dict(point.values))
+
+    def update(self, point: Point, **changes: Any) -> TrialRecord:
+        """Writes down what has changed of a trial, by the record's own names."""
+        return self.write(self.known_or_new(point).model_copy(update=changes))
+
+    def start(self, point: Point) -> TrialRecord:
+        """Notes that a trial starts, for the first time or again."""
+        starts = self.known_or_new(point).starts + 1
+        return self.update(point, starts=starts, status="running", values=dict(point.values))
+
+    def add_seconds(self, point: Point, seconds: Mapping[str, float]) -> TrialRecord:
+        """Adds further seconds of each phase to a trial's."""
+        known = self.known_or_new(point).seconds
+        phases = sorted({*known, *seconds})
+        return self.update(point, seconds={p: round(known.get(p, 0.0) + seconds.get(p, 0.0), 3) for p in phases})
+
     @property
     def _records(self) -> Path:
         return self.path / "records"
@@ -178,23 +197,3 @@ class SweepFolder:
         if not is_plain_name(name):
             raise PartnerError(f"{name!r} is no trial of {self.path}")
         return self._records / f"{name}.json"
-
-
-def known_or_new(folder: SweepFolder, point: Point) -> TrialRecord:
-    """What is known of a trial, or the record of one that was never started."""
-    return folder.read(point.name) or TrialRecord(name=point.name, number=point.number, values=dict(point.values))
-
-
-def started(folder: SweepFolder, point: Point) -> TrialRecord:
-    """Notes that a trial starts, for the first time or again."""
-    record = known_or_new(folder, point)
-    update = {"starts": record.starts + 1, "status": "running", "values": dict(point.values)}
-    return folder.write(record.model_copy(update=update))
-
-
-def with_seconds(record: TrialRecord, seconds: Mapping[str, float]) -> TrialRecord:
-    """The record with further seconds of each phase."""
-    together = {
-        phase: record.seconds.get(phase, 0.0) + seconds.get(phase, 0.0) for phase in {*record.seconds, *seconds}
-    }
-    return record.model_copy(update={"seconds": {phase: round(together[phase], 3) for phase in sorted(together)}})

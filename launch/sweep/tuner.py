@@ -18,7 +18,7 @@ from launch.sweep.search import OptunaProposals, scheduler
 from launch.sweep.space import Point
 from launch.sweep.spec import SweepSpec
 from launch.sweep.trial import ENDED
-from launch.sweep.trial_records import SweepFolder, TrialRecord, known_or_new
+from launch.sweep.trial_records import SweepFolder, TrialRecord
 from launch.sweep.tune_internals import POINT
 from partner_rl.cluster.local_ray import own_handlers
 from partner_rl.progress import Progress
@@ -153,13 +153,13 @@ class Watcher(tune.Callback):
 
 def _write_end(folder: SweepFolder, point: Mapping[str, Any], reason: str | None) -> TrialRecord:
     """The record of a trial that has ended; a process that was lost could not write it itself."""
-    record = known_or_new(folder, Point.from_config(point))
+    found = Point.from_config(point)
+    record = folder.known_or_new(found)
     if record.status != "running":
         return record
     if reason is None:
-        return folder.write(record.model_copy(update={"status": "stopped"}))
-    lost = {"status": "failed", "reason": f"its process was lost: {reason}", "transient": True}
-    return folder.write(record.model_copy(update=lost))
+        return folder.update(found, status="stopped")
+    return folder.update(found, status="failed", reason=f"its process was lost: {reason}", transient=True)
 
 
 def describe_end(record: TrialRecord, spec: SweepSpec) -> str:

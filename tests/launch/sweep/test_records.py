@@ -24,7 +24,7 @@ from launch.sweep.sizing import sizing
 from launch.sweep.space import Point
 from launch.sweep.spec import METRICS, SHIPPED, SweepSpec, checked_spec, read_spec, spec_yaml
 from launch.sweep.trial import Origin, TrialSetup, failure_reason, finite_metrics, lineage, trial_config
-from launch.sweep.trial_records import SweepFolder, TrialEvaluation, TrialRecord, WeightsFrom, started, with_seconds
+from launch.sweep.trial_records import SweepFolder, TrialEvaluation, TrialRecord, WeightsFrom
 from partner_rl import metric_names
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.config.load import load_config, save_config
@@ -52,16 +52,18 @@ def test_a_record_is_whole_or_absent_and_counts_starts(tmp_path):
     sweep = SweepFolder(tmp_path)
     point = Point(7, {EMPATHY: 1.0})
     assert sweep.read(point.name) is None
-    started(sweep, point)
-    assert started(sweep, point).starts == 2
+    sweep.start(point)
+    assert sweep.start(point).starts == 2
     assert sweep.read("trial-0007") == sweep.records()[0]
     (tmp_path / "records" / "trial-0007.json").write_text("{")
     with pytest.raises(PartnerError, match=r"trial-0007\.json is damaged"):
         sweep.records()
 
 
-def test_seconds_add_up_and_undone_evaluations_go():
-    record = with_seconds(finished(1, 0.0, 0.0), {"training": 1.0, "evaluation": 0.5})
+def test_seconds_add_up_and_undone_evaluations_go(tmp_path):
+    sweep = SweepFolder(tmp_path)
+    known = sweep.write(finished(1, 0.0, 0.0))
+    record = sweep.add_seconds(known.point, {"training": 1.0, "evaluation": 0.5})
     assert record.seconds == {"evaluation": 0.5, "together": 2.0, "training": 2.5}
     again = record.evaluated(TrialEvaluation(iterations=2, metrics={"perplexity": 1.0}))
     assert [found.iterations for found in again.history] == [2]

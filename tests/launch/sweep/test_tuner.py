@@ -18,7 +18,7 @@ from launch.sweep.remaining import RemainingTrials
 from launch.sweep.space import Point, planned_points
 from launch.sweep.spec import METRICS, SweepSpec, checked_spec
 from launch.sweep.trial import _origin, _report
-from launch.sweep.trial_records import SweepFolder, TrialEvaluation, TrialRecord, started
+from launch.sweep.trial_records import SweepFolder, TrialEvaluation, TrialRecord
 from launch.sweep.tuner import run_trials, set_up_tune
 from tests.helpers.waiting import wait_until
 
@@ -46,7 +46,7 @@ def formula(folder: Path, interval: int, together: int, config: Mapping[str, Any
     over before the next process is up, and PBT compares only trials that run.
     """
     point, sweep = Point(config["trial"]["number"], config["trial"]["values"]), SweepFolder(folder)
-    record = started(sweep, point)
+    record = sweep.start(point)
     weight = float(str(point.values[KEY]))
     origin = _origin(point.name)
     done = record.last.iterations if record.last else 0
