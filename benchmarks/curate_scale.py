@@ -24,7 +24,7 @@ from typing import Final
 
 import psutil
 
-from partner_rl.data.synthetic import Recipe, generate
+from partner_rl.data.synthetic import CorpusSettings, generate
 from partner_rl.text.markdown import markdown_table
 
 INTERVAL_S: Final = 0.2
@@ -92,7 +92,7 @@ class Measurement:
 def measure(rows: int, workers: int, folder: Path) -> Measurement:
     """Generates and curates a corpus."""
     source, output = folder / "in", folder / "out"
-    generate(Recipe(rows), source)
+    generate(CorpusSettings(rows), source)
     command = [sys.executable, "-m", "launch.cli", "data", "curate", str(source), str(output)]
     peak = Peak()
     started = time.monotonic()

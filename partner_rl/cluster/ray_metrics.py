@@ -19,7 +19,7 @@ _JOB: Final = "ray_job"
 
 
 @dataclass(frozen=True, slots=True)
-class Meter:
+class RayMetric:
     """A figure.
 
     Attributes:
@@ -39,24 +39,24 @@ class Meter:
         return f"ray_{self.name}"
 
 
-POOL_QUEUE: Final = Meter(
+POOL_QUEUE: Final = RayMetric(
     "partner_rl_pool_queue", "gauge", "Micro-batches of a reward pool that wait or are being scored", "pool"
 )
-POOL_ITEMS: Final = Meter("partner_rl_pool_items_total", "counter", "Items that a reward pool scored", "pool")
-POOL_SECONDS: Final = Meter(
+POOL_ITEMS: Final = RayMetric("partner_rl_pool_items_total", "counter", "Items that a reward pool scored", "pool")
+POOL_SECONDS: Final = RayMetric(
     "partner_rl_pool_seconds", "histogram", "Seconds that a scorer took for a micro-batch", "pool"
 )
-RESTARTS: Final = Meter("partner_rl_restarts_total", "counter", "Actors that were lost and started again", "actors")
-PHASE_SECONDS: Final = Meter("partner_rl_phase_seconds", "histogram", "Seconds of a phase of an iteration", "phase")
-EPISODES: Final = Meter("partner_rl_episodes_total", "counter", "Episodes that were trained on", "algorithm")
+RESTARTS: Final = RayMetric("partner_rl_restarts_total", "counter", "Actors that were lost and started again", "actors")
+PHASE_SECONDS: Final = RayMetric("partner_rl_phase_seconds", "histogram", "Seconds of a phase of an iteration", "phase")
+EPISODES: Final = RayMetric("partner_rl_episodes_total", "counter", "Episodes that were trained on", "algorithm")
 
-METERS: Final = (POOL_QUEUE, POOL_ITEMS, POOL_SECONDS, RESTARTS, PHASE_SECONDS, EPISODES)
+RAY_METRICS: Final = (POOL_QUEUE, POOL_ITEMS, POOL_SECONDS, RESTARTS, PHASE_SECONDS, EPISODES)
 
 
-def record(meter: Meter, tag: str, value: float) -> None:
+def record(metric: RayMetric, tag: str, value: float) -> None:
     """Adds to a counter, sets a level, or notes a duration."""
-    tags = {meter.tag: tag, _JOB: _job()}
-    instrument = _instrument(meter)
+    tags = {metric.tag: tag, _JOB: _job()}
+    instrument = _instrument(metric)
     if isinstance(instrument, Counter):
         if value > 0:
             instrument.inc(value, tags)
@@ -67,13 +67,13 @@ def record(meter: Meter, tag: str, value: float) -> None:
 
 
 @cache
-def _instrument(meter: Meter) -> Counter | Gauge | Histogram:
-    keys = (meter.tag, _JOB)
-    if meter.kind == "counter":
-        return Counter(meter.name, meter.description, keys)
-    if meter.kind == "gauge":
-        return Gauge(meter.name, meter.description, keys)
-    return Histogram(meter.name, meter.description, list(SECONDS), keys)
+def _instrument(metric: RayMetric) -> Counter | Gauge | Histogram:
+    keys = (metric.tag, _JOB)
+    if metric.kind == "counter":
+        return Counter(metric.name, metric.description, keys)
+    if metric.kind == "gauge":
+        return Gauge(metric.name, metric.description, keys)
+    return Histogram(metric.name, metric.description, list(SECONDS), keys)
 
 
 def _job() -> str:

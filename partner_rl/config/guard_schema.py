@@ -1,4 +1,4 @@
-"""The guards' section of the configuration: how their figures are taken, their limits, and what an alarm leads to."""
+"""The guards' section of the configuration: how their metrics are taken, their limits, and what an alarm leads to."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class GuardsConfig(Section):
     """Guards against reward hacking and collapse (`docs/guards.md`); a limit that is null is off."""
 
     window: Positive = 10
-    """Iterations that a figure is taken over; for figures of the judge, iterations that it read."""
+    """Iterations that a metric is taken over; for metrics of the judge, iterations that it read."""
     half_life: PositiveFloat = 1.5
-    """An iteration counts half as much in a figure's mean as one this many iterations later."""
+    """An iteration counts half as much in a metric's mean as one this many iterations later."""
     patience: Positive = 2
-    """A guard raises its alarm when its limit is passed, by the mean and by the newest figure, in this many iterations
+    """A guard raises its alarm when its limit is passed, by the mean and by the newest metric, in this many iterations
     with none between that keeps it by both."""
     action: Literal["alarm", "stop", "rollback"] = "alarm"
     """What an alarm about the policy does besides the warning: nothing; stop the run with a checkpoint; or go back to
@@ -27,7 +27,7 @@ class GuardsConfig(Section):
     rollback_kl_factor: Annotated[float, Field(ge=1.0)] = 2.0
     """Each rollback multiplies the weight of the KL penalty by this; nothing to multiply when `kl_coeff` is 0."""
     min_rewrites: Positive = 50
-    """Figures of sentences, openings and specificity wait for this many inserted sentences. Where fewer remain by their
+    """Metrics of sentences, openings and specificity wait for this many inserted sentences. Where fewer remain by their
     weight in the mean, the window's iterations count alike."""
     max_kl_sentence: PositiveFloat | None = 8.0
     """KL divergence from the warm-started policy, nats a sentence, its position included."""

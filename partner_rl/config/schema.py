@@ -333,8 +333,8 @@ class FaultsConfig(Section):
     """An actor that everything has waited for so many seconds is killed, so that another one takes its place; null
     leaves it, and only says so. Must be more than any call takes."""
     snapshot_mb: NonNegativeFloat = 128.0
-    """What remote learners know is kept in the driver's memory after each iteration if it is at most this many MiB
-    (weights and moments), so that losing them costs one iteration; otherwise it goes back to the newest checkpoint."""
+    """Weights and optimizer state of remote learners are kept in the driver's memory after each iteration, up to this
+    many MiB, so that losing them costs one iteration; otherwise the run goes back to the newest checkpoint."""
     room_wait_s: NonNegativeFloat = 600.0
     """Seconds that a run waits for room when the disk of its folder, or Ray's object store, is full; then it ends."""
 
@@ -367,7 +367,7 @@ class TrackingConfig(Section):
     """Rows of the before/after table at each logged step; 0 keeps texts out of the trackers."""
     redact: Fixed[bool] = False
     """Keep texts of posts out of what a run shows and writes: before/after rows (`samples.jsonl`, W&B) and
-    `rewrites.jsonl` hold figures only, reports hold no texts (`docs/security.md`)."""
+    `rewrites.jsonl` hold numbers only, reports hold no texts (`docs/security.md`)."""
     log_every: Positive = 1
     """Iterations between logged steps."""
 
@@ -375,8 +375,7 @@ class TrackingConfig(Section):
 class PlacementConfig(Section):
     """Which kind of nodes each kind of actors runs on (`docs/clusters.md`).
 
-    Each key names a custom Ray resource that these nodes offer, as after `ray start --resources='{"reward": 1}'`; null
-    takes any node.
+    Each key names a custom Ray resource of these nodes, as by `ray start --resources='{"reward": 1}'`; null takes any.
     """
 
     env_runners: str | None = None

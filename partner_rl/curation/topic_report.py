@@ -20,7 +20,7 @@ _INTERVAL: Final = (2.5, 97.5)
 
 @dataclass(frozen=True, slots=True)
 class TopicEstimate:
-    """A figure and the ends of its 95 % bootstrap interval."""
+    """A metric and the ends of its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -62,7 +62,7 @@ class TopicScores:
 
 @dataclass(frozen=True, slots=True)
 class TopicReport:
-    """A trained topic classifier's figures, all on posts that it was not trained on.
+    """A trained topic classifier's metrics, all on posts that it was not trained on.
 
     Attributes:
         inverse_penalty: The logistic regression's `C`, chosen by cross-validation on the training posts.
@@ -83,7 +83,7 @@ class TopicReport:
 
 
 def topic_scores(positives: Probabilities, negatives: Probabilities, threshold: float, seed: int) -> TopicScores:
-    """Figures of one set of posts.
+    """Metrics of one set of posts.
 
     Args:
         positives: Probabilities of the posts about mental health, `[p]`, at least one.
@@ -91,8 +91,8 @@ def topic_scores(positives: Probabilities, negatives: Probabilities, threshold: 
         threshold: A post with at least this probability is kept.
         seed: Seed of the bootstrap, which draws from each class apart.
     """
-    figures = _with_intervals(lambda p, n: _figures(p, n, threshold), positives, negatives, seed)
-    precision, recall, f1, specificity, auc = figures
+    metrics = _with_intervals(lambda p, n: _metrics(p, n, threshold), positives, negatives, seed)
+    precision, recall, f1, specificity, auc = metrics
     kept, wrongly_kept = int((positives >= threshold).sum()), int((negatives >= threshold).sum())
     confusion = Confusion(kept, len(positives) - kept, wrongly_kept, len(negatives) - wrongly_kept)
     error = calibration_error(positives, negatives)
@@ -111,7 +111,7 @@ def calibration_error(positives: Probabilities, negatives: Probabilities) -> flo
     return float(np.abs(gaps).sum())
 
 
-def _figures(positives: Probabilities, negatives: Probabilities, threshold: float) -> npt.NDArray[np.float64]:
+def _metrics(positives: Probabilities, negatives: Probabilities, threshold: float) -> npt.NDArray[np.float64]:
     kept, wrongly_kept = float((positives >= threshold).sum()), float((negatives >= threshold).sum())
     precision = kept / (kept + wrongly_kept) if kept + wrongly_kept else 0.0
     recall = kept / len(positives)
@@ -127,16 +127,16 @@ def _area(positives: Probabilities, negatives: Probabilities) -> float:
 
 
 def _with_intervals(
-    figures: Callable[[Probabilities, Probabilities], npt.NDArray[np.float64]],
+    metrics: Callable[[Probabilities, Probabilities], npt.NDArray[np.float64]],
     positives: Probabilities,
     negatives: Probabilities,
     seed: int,
 ) -> list[TopicEstimate]:
     random = np.random.default_rng(seed)
     drawn: list[npt.NDArray[Any]] = [
-        figures(random.choice(positives, len(positives)), random.choice(negatives, len(negatives)))
+        metrics(random.choice(positives, len(positives)), random.choice(negatives, len(negatives)))
         for _ in range(_RESAMPLES)
     ]
     low, high = np.percentile(np.stack(drawn), _INTERVAL, axis=0)
-    values = figures(positives, negatives)
+    values = metrics(positives, negatives)
     return [TopicEstimate(float(v), float(a), float(b)) for v, a, b in zip(values, low, high, strict=True)]

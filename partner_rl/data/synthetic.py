@@ -54,7 +54,7 @@ Rows = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class CorpusSettings:
     """What to generate.
 
     Attributes:
@@ -98,7 +98,7 @@ class Generated:
 
 
 def generate(
-    recipe: Recipe,
+    settings: CorpusSettings,
     output: Path,
     progress: Progress = no_progress,
     rows_per_file: int = ROWS_PER_FILE,
@@ -110,26 +110,26 @@ def generate(
     Raises:
         PartnerError: The folder holds something else, or cannot be written.
     """
-    maker = _Maker(recipe)
+    maker = _Maker(settings)
     planted: Counter[str] = Counter()
     with folder_when_whole(output, KIND) as folder:
-        for number, start in enumerate(range(0, recipe.rows, rows_per_file)):
-            end = min(start + rows_per_file, recipe.rows)
+        for number, start in enumerate(range(0, settings.rows, rows_per_file)):
+            end = min(start + rows_per_file, settings.rows)
             groups = (range(at, min(at + _ROW_GROUP_ROWS, end)) for at in range(start, end, _ROW_GROUP_ROWS))
             tables = (maker.table(group, planted) for group in groups)
             write_tables(folder / f"part-{number:05d}.parquet", PAIR_SCHEMA, tables)
-            progress(end, recipe.rows)
+            progress(end, settings.rows)
         kinds = {kind: planted[kind] for kind in PII_KINDS}
-        generated = Generated(recipe.rows, planted["exact"], planted["near"], kinds)
-        write_json(folder / SUMMARY, asdict(recipe) | {"planted": asdict(generated)}, indent=1)
+        generated = Generated(settings.rows, planted["exact"], planted["near"], kinds)
+        write_json(folder / SUMMARY, asdict(settings) | {"planted": asdict(generated)}, indent=1)
     return generated
 
 
 class _Maker:
     """Makes rows."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+    def __init__(self, settings: CorpusSettings) -> None:
+        self._settings = settings
         examples = read_examples(SAMPLE).examples
         numbers = [f"It has been {number} days since then." for number in range(2, _NUMBERS)]
         # Half of all third sentences hold a number, which makes texts distinct however many there are.
@@ -183,23 +183,23 @@ class _Maker:
     def _pii_kind(self, rows_N: Rows) -> npt.NDArray[np.int64]:
         """Index of the kind of personal data in each original row; -1 for none."""
         share_N = self._share(rows_N, _PII)
-        return np.where(share_N < self._recipe.pii, self._draw(rows_N, _PII + 1, len(PII_KINDS)), -1)
+        return np.where(share_N < self._settings.pii, self._draw(rows_N, _PII + 1, len(PII_KINDS)), -1)
 
     def _is_duplicate(self, rows_N: Rows) -> npt.NDArray[np.bool_]:
-        return np.asarray((self._share(rows_N, _DUPLICATE) < self._recipe.duplicates) & (rows_N > 0))
+        return np.asarray((self._share(rows_N, _DUPLICATE) < self._settings.duplicates) & (rows_N > 0))
 
     def _originals(self, rows_N: Rows) -> Rows:
         """The row that each row repeats; itself where it is no duplicate."""
         found_N = rows_N.copy()
         while len(index := np.flatnonzero(self._is_duplicate(found_N))):
-            found_N[index] = _hash(found_N[index], self._recipe.seed, _SOURCE) % found_N[index]
+            found_N[index] = _hash(found_N[index], self._settings.seed, _SOURCE) % found_N[index]
         return found_N
 
     def _draw(self, rows_N: Rows, slot: int, size: int) -> npt.NDArray[np.int64]:
-        return (_hash(rows_N, self._recipe.seed, slot) % np.uint64(size)).astype(np.int64)
+        return (_hash(rows_N, self._settings.seed, slot) % np.uint64(size)).astype(np.int64)
 
     def _share(self, rows_N: Rows, slot: int) -> npt.NDArray[np.float64]:
-        return np.asarray((_hash(rows_N, self._recipe.seed, slot) >> np.uint64(11)) * 2.0**-53)
+        return np.asarray((_hash(rows_N, self._settings.seed, slot) >> np.uint64(11)) * 2.0**-53)
 
 
 def _hash(rows_N: Rows, seed: int, slot: int) -> Rows:

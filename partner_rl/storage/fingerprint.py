@@ -17,7 +17,7 @@ _BLOCK: Final = 2**20
 _BLOCKS: Final = WHOLE_BYTES // _BLOCK
 _DIGEST_BYTES: Final = 16
 _READ: Final = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt", ".parquet"})
-"""Endings of the files that loaders read; cards and figures beside them mean nothing to a training."""
+"""Endings of the files that loaders read; cards and reports beside them mean nothing to a training."""
 _NOT_READ: Final = frozenset({"report.json", "warm_start.json", "partner_manifest.json"})
 _WRITTEN_BY: Final = frozenset({"transformers_version", "_name_or_path"})
 """Keys of a model's configuration that say who wrote it where."""

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from partner_rl.data.readers import read_examples
-from partner_rl.data.synthetic import SUMMARY, Recipe, generate
+from partner_rl.data.synthetic import SUMMARY, CorpusSettings, generate
 from partner_rl.types import Example, PartnerError
 
 
@@ -20,7 +20,7 @@ def read(folder: Path) -> list[Example]:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Example], dict]:
     folder = tmp_path_factory.mktemp("generated")
-    generate(Recipe(5000, seed=1, duplicates=0.1, pii=0.04), folder, rows_per_file=2000)
+    generate(CorpusSettings(5000, seed=1, duplicates=0.1, pii=0.04), folder, rows_per_file=2000)
     return read(folder), json.loads((folder / SUMMARY).read_text())
 
 
@@ -50,9 +50,9 @@ def test_what_is_planted_is_there(corpus):
 
 
 def test_rows_depend_on_the_seed_alone(tmp_path: Path, corpus):
-    generate(Recipe(5000, seed=1, duplicates=0.1, pii=0.04), tmp_path / "again", rows_per_file=700)
+    generate(CorpusSettings(5000, seed=1, duplicates=0.1, pii=0.04), tmp_path / "again", rows_per_file=700)
     assert read(tmp_path / "again") == corpus[0]
-    generate(Recipe(100, seed=2), tmp_path / "other")
+    generate(CorpusSettings(100, seed=2), tmp_path / "other")
     assert not {example.response_post for example in read(tmp_path / "other")} & {
         example.response_post for example in corpus[0]
     }
@@ -60,21 +60,21 @@ def test_rows_depend_on_the_seed_alone(tmp_path: Path, corpus):
 
 def test_files_have_the_rows_that_were_asked_for_and_progress_is_told(tmp_path: Path):
     calls: list[tuple[int, int]] = []
-    generate(Recipe(250), tmp_path, lambda *call: calls.append(call), rows_per_file=100)
+    generate(CorpusSettings(250), tmp_path, lambda *call: calls.append(call), rows_per_file=100)
     assert [pq.read_metadata(path).num_rows for path in sorted(tmp_path.glob("*.parquet"))] == [100, 100, 50]
     assert calls == [(100, 250), (200, 250), (250, 250)]
     assert sorted(path.name for path in tmp_path.iterdir())[0] == SUMMARY
 
 
 def test_bad_requests_are_one_line(tmp_path: Path):
-    generate(Recipe(3), tmp_path)
+    generate(CorpusSettings(3), tmp_path)
     (tmp_path / "other.parquet").touch()
     with pytest.raises(PartnerError, match=r"holds something else too \(other\.parquet\)"):
-        generate(Recipe(3), tmp_path)
+        generate(CorpusSettings(3), tmp_path)
     with pytest.raises(PartnerError, match="rows=0"):
-        Recipe(0)
+        CorpusSettings(0)
     with pytest.raises(PartnerError, match="duplicates=2: give a share"):
-        Recipe(1, duplicates=2)
+        CorpusSettings(1, duplicates=2)
     (tmp_path / "file").touch()
     with pytest.raises(PartnerError, match="cannot write"):
-        generate(Recipe(3), tmp_path / "file")
+        generate(CorpusSettings(3), tmp_path / "file")

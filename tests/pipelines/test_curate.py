@@ -24,7 +24,7 @@ from partner_rl.curation.usable import Limits
 from partner_rl.data.pair_schema import PAIR_SCHEMA, batch_from_examples, write_parquet
 from partner_rl.data.readers import read_examples
 from partner_rl.data.rows import PARTLY_LABELLED
-from partner_rl.data.synthetic import Generated, Recipe, generate
+from partner_rl.data.synthetic import CorpusSettings, Generated, generate
 from partner_rl.pipelines.cleaning import CleanBuilder, TopicSettings
 from partner_rl.pipelines.curate import COUNTS, WORK, CurateSettings, curate
 from partner_rl.pipelines.deduplication import offsets
@@ -48,7 +48,7 @@ def read(folder: Path) -> list[Example]:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Generated]:
     folder = tmp_path_factory.mktemp("corpus")
-    return folder, generate(Recipe(12_000, seed=3, duplicates=0.08, pii=0.05), folder, rows_per_file=6_000)
+    return folder, generate(CorpusSettings(12_000, seed=3, duplicates=0.08, pii=0.05), folder, rows_per_file=6_000)
 
 
 def test_what_was_planted_is_found(corpus: tuple[Path, Generated], tmp_path: Path):
@@ -242,7 +242,7 @@ def test_a_folder_of_tables_is_converted_once_wherever_the_output_lies(tmp_path:
 @pytest.mark.slow
 def test_the_command_can_be_killed_and_run_again(tmp_path: Path):
     source, out = tmp_path / "in", tmp_path / "out"
-    planted = generate(Recipe(30_000), source, rows_per_file=10_000)
+    planted = generate(CorpusSettings(30_000), source, rows_per_file=10_000)
     command = ["data", "curate", str(source), str(out)]
     process = subprocess.Popen(
         [*COMMAND, *command], cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

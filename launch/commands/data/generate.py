@@ -11,7 +11,7 @@ from launch.console import out, progress
 from launch.options import with_dry_run
 from launch.preflight.command_plan import begin, stage_plan
 from partner_rl.config.section import MAX_SEED
-from partner_rl.data.synthetic import KIND, SUMMARY, Recipe, generate
+from partner_rl.data.synthetic import KIND, SUMMARY, CorpusSettings, generate
 from partner_rl.storage.outputs import NewFolder, check_outputs
 
 
@@ -30,7 +30,7 @@ def command(
     check_outputs([NewFolder(output, KIND, "OUTPUT")])
     begin(stage_plan({output: f"{rows} pairs in Parquet files"}))
     with progress("Generating pairs") as report:
-        generated = generate(Recipe(rows, seed, duplicates, pii), output, report)
+        generated = generate(CorpusSettings(rows, seed, duplicates, pii), output, report)
     out.print(f"{rows} pairs written to {output}", soft_wrap=True)
     kinds = ", ".join(f"{count} {kind}" for kind, count in generated.pii.items())
     planted = f"planted: {generated.exact} exact and {generated.near} near duplicates; {kinds} (see {SUMMARY})"

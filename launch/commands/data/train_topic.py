@@ -114,6 +114,6 @@ def _rows(scores: TopicScores) -> dict[str, str]:
     }
 
 
-def _text(figure: TopicEstimate) -> str:
+def _text(metric: TopicEstimate) -> str:
     # No square brackets: rich would take them for markup.
-    return f"{figure.value:.3f} ({figure.low:.3f}–{figure.high:.3f})"
+    return f"{metric.value:.3f} ({metric.low:.3f}–{metric.high:.3f})"

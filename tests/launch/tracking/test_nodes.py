@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 from ray.dashboard.modules.reporter import reporter_agent
 
 from launch.tracking.nodes import NodeWatch, node_names, parse_gpus
-from partner_rl.cluster.ray_metrics import METERS
+from partner_rl.cluster.ray_metrics import RAY_METRICS
 from partner_rl.config.reward_schema import RewardsConfig, RewardSection
 from partner_rl.types import ScoreRequest
 from rewards.pool import create_pools
@@ -152,7 +152,7 @@ def test_every_query_of_the_dashboard_finds_its_metrics(cluster, tmp_path):
 
 def test_the_dashboard_shows_every_figure_that_is_exported():
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in queried_names()}
-    assert {meter.exported for meter in METERS} <= shown
+    assert {metric.exported for metric in RAY_METRICS} <= shown
 
 
 def test_panels_do_not_overlap():
