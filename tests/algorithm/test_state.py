@@ -22,6 +22,7 @@ from partner_rl.algorithm.state import OPTIMIZER_STATE, STATE, WEIGHTS, Training
 from partner_rl.metric_names import OF_THE_MACHINE
 from partner_rl.storage import atomic
 from partner_rl.storage.manifest import MANIFEST
+from partner_rl.storage.temporary import remove_unfinished
 from partner_rl.types import PartnerError
 from tests.algorithm.toy import build_toy, toy_config
 
@@ -131,7 +132,7 @@ def test_a_kill_while_replacing_leaves_the_old_or_the_new(tmp_path):
     # After the old one was renamed, before the new one takes its name.
     assert killed_while_saving(tmp_path / "iteration-000004", Path, "rename", 1) == -signal.SIGKILL
     assert not (tmp_path / "iteration-000004").exists()
-    atomic.remove_unfinished(tmp_path)
+    remove_unfinished(tmp_path)
     assert TrainingState.load(tmp_path / "iteration-000004").iterations == 2
     assert [path.name for path in tmp_path.iterdir()] == ["iteration-000004"]
 
@@ -149,7 +150,7 @@ def test_a_kill_while_saving_leaves_the_checkpoint_whole_or_absent(tmp_path, own
     make_state(2).save(tmp_path / "iteration-000002")
     assert killed_while_saving(tmp_path / "iteration-000004", owner, place, call) == -signal.SIGKILL
     assert len([path for path in tmp_path.iterdir() if path.name.startswith(".")]) == (not whole)
-    atomic.remove_unfinished(tmp_path)
+    remove_unfinished(tmp_path)
     names = ["iteration-000002", "iteration-000004"] if whole else ["iteration-000002"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert TrainingState.load(tmp_path / names[-1]).iterations == (4 if whole else 2)
