@@ -26,6 +26,7 @@ from partner_rl.config.load import assignments, config_yaml, load_config
 from partner_rl.config.schema import RunConfig
 from partner_rl.storage.atomic import file_when_whole, write_json, write_text
 from partner_rl.text.markdown import markdown_table, plain_markdown
+from partner_rl.text.templates import template_environment
 
 FIGURES_FOLDER: Final = "figures"
 NOTHING: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
@@ -215,15 +216,8 @@ def _weight_keys(record: TrialRecord) -> Iterable[str]:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        # The text is Markdown; the page's body is made of it, with everything escaped.
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    # The text is Markdown; the page's body is made of it, with everything escaped.
+    environment = template_environment(Path(__file__).parent / "templates", autoescape=False)
     environment.globals["table"] = _table
     return environment
 

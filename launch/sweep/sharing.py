@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -81,21 +81,19 @@ def shares(spec: SweepSpec) -> Shares:
 
 def check_scorers(spec: SweepSpec, config_of: ConfigOf) -> None:
     """Raises PartnerError when a swept key changes what the reward actors compute."""
-    expected = scorers(spec, config_of({}))
-    for key, values in spec.space.items():
-        for value in values.examples if first_inside([key], SCORER_KEYS) else ():
-            found = scorers(spec, config_of({key: value}))
-            different = [name for name, builder in found.items() if builder != expected.get(name)]
+
+    def scorers(values: Mapping[str, JsonValue]) -> dict[str, ScorerBuilder]:
+        components = all_components(pooled_config(spec, config_of(values)), Path("shared"))
+        return {name: component.builder for name, component in components.items()}
+
+    expected = scorers({})
+    for key, tried in spec.space.items():
+        for value in tried.examples if first_inside([key], SCORER_KEYS) else ():
+            different = [name for name, builder in scorers({key: value}).items() if builder != expected.get(name)]
             if different:
                 raise PartnerError(
                     f"share_rewards: {key} changes the scorer {different[0]}: set share_rewards to false"
                 )
-
-
-def scorers(spec: SweepSpec, config: RunConfig) -> dict[str, ScorerBuilder]:
-    """Component → how its scorer is built, with both directions of the mutual information where λ is swept."""
-    components = all_components(pooled_config(spec, config), Path("shared"))
-    return {name: component.builder for name, component in components.items()}
 
 
 def pooled_config(spec: SweepSpec, config: RunConfig) -> RunConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,7 +12,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from partner_rl.config.inputs import resolve_paths
-from partner_rl.config.load import preset_names, shown
+from partner_rl.config.load import first_problems, json_document, preset_names, read_mapping, shown
 from partner_rl.config.paths import absolute_path
 from partner_rl.config.section import (
     Fraction,
@@ -26,7 +25,7 @@ from partner_rl.config.section import (
     Seed,
     Trials,
 )
-from partner_rl.config.yaml_text import dump_yaml, parse_yaml
+from partner_rl.config.yaml_text import dump_yaml
 from partner_rl.types import PartnerError
 
 SHIPPED: Final = Path(__file__).parents[1] / "sweeps"
@@ -62,7 +61,6 @@ OBJECTIVES: Final[dict[Metric, Direction]] = {
 }
 
 _REWARD_WEIGHT: Final = re.compile(r"rewards\.\w+\.weight")
-_SHOWN_ERRORS: Final = 3
 
 
 class Range(Section):
@@ -237,15 +235,9 @@ def read_spec(name_or_path: str) -> tuple[SweepSpec, str]:
     shipped = SHIPPED / f"{name_or_path}.yaml"
     path = shipped if shipped.is_file() else absolute_path(name_or_path)
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
+        spec = checked_spec(read_mapping(path, str(path)), str(path))
     except FileNotFoundError as error:
-        names = shipped_specs()
-        raise PartnerError(f"there is no spec '{name_or_path}'; {_hint(name_or_path, names)}") from error
-    except (OSError, ValueError) as error:
-        raise PartnerError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise PartnerError(f"{path}: expected keys and values at the top, got {shown(values)}")
-    spec = checked_spec(values, str(path))
+        raise PartnerError(f"there is no spec '{name_or_path}'; {_hint(name_or_path, shipped_specs())}") from error
     try:
         return _with_absolute_paths(spec, path.parent), path.stem
     except PartnerError as error:
@@ -276,15 +268,10 @@ def checked_spec(values: dict[str, Any], source: str) -> SweepSpec:
         PartnerError: A key or value is wrong: one line that says which, what was expected, and what may be meant.
     """
     try:
-        document = json.dumps(values)
-    except (TypeError, ValueError) as error:
-        raise PartnerError(f"{source}: {error}; values are numbers, texts, true, false, null and lists") from error
-    try:
-        return SweepSpec.model_validate_json(document)
+        return SweepSpec.model_validate_json(json_document(values, source))
     except ValidationError as error:
         problems = [_problem(details) for details in error.errors(include_url=False)]
-    more = f"; and {len(problems) - _SHOWN_ERRORS} more" if len(problems) > _SHOWN_ERRORS else ""
-    raise PartnerError(f"{source}: " + "; ".join(problems[:_SHOWN_ERRORS]) + more)
+    raise PartnerError(f"{source}: {first_problems(problems)}")
 
 
 def spec_yaml(spec: SweepSpec) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,11 +113,24 @@ def _read(path_or_preset: str) -> tuple[dict[str, Any], str, Path]:
     else:
         path, source = absolute_path(path_or_preset), path_or_preset
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
+        return read_mapping(path, source), source, path.parent
     except FileNotFoundError as error:
         nearest = _nearest(path.stem, preset_names())
         hint = f"did you mean {nearest}?" if nearest else f"the presets are {', '.join(preset_names())}"
         raise PartnerError(f"there is no preset or file '{path_or_preset}'; {hint}") from error
+
+
+def read_mapping(path: Path, source: str) -> dict[str, Any]:
+    """The keys and values of a YAML file, which messages call `source`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        PartnerError: It cannot be read, is no YAML, or has something else at the top.
+    """
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise PartnerError(f"{source}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -125,10 +138,10 @@ def _read(path_or_preset: str) -> tuple[dict[str, Any], str, Path]:
     except ValueError as error:
         raise PartnerError(f"{source}: is no valid YAML: {error}") from error
     if values is None:
-        return {}, source, path.parent
+        return {}
     if not isinstance(values, dict):
         raise PartnerError(f"{source}: expected keys and values at the top, got {shown(values)}")
-    return values, source, path.parent
+    return values
 
 
 def _known(one: Assignment) -> Assignment:
@@ -204,17 +217,24 @@ def _lacks(values: Any, dotted_key: str) -> bool:
 
 def _validate(values: dict[str, Any], source: str, overridden: frozenset[str]) -> RunConfig:
     try:
-        # Through JSON, because strict validation takes a list for a tuple there and nothing else loosely.
-        document = json.dumps(values, default=_plain)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise PartnerError(f"{source}: {error}; values are numbers, texts, true, false, null and lists") from error
-    try:
-        return RunConfig.model_validate_json(document)
+        return RunConfig.model_validate_json(json_document(values, source))
     except ValidationError as error:
         problems = [_problem(details, source, overridden) for details in error.errors(include_url=False)]
-    shown = "; ".join(problems[:_SHOWN_ERRORS])
+    raise PartnerError(first_problems(problems))
+
+
+def json_document(values: Mapping[str, Any], source: str) -> str:
+    """Values as JSON, because strict validation takes a list for a tuple there and nothing else loosely."""
+    try:
+        return json.dumps(values, default=_plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PartnerError(f"{source}: {error}; values are numbers, texts, true, false, null and lists") from error
+
+
+def first_problems(problems: Sequence[str]) -> str:
+    """The first of several problems, and how many more there are, in one line."""
     more = f"; and {len(problems) - _SHOWN_ERRORS} more" if len(problems) > _SHOWN_ERRORS else ""
-    raise PartnerError(shown + more)
+    return "; ".join(problems[:_SHOWN_ERRORS]) + more
 
 
 def _plain(value: object) -> object:

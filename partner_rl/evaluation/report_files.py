@@ -27,6 +27,7 @@ from partner_rl.evaluation.tables import (
 from partner_rl.evaluation.targets import TargetResult
 from partner_rl.storage.atomic import file_when_whole, growing_folder, write_json, write_text
 from partner_rl.text.markdown import markdown_table, plain_markdown
+from partner_rl.text.templates import template_environment
 from partner_rl.types import MECHANISMS
 
 KIND: Final = "evaluation"
@@ -201,14 +202,7 @@ def _examples_table(result: EvaluationResult) -> TextTable:
 
 
 def _environment(autoescape: bool) -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=autoescape,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = template_environment(Path(__file__).parent / "templates", autoescape=autoescape)
     environment.filters["markdown"] = _markdown
     return environment
 
