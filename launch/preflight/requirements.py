@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from launch.console import progress
 from launch.preflight.check_request import DATA, CheckRequest, used_inputs
 from launch.preflight.corpus import first_rows
 from launch.preflight.environment import require_environment
@@ -31,12 +32,10 @@ def require_inputs(config: RunConfig, request: CheckRequest) -> None:
     for named in used_inputs(config, request):
         fact = input_fact(named, config)
         if fact.state == "absent" and not fact.problem:
-            from launch.console import progress
-
             with progress(named.name) as report:
                 resolve(named.name, config.models.cache, report)
             fact = input_fact(named, config)
-        _require(fact)
+        require_files([fact])
     require_files(request.files)
     if request.reads_data:
         corpus = first_rows(config, needs_labels=request.needs_labels)
@@ -51,12 +50,8 @@ def require_files(facts: Iterable[ModelFact]) -> None:
         PartnerError: One is absent, damaged or of another kind.
     """
     for fact in facts:
-        _require(fact)
-
-
-def _require(fact: ModelFact) -> None:
-    if fact.problem:
-        raise PartnerError(f"{fact.key}: {fact.problem}")
+        if fact.problem:
+            raise PartnerError(f"{fact.key}: {fact.problem}")
 
 
 def check_capacity(config: RunConfig, *, scores_all: bool = True) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from launch.console import plain_console
@@ -55,11 +56,8 @@ def print_processes(console: Console, facts: Facts) -> None:
 def placement_table(plan: Plan, placement: Placement, memory: Sequence[ProcessMemory]) -> Table:
     """Every group of actors with its resources, memory, threads and nodes."""
     needs = {process.group: process for process in memory}
-    table = Table(title="Processes", title_justify="left")
-    table.add_column("actors")
-    for column in ("count", "CPUs each", "GPUs each", "memory each", "threads each"):
-        table.add_column(column, justify="right")
-    table.add_column("nodes")
+    numbers = _right("count", "CPUs each", "GPUs each", "memory each", "threads each")
+    table = Table("actors", *numbers, "nodes", title="Processes", title_justify="left")
     for group in plan.groups:
         table.add_row(
             group.name,
@@ -73,6 +71,11 @@ def placement_table(plan: Plan, placement: Placement, memory: Sequence[ProcessMe
     return table
 
 
+def _right(*headers: str) -> list[Column]:
+    """Columns of numbers."""
+    return [Column(header, justify="right") for header in headers]
+
+
 def _needed(process: ProcessMemory | None) -> str:
     if process is None:
         return "?"
@@ -82,10 +85,7 @@ def _needed(process: ProcessMemory | None) -> str:
 def _nodes_of(group: ActorGroup, placement: Placement) -> str:
     if group.name == DRIVER:
         return "here"
-    counts: dict[int, int] = {}
-    for actor in placement.placed:
-        if actor.group == group.name:
-            counts[actor.node] = counts.get(actor.node, 0) + 1
+    counts = Counter(actor.node for actor in placement.placed if actor.group == group.name)
     parts = [f"{placement.nodes[node].name} × {count}" for node, count in sorted(counts.items())]
     missing = placement.missing.get(group.name, 0)
     return ", ".join([*parts, *([f"no room × {missing}"] if missing else [])])
@@ -93,18 +93,13 @@ def _nodes_of(group: ActorGroup, placement: Placement) -> str:
 
 def nodes_table(placement: Placement, max_nodes: int = 32) -> Table:
     """Every node with what it has, what is free, and the actors that find room there."""
-    table = Table(title="Nodes", title_justify="left")
-    table.add_column("node")
-    table.add_column("CPUs free", justify="right")
-    table.add_column("GPUs free", justify="right")
-    table.add_column("memory", justify="right")
-    table.add_column("actors")
+    numbers = _right("CPUs free", "GPUs free", "memory")
+    table = Table("node", *numbers, "actors", title="Nodes", title_justify="left")
     for index, node in enumerate(placement.nodes[:max_nodes]):
         actors = ", ".join(f"{count} × {name}" for name, count in placement.on_node(index).items())
         gpus = _of(node.free, node.total, "GPU") + (f" {node.accelerator}" if node.accelerator else "")
-        memory = node.total.get("memory")
-        room = "?" if memory is None else f"{memory / GIB:.0f} GiB"
-        table.add_row(Text(node.name), _of(node.free, node.total, "CPU"), gpus, room, actors)
+        memory = f"{node.total['memory'] / GIB:.0f} GiB" if "memory" in node.total else "?"
+        table.add_row(Text(node.name), _of(node.free, node.total, "CPU"), gpus, memory, actors)
     if len(placement.nodes) > max_nodes:
         table.add_row(f"and {len(placement.nodes) - max_nodes} more")
     return table
@@ -116,13 +111,9 @@ def _of(free: Mapping[str, float], total: Mapping[str, float], name: str) -> str
 
 def memory_table(memory: Sequence[ProcessMemory]) -> Table:
     """What each process needs, in GiB, part by part."""
-    table = Table(title="Memory of one process, estimated (GiB)", title_justify="left")
-    table.add_column("process")
-    table.add_column("where")
     shown = [part for part in _MEMORY_PARTS if any(getattr(process, part) for process in memory)]
-    for part in shown:
-        table.add_column(part.replace("_", " "), justify="right")
-    table.add_column("together", justify="right")
+    numbers = _right(*(part.replace("_", " ") for part in shown), "together")
+    table = Table("process", "where", *numbers, title="Memory of one process, estimated (GiB)", title_justify="left")
     for process in memory:
         parts = [f"{getattr(process, part) / GIB:.2f}" for part in shown]
         table.add_row(process.group, "GPU" if process.on_gpu else "CPU", *parts, f"{process.total / GIB:.2f}")

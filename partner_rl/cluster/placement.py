@@ -124,8 +124,8 @@ def place(groups: Iterable[ActorGroup], nodes: Sequence[Node]) -> Placement:
 
 def _pack(actors: Sequence[ActorGroup], nodes: Sequence[Node]) -> Placement:
     """Puts each actor, in the order given, onto the first node with room."""
-    room = [_Room.of(node) for node in nodes]
-    found = [(group, _first_fit(group, room)) for group in actors]
+    free = [_FreeResources.of(node) for node in nodes]
+    found = [(group, _first_fit(group, free)) for group in actors]
     missing = Counter(group.name for group, actor in found if actor is None)
     return Placement(tuple(nodes), tuple(actor for _, actor in found if actor is not None), dict(missing))
 
@@ -135,25 +135,25 @@ def _size(group: ActorGroup) -> tuple[bool, float, float]:
     return bool(group.custom), group.gpus, group.cpus
 
 
-def _first_fit(group: ActorGroup, room: Sequence[_Room]) -> PlacedActor | None:
+def _first_fit(group: ActorGroup, free: Sequence[_FreeResources]) -> PlacedActor | None:
     # An actor without a GPU goes to a node without one if it can, as Ray's own scheduler has it.
-    order = sorted(range(len(room)), key=lambda index: bool(room[index].devices) if not group.gpus else False)
+    order = sorted(range(len(free)), key=lambda index: not group.gpus and bool(free[index].devices))
     for index in order:
-        devices = room[index].take(group)
+        devices = free[index].take(group)
         if devices is not None:
             return PlacedActor(group.name, index, devices)
     return None
 
 
 @dataclass(slots=True)
-class _Room:
+class _FreeResources:
     """What is left of a node."""
 
     free: dict[str, float]
     devices: list[float]
 
     @classmethod
-    def of(cls, node: Node) -> _Room:
+    def of(cls, node: Node) -> _FreeResources:
         # Ray tells the sum alone; whole devices first is the best that it can mean.
         free, count = node.free.get("GPU", 0.0), math.ceil(node.total.get("GPU", 0.0) - _ROUNDING)
         return cls(dict(node.free), [min(1.0, max(0.0, free - index)) for index in range(count)])
@@ -181,7 +181,7 @@ def take_gpus(free: list[float], gpus: float) -> tuple[int, ...] | None:
         The devices, or None when there is no room.
     """
     share, count = min(gpus, 1.0), math.ceil(gpus)
-    devices = tuple(index for index, room in enumerate(free) if room >= share - _ROUNDING)[:count]
+    devices = tuple(index for index, left in enumerate(free) if left >= share - _ROUNDING)[:count]
     if len(devices) < count:
         return None
     for index in devices:
