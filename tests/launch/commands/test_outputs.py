@@ -209,7 +209,7 @@ def test_a_command_that_fails_half_way_leaves_no_posts_behind(tmp_path: Path, mo
             yield {"seeker_post": "I am sad."}
             raise error
 
-        monkeypatch.setattr("launch.commands.rewards.score._records", fail)
+        monkeypatch.setattr("launch.commands.row_scores.row_records", fail)
         monkeypatch.setattr("partner_rl.evaluation.response_scores.ResponseScores", lambda *arguments: None)
         output, only = tmp_path / "new" / "scores.jsonl", ("--only", "fluency")
         status = run_here("rewards", "score", "--input", source, "--output", output, "--preset", "smoke", *only)
