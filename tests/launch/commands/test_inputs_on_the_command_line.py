@@ -104,6 +104,7 @@ def test_what_is_named_is_never_trained(key: str, here: Path) -> None:
     assert [path.name for path in run.rewards.iterdir()] == [other]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["empathy", "coherence"])
 def test_doctor_takes_every_classifier_that_training_takes(
     kind: str, here: Path, capfd: pytest.CaptureFixture[str]

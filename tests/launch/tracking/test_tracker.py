@@ -152,6 +152,7 @@ def test_a_run_goes_on_when_wandb_cannot_start(tmp_path: Path, caplog: pytest.Lo
     assert len([record for record in caplog.records if "goes on without it" in record.message]) == 1
 
 
+@pytest.mark.slow
 def test_without_a_key_the_log_is_kept_and_the_command_to_send_it_is_named_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

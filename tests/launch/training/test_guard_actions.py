@@ -88,6 +88,7 @@ def test_judging_without_a_judge_is_an_error() -> None:
         load_config("smoke", ["guards.judge_every=2"])
 
 
+@pytest.mark.slow
 def test_an_alert_reaches_wandb(tmp_path: Path) -> None:
     config = load_config("smoke", ["tracking.wandb=offline", "tracking.tensorboard=false"])
     with Tracker(tmp_path, config, config.tracking) as tracker:
