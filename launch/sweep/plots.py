@@ -26,7 +26,6 @@ _COLUMNS: Final = 3
 class Line:
     """A trial as the charts show it: swept key → value, objective → value."""
 
-    name: str
     values: Mapping[str, JsonValue]
     metrics: Mapping[str, float]
     on_front: bool

@@ -118,7 +118,9 @@ def write_report(
     """Writes `report.md`, `report.html`, `report.json`, `trials.parquet`, the charts and `chosen.yaml`."""
     found = sweep_result(spec, records)
     if found.chosen is not None:
-        lines = [_line(r, spec, r.name in found.front, r is found.chosen) for r in found.finished]
+        lines = [
+            Line(r.values, r.last.metrics, r.name in found.front, r is found.chosen) for r in found.finished if r.last
+        ]
         draw_charts(lines, spec.goals, sweep.path / FIGURES_FOLDER)
         write_text(sweep.chosen, config_yaml(chosen_config(str(sweep.base_file), found.chosen)))
     environment, content = _environment(), _content(sweep, spec, records, found, sessions)
@@ -129,12 +131,6 @@ def write_report(
     with file_when_whole(sweep.path / "trials.parquet") as file:
         pq.write_table(trials_table(spec, records, found), file, compression="zstd")
     return found
-
-
-def _line(record: TrialRecord, spec: SweepSpec, on_front: bool, chosen: bool) -> Line:
-    assert record.last is not None
-    metrics = {metric: record.last.metrics[metric] for metric in spec.goals}
-    return Line(record.name, record.values, metrics, on_front, chosen)
 
 
 def incomparable_lines(incomparable: Mapping[str, Sequence[str]]) -> list[str]:
@@ -164,7 +160,7 @@ def _content(
         "starts": len(sessions),
         "chosen": chosen,
         "has_schedules": chosen is not None
-        and any(len(schedule(chosen.weights, key)) > 1 for key in _weight_keys(chosen)),
+        and any(len(schedule(chosen.weights, key)) > 1 for one in chosen.weights[:1] for key in one.weights),
         "train_command": typed_command("train", "--config", sweep.chosen),
         "keys": list(spec.space),
         "objectives": list(spec.objectives),
@@ -209,10 +205,6 @@ def _costs(records: Sequence[TrialRecord], sessions: Sequence[Session]) -> dict[
         "actors": actors,
         "loading": total("reward actors") + sum(session.shared_seconds for session in sessions),
     }
-
-
-def _weight_keys(record: TrialRecord) -> Iterable[str]:
-    return record.weights[0].weights if record.weights else ()
 
 
 def _environment() -> jinja2.Environment:
