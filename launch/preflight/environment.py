@@ -13,7 +13,6 @@ from launch.preflight.check_request import run_request, used_inputs
 from launch.preflight.check_result import CheckResult
 from launch.preflight.facts import Facts
 from launch.tracking.mode import wandb_mode
-from partner_rl.cluster.local_ray import session_folder
 from partner_rl.config.schema import RunConfig
 from partner_rl.models.sources import find_model
 from partner_rl.models.store import CACHE_VARIABLE, cache_folder
@@ -43,6 +42,9 @@ def require_environment(config: RunConfig) -> None:
 
 def environment_problems(config: RunConfig) -> Iterator[str]:
     """What is in the way, each in one line with what to do behind a semicolon."""
+    # Here, because Ray takes a second to import.
+    from partner_rl.cluster.local_ray import session_folder
+
     checks: list[Callable[[], object]] = [lambda: wandb_mode(config.tracking), lambda: _check_cache(config)]
     if config.resources.address is None:
         checks.append(session_folder)

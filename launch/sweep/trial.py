@@ -28,7 +28,7 @@ from launch.sweep.sizing import on_gpus
 from launch.sweep.space import Point
 from launch.sweep.spec import METRICS, SweepSpec
 from launch.sweep.trial_records import SweepFolder, TrialEvaluation, TrialRecord, WeightsFrom
-from launch.tracking import log_evaluation
+from launch.tracking.wandb_sink import log_evaluation
 from launch.training import phases
 from launch.training.held_out import evaluation_sources, held_out_pairs, rewrite_all, rewriter_of, sampling_of
 from launch.training.phases import PhaseClock

@@ -3,9 +3,3 @@
 Only the driver tracks; Ray's workers never see a tracker. Texts (the before/after rows) are written to the run folder
 and to W&B, at most `tracking.sample_rows` a step; none at 0 or with `tracking.redact`.
 """
-
-from launch.tracking.sink import SampleRow
-from launch.tracking.tracker import Tracker
-from launch.tracking.wandb_sink import log_evaluation
-
-__all__ = ["SampleRow", "Tracker", "log_evaluation"]

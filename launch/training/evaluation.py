@@ -15,8 +15,8 @@ from launch.resources.device import device_of
 from launch.resources.session import place_on_this_machine, ray_session
 from launch.run_folder.evaluated import EvaluatedRun, warm_starts
 from launch.run_folder.folder import RunFolder
-from launch.tracking import log_evaluation
 from launch.tracking.mode import wandb_mode
+from launch.tracking.wandb_sink import log_evaluation
 from launch.training.held_out import (
     evaluation_sources,
     held_out_pairs,

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from launch.resources.device import device_of
-from launch.tracking import Tracker
+from launch.tracking.tracker import Tracker
 from partner_rl import metric_names as names
 from partner_rl.algorithm.guard_limits import LIMITS
 from partner_rl.algorithm.guard_metrics import JudgedGain, guard_metrics, measured_of

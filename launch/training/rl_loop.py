@@ -14,7 +14,8 @@ from ray.exceptions import RayError, RayTaskError
 from launch.console import waiting_for
 from launch.interrupt import stop_on_request
 from launch.run_folder.folder import RunFolder, iterations_of
-from launch.tracking import SampleRow, Tracker
+from launch.tracking.sink import SampleRow
+from launch.tracking.tracker import Tracker
 from launch.training.guard_actions import GUARDS_STATE, GuardWatch, RollBack, Stop, decide
 from launch.training.phases import export_policy
 from launch.training.watchdog import Watchdog, WatchedActor, watched_reward_actors

@@ -26,7 +26,8 @@ import json, logging, sys, threading, time
 from pathlib import Path
 import torch
 from launch.run_folder.record import METRICS_FILE, SAMPLES_FILE
-from launch.tracking import SampleRow, Tracker
+from launch.tracking.sink import SampleRow
+from launch.tracking.tracker import Tracker
 from partner_rl.algorithm.state import TrainingState
 from partner_rl.config.load import load_config
 from partner_rl.types import PartnerError

@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from launch.run_folder.folder import RunFolder
-from launch.tracking import Tracker
+from launch.tracking.tracker import Tracker
 from launch.training import rl_loop
 from launch.training.rl_loop import train_policy
 from partner_rl.algorithm.algorithm import RewriteAlgorithm

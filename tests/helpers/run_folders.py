@@ -7,7 +7,8 @@ import math
 from pathlib import Path
 
 from launch.run_folder.record import recorded
-from launch.tracking import SampleRow, Tracker
+from launch.tracking.sink import SampleRow
+from launch.tracking.tracker import Tracker
 from partner_rl import metric_names as names
 from partner_rl.config.load import load_config, save_config
 

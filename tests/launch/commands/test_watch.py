@@ -15,7 +15,7 @@ from rich.console import Console
 from launch.commands.watch import WatchedRun, frame, sparkline, time_left
 from launch.run_folder.reader import JsonlTail, last_rows
 from launch.run_folder.record import METRICS_FILE, SAMPLES_FILE, recorded
-from launch.tracking import Tracker
+from launch.tracking.tracker import Tracker
 from partner_rl import metric_names as names
 from partner_rl.config.load import load_config, save_config
 from partner_rl.types import PartnerError

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from launch.run_folder.record import METRICS_FILE, RUN_FILE
-from launch.tracking import SampleRow, Tracker
+from launch.tracking.sink import SampleRow
+from launch.tracking.tracker import Tracker
 from launch.tracking.uploading import unsent
 from partner_rl import metric_names
 from partner_rl.config.load import load_config, save_config

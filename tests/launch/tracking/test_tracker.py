@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from launch.run_folder.record import METRICS_FILE, RUN_FILE, SAMPLES_FILE
-from launch.tracking import SampleRow, Tracker
 from launch.tracking.mode import wandb_mode
-from launch.tracking.tracker import is_best
+from launch.tracking.sink import SampleRow
+from launch.tracking.tracker import Tracker, is_best
 from partner_rl import metric_names
 from partner_rl.config.load import load_config
 from partner_rl.config.schema import RunConfig
@@ -228,7 +228,7 @@ def test_where_it_is_disabled_nothing_is_written_for_w_and_b(tmp_path, monkeypat
 WITHOUT_A_HOME = """
 import sys
 from pathlib import Path
-from launch.tracking import Tracker
+from launch.tracking.tracker import Tracker
 from partner_rl.config.load import load_config
 from tests.helpers.run_folders import log_steps
 

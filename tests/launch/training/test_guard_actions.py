@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch.tracking import Tracker
+from launch.tracking.tracker import Tracker
 from launch.training.guard_actions import GUARDS_STATE, GuardWatch, RollBack, Stop, decide, host_memory, judged_gain
 from partner_rl.algorithm.guard_limits import LIMITS
 from partner_rl.algorithm.guards import Alarm

@@ -23,7 +23,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from launch.run_folder.folder import RunFolder
 from launch.run_folder.record import METRICS_FILE, SAMPLES_FILE, read_record
-from launch.tracking import SampleRow, Tracker
+from launch.tracking.sink import SampleRow
+from launch.tracking.tracker import Tracker
 from launch.training.rl_loop import restore_newest
 from partner_rl.algorithm.algorithm import RewriteAlgorithm
 from partner_rl.algorithm.state import WEIGHTS, TrainingState
