@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -19,10 +19,6 @@ from launch.console import out
 from launch.options import dry_run_options
 from launch.preflight.check_request import DATA, EXPORT, CheckRequest, run_request
 from launch.preflight.check_result import CheckResult, has_problem
-from launch.preflight.checks import check_all
-from launch.preflight.facts import EstimateMemory, gather
-from launch.preflight.inputs import ModelFact
-from launch.preflight.requirements import check_capacity, require_files, require_inputs
 from launch.preflight.show import print_processes, print_results
 from launch.resources.memory import (
     ENCODER,
@@ -42,6 +38,10 @@ from partner_rl.config.schema import ResourcesConfig, RunConfig
 from partner_rl.config.yaml_text import dump_yaml
 from partner_rl.pipelines.resources import Resources
 from partner_rl.types import PartnerError
+
+if TYPE_CHECKING:
+    from launch.preflight.facts import EstimateMemory
+    from launch.preflight.inputs import ModelFact
 
 MIB = 2**20
 
@@ -89,6 +89,11 @@ def begin(plan: CommandPlan) -> None:
         typer.Exit: It is a dry run.
     """
     show_dry_run(plan)
+    if plan.has_options_alone and not plan.request.files:
+        return
+    # What loads models takes seconds and memory, which a command without any is spared.
+    from launch.preflight.requirements import check_capacity, require_files, require_inputs
+
     if plan.has_options_alone:
         require_files(plan.request.files)
         return
@@ -111,6 +116,9 @@ def show_dry_run(plan: CommandPlan) -> None:
 
 
 def _show(plan: CommandPlan, options: Mapping[str, Any]) -> None:
+    from launch.preflight.checks import check_all
+    from launch.preflight.facts import gather
+
     config, request = plan.config, plan.request
     if plan.source is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": plan.source})})

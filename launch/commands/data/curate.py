@@ -12,7 +12,6 @@ from launch.commands.data.source import SOURCE_HELP, converted
 from launch.console import out, progress
 from launch.options import with_dry_run
 from launch.preflight.command_plan import begin, stage_plan
-from launch.preflight.inputs import option_fact
 from partner_rl.config.paths import Kind
 from partner_rl.config.section import MAX_PROCESSES
 from partner_rl.curation.duplicates import THRESHOLD
@@ -59,7 +58,11 @@ def command(
     settings = CurateSettings(Limits(min_words, max_post_characters), regions, near_threshold, topic)
     resources = Resources(workers=workers, num_gpus=num_gpus, rows_per_unit=rows_per_unit)
     check_outputs([GrowingFolder(output, KIND, "OUTPUT")], [source, topic_model])
-    files = [] if topic_model is None else [option_fact("--topic-model", Kind.TOPIC, topic_model)]
+    files = []
+    if topic_model is not None:
+        from launch.preflight.inputs import option_fact
+
+        files = [option_fact("--topic-model", Kind.TOPIC, topic_model)]
     begin(stage_plan({output: "curated pairs"}, source=source, resources=resources, address=address, files=files))
     pairs = converted(source, output, KIND, max_post_characters, overwrite=overwrite)
     report = curate(pairs, output, settings, resources, progress, address=address, overwrite=overwrite)
