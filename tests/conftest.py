@@ -85,6 +85,16 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_wandb() -> Iterator[None]:
+    """W&B's process, and the settings that it was started with, end with the file whose tests started it."""
+    yield
+    if (wandb := sys.modules.get("wandb")) and "WANDB_SERVICE" in os.environ:
+        wandb.teardown()
+        for name in ("WANDB_SERVICE", "WANDB_DATA_DIR"):
+            os.environ.pop(name, None)
+
+
 def _has_gpu() -> bool:
     import torch
 
