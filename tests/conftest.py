@@ -14,7 +14,6 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-from tests.helpers.command_line import partner_process
 from tests.helpers.needs import needs_of
 
 # Before torch and Ray are imported, and inherited by the processes that tests start.
@@ -28,6 +27,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray asks once in a process whether there is a token, and the tests of a process share it.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.pop("WANDB_API_KEY", None)
+# Processes that share the tests out have a terminal of 80 columns made up for them, which a console would keep.
+for variable in ("COLUMNS", "LINES"):
+    os.environ.pop(variable, None)
 # W&B gives its own process half a minute to start, which is little on a machine that has other work.
 os.environ.setdefault("WANDB__SERVICE_WAIT", "300")
 os.environ.setdefault("WANDB_INIT_TIMEOUT", "300")
@@ -89,7 +91,7 @@ def _one_thread() -> Iterator[None]:
 def _no_wandb() -> Iterator[None]:
     """W&B's process, and the settings that it was started with, end with the file whose tests started it."""
     yield
-    if (wandb := sys.modules.get("wandb")) and "WANDB_SERVICE" in os.environ:
+    if wandb := sys.modules.get("wandb"):
         wandb.teardown()
         for name in ("WANDB_SERVICE", "WANDB_DATA_DIR"):
             os.environ.pop(name, None)
@@ -163,6 +165,8 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> Path:
     """A quickstart on tiny models: made once for all processes that run tests, and copied for each."""
+    from tests.helpers.command_line import partner_process
+
     folder = tmp_path_factory.mktemp("quickstart")
     # The folder of this process; beside it lie those of the others, if there are any.
     own = tmp_path_factory.getbasetemp()
