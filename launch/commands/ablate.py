@@ -123,6 +123,6 @@ def _write_overview(chosen: Sequence[Ablation], finished: Mapping[str, bool], fo
         for one in chosen
     ]
     table = markdown_table(("run", "change", "keys", "finished"), shown)
-    where = f"The figures are in [{REPORT}/report.md]({REPORT}/report.md)."
+    where = f"The metrics are in [{REPORT}/report.md]({REPORT}/report.md)."
     write_json(folder / "ablations.json", rows)
     write_text(folder / "ablations.md", f"# Ablations\n\n{where}\n\n{table}\n")

@@ -166,9 +166,14 @@ def share_local_gpu(config: RunConfig, machine_gpus: int) -> RunConfig:
 
     As `place_on_gpus` says of a run that is on a cluster, or names GPUs itself.
     """
-    sections = _scored_sections(config)
-    actors = sum(section.replicas or config.rewards.replicas for section in sections.values())
-    return place_on_gpus(config, sections, machine_gpus, gpu_share(actors, machine_gpus), 1.0)
+    return place_on_gpus(
+        config, _scored_sections(config), machine_gpus, gpu_share(reward_actors(config), machine_gpus), 1.0
+    )
+
+
+def reward_actors(config: RunConfig) -> int:
+    """How many reward actors an evaluation asks."""
+    return sum(section.replicas or config.rewards.replicas for section in _scored_sections(config).values())
 
 
 def gpu_share(actors: int, machine_gpus: int) -> float:

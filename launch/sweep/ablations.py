@@ -8,9 +8,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Final, get_args
 
+import torch
 from pydantic import JsonValue
 
 from launch.console import typed_command
+from launch.resources.plan import gpu_share, reward_actors
 from launch.sweep.opening import Sweep, check_unchanged
 from launch.sweep.sharing import Shares
 from launch.sweep.space import Point
@@ -114,12 +116,21 @@ def open_ablation(
     found = ablations(base)
     chosen = choose_ablations(found, only)
     points = tuple(Point(found.index(one) + 1, one.changes, one.name) for one in chosen)
+    # One trial runs at a time: it and the reward actors have the GPUs to themselves.
+    gpus = gpu_share(reward_actors(base) + 1, torch.cuda.device_count())
     arguments = ("--preset", preset, *(("--only", only) if only else ()), *overrides)
     sweep = Sweep(
         folder=AblationFolder(output, arguments),
         # It has no space: its points are listed.
         spec=SweepSpec.model_construct(
-            base=preset, space={}, search="grid", share_rewards=True, max_concurrent=1, group=base.tracking.group
+            base=preset,
+            space={},
+            search="grid",
+            share_rewards=True,
+            max_concurrent=1,
+            trial_gpus=gpus,
+            reward_gpus=gpus,
+            group=base.tracking.group,
         ),
         config_of=config_of,
         config=base,

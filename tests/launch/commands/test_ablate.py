@@ -15,6 +15,7 @@ from launch.sweep.ablations import FULL, ablations, choose_ablations, open_ablat
 from launch.sweep.opening import Sweep
 from launch.sweep.remaining import remaining_trials
 from launch.sweep.sharing import shared_keys
+from launch.sweep.sizing import on_gpus, sizing
 from launch.sweep.trial import own_config
 from launch.sweep.trial_records import TrialEvaluation, TrialRecord
 from partner_rl.config.load import load_config, save_config
@@ -241,3 +242,11 @@ def test_ablate_trains_compares_and_goes_on_after_an_interruption(tmp_path):
     report = (tmp_path / "out/report/report.md").read_text()
     assert all(name in report for name in runs)
     assert list((tmp_path / "out/report").rglob("*.png"))
+
+
+def test_a_trial_and_many_reward_actors_find_room_on_one_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    sweep, _ = open_ablation("smoke", ["rewards.replicas=4"], None, tmp_path / "out")
+    size = sizing(sweep.spec, on_gpus(sweep.spec, sweep.config, 1), 1, machine_cores=4, machine_gpus=1, in_memory=1)
+    assert size.trial_gpus > 0
+    assert sum(group.count * group.gpus for group in size.session.groups) + size.trial_gpus <= 1
